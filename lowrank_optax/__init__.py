@@ -1,0 +1,41 @@
+"""Low-rank optimizers for large models, as composable optax gradient transformations."""
+
+from lowrank_optax import diagnostics, inner, projections, residuals, selection, transports
+from lowrank_optax.dimension_numbers import matrix_dimension_numbers
+from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
+from lowrank_optax.linalg.newton_schulz import newton_schulz
+from lowrank_optax.low_rank import LowRankState, scale_by_low_rank
+from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
+from lowrank_optax.memory import MemoryReport, memory_report
+from lowrank_optax.optimizers import dct_adamw, trion
+from lowrank_optax.orthonormal import scale_by_trion
+
+__all__ = [
+    # Named optimizers
+    "dct_adamw",
+    "trion",
+    # Building blocks for optax.chain
+    "scale_by_low_rank",
+    "scale_by_trion",
+    # The axes
+    "inner",
+    "projections",
+    "residuals",
+    "selection",
+    "transports",
+    # Which leaves are matrices, and what they cost
+    "LowRankState",
+    "MatrixSpec",
+    "MemoryReport",
+    "SpecTable",
+    "matrix_dimension_numbers",
+    "matrix_specs",
+    "memory_report",
+    # Mathematics and measurements
+    "dct_columns",
+    "dct_matrix",
+    "diagnostics",
+    "newton_schulz",
+    "orthogonal_dct",
+    "orthogonal_idct",
+]

@@ -1,0 +1,36 @@
+"""Inner optimizers: what turns the coordinates in the subspace into a direction."""
+
+from typing import Any
+
+import jax
+import optax
+
+from lowrank_optax.linalg.newton_schulz import newton_schulz
+
+
+def orthonormalize(
+    steps: int = 5, coefficients: Any = (3.4445, -4.7750, 2.0315), eps: float = 1e-7
+) -> optax.GradientTransformation:
+    """Replace every matrix (..., m, r) by its nearest semi-orthogonal one, approximately.
+
+    Args:
+      steps: Newton–Schulz iterations.
+      coefficients: of the quintic; a triple, or one triple per step.
+      eps: added to the Frobenius norm by which the matrix is first divided.
+
+    Reference:
+      arXiv 2505.17967, algorithm 1, line 7.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.inner import orthonormalize
+      >>> tx = orthonormalize()
+      >>> u, _ = tx.update({"w": 5.0 * jnp.eye(3, 2)}, tx.init({"w": jnp.eye(3, 2)}))
+      >>> bool(abs(u["w"][0, 0] - 1) < 0.3)
+      True
+    """
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(
+            lambda a: newton_schulz(a, steps=steps, coefficients=coefficients, eps=eps), updates
+        )
+    )

@@ -1,0 +1,223 @@
+"""From a pytree leaf to a batch of matrices: the static specification of every leaf.
+
+A leaf is a batch of weight matrices W of shape (out, in), read off its dimension numbers. One of
+the two sides is compressed, and that side is moved to the last axis, so everything after this file
+sees arrays of shape (..., m, n) with the compressed axis n last and knows no left or right.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, Shaped
+from optax.contrib import MuonDimensionNumbers
+
+from lowrank_optax.dimension_numbers import DimensionNumbers, path_string, resolve
+
+COMPRESS_CHOICES = ("smallest", "in", "out")
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixSpec:
+    """How one leaf is seen as a batch of matrices with the compressed axis last.
+
+    Attributes:
+      path: "/"-joined path of the leaf.
+      shape: shape of the leaf.
+      batch_axes: axes of the leaf over which matrices are independent.
+      row_axes: axes of the leaf that form m.
+      column_axes: axes of the leaf that form the compressed n.
+      side: "in" or "out", the side of W that is compressed.
+      rank: r, resolved and clipped to n.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    batch_axes: tuple[int, ...]
+    row_axes: tuple[int, ...]
+    column_axes: tuple[int, ...]
+    side: str
+    rank: int
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Sizes of the batch axes."""
+        return tuple(self.shape[axis] for axis in self.batch_axes)
+
+    @property
+    def m(self) -> int:
+        """Number of rows."""
+        return math.prod(self.shape[axis] for axis in self.row_axes)
+
+    @property
+    def n(self) -> int:
+        """Number of columns: the size of the compressed axis."""
+        return math.prod(self.shape[axis] for axis in self.column_axes)
+
+    @property
+    def fan_in(self) -> int:
+        """Size of W's in side."""
+        return self.n if self.side == "in" else self.m
+
+    @property
+    def fan_out(self) -> int:
+        """Size of W's out side."""
+        return self.m if self.side == "in" else self.n
+
+    def to_matrix(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "*batch m n"]:
+        """View a leaf as (*batch, m, n)."""
+        axes = self.batch_axes + self.row_axes + self.column_axes
+        return leaf.transpose(axes).reshape(*self.batch, self.m, self.n)
+
+    def from_matrix(self, matrix: Shaped[Array, "*batch m n"]) -> Shaped[Array, "..."]:
+        """Undo `to_matrix`."""
+        axes = self.batch_axes + self.row_axes + self.column_axes
+        inverse = tuple(axes.index(axis) for axis in range(len(axes)))
+        return matrix.reshape([self.shape[axis] for axis in axes]).transpose(inverse)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecTable:
+    """The specification of every leaf of a tree, in `jax.tree.leaves` order; prints as a table."""
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    specs: tuple[MatrixSpec | None, ...]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __str__(self) -> str:
+        rows = [("path", "shape", "view (b, m, n)", "compressed", "rank")]
+        for path, shape, spec in zip(self.paths, self.shapes, self.specs, strict=True):
+            if spec is None:
+                rows.append((path, str(shape), "-", "-", "-"))
+            else:
+                view = (math.prod(spec.batch), spec.m, spec.n)
+                rows.append((path, str(shape), str(view), spec.side, str(spec.rank)))
+        return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Align rows of text in columns, the first row being the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def matrix_specs(
+    params: Any,
+    rank: int | float = 128,
+    *,
+    dimension_numbers: DimensionNumbers = None,
+    compress: str = "smallest",
+    partial: bool = False,
+) -> SpecTable:
+    """Work out the matrix view, the compressed side and the rank of every leaf from its shape.
+
+    Args:
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      dimension_numbers: None for `matrix_dimension_numbers`; else a pytree (or prefix) of
+        `optax.contrib.MuonDimensionNumbers` or None, a callable from `params` to one, or
+        (regex, value) pairs over the "/"-joined paths. Axes not named are batch axes.
+      compress: side of W (out, in) to compress: "smallest" (a tie compresses "in"), "in", "out".
+      partial: `params` is a masked part of the tree, so patterns need not all match.
+
+    Returns:
+      One `MatrixSpec`, or None where the leaf is not a matrix, per leaf; prints as a table.
+
+    Raises:
+      ValueError, TypeError: naming the parameter, its shape and the remedy.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> print(lro.matrix_specs({"w": jnp.ones((4, 8)), "b": jnp.ones(8)}, rank=0.5))
+      path  shape   view (b, m, n)  compressed  rank
+      ----  ------  --------------  ----------  ----
+      b     (8,)    -               -           -
+      w     (4, 8)  (1, 8, 4)       in          2
+    """
+    check_rank(rank)
+    if compress not in COMPRESS_CHOICES:
+        raise ValueError(f"compress={compress!r} is unknown; use one of {COMPRESS_CHOICES}.")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [path_string(path) for path, _ in leaves]
+    dims = resolve(params, paths, dimension_numbers, partial)
+    shapes = [tuple(leaf.shape) for _, leaf in leaves]
+    specs = [
+        None if number is None or 0 in shape else _spec(path, shape, number, rank, compress)
+        for path, shape, number in zip(paths, shapes, dims, strict=True)
+    ]
+    return SpecTable(tuple(paths), tuple(shapes), tuple(specs))
+
+
+def check_rank(rank: int | float) -> None:
+    """Raise unless `rank` is a positive int or a fraction in (0, 1]."""
+    if isinstance(rank, jax.core.Tracer):
+        raise TypeError(
+            "rank must be a Python number because it fixes array shapes, but it is traced; with "
+            "optax.inject_hyperparams pass static_args=('rank', ...)."
+        )
+    if isinstance(rank, bool) or not isinstance(rank, numbers.Real):
+        raise TypeError(f"rank={rank!r} must be an int or a fraction in (0, 1].")
+    if isinstance(rank, numbers.Integral) and rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1.")
+    if not isinstance(rank, numbers.Integral) and not 0 < rank <= 1:
+        raise ValueError(
+            f"rank={rank} as a fraction of the compressed dimension must lie in (0, 1]; for a "
+            "number of columns pass an int."
+        )
+
+
+def resolve_rank(rank: int | float, n: int) -> int:
+    """r of n columns: an int clipped to n, or a fraction of n, at least 1.
+
+    Halves round to even, as in the published density of FRUGAL.
+    """
+    return min(int(rank), n) if isinstance(rank, numbers.Integral) else max(1, round(rank * n))
+
+
+def _spec(
+    path: str,
+    shape: tuple[int, ...],
+    number: MuonDimensionNumbers,
+    rank: int | float,
+    compress: str,
+) -> MatrixSpec:
+    in_axes = _axes(number.reduction_axis, "reduction_axis", path, shape)
+    out_axes = _axes(number.output_axis, "output_axis", path, shape)
+    if set(in_axes) & set(out_axes):
+        raise ValueError(
+            f"{path} of shape {shape}: reduction_axis {in_axes} and output_axis {out_axes} "
+            "overlap; give each axis one role."
+        )
+    fan_in = math.prod(shape[axis] for axis in in_axes)
+    fan_out = math.prod(shape[axis] for axis in out_axes)
+    side = ("in" if fan_out >= fan_in else "out") if compress == "smallest" else compress
+    rows, columns = (out_axes, in_axes) if side == "in" else (in_axes, out_axes)
+    n = fan_in if side == "in" else fan_out
+    batch = tuple(axis for axis in range(len(shape)) if axis not in in_axes + out_axes)
+    return MatrixSpec(path, shape, batch, rows, columns, side, resolve_rank(rank, n))
+
+
+def _axes(
+    axes: int | Sequence[int], name: str, path: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    if not given or any(not -len(shape) <= axis < len(shape) for axis in given):
+        raise ValueError(
+            f"{path} of shape {shape}: {name}={axes} does not name its axes; give axes in "
+            f"[0, {len(shape)}), or None for a leaf that is not a matrix."
+        )
+    return tuple(axis % len(shape) for axis in given)

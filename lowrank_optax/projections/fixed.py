@@ -1,0 +1,174 @@
+"""Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lowrank_optax import selection
+from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
+from lowrank_optax.matrices import MatrixSpec, check_rank
+from lowrank_optax.projections.base import Projection
+
+
+class FixedBasis(Projection):
+    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = G Q."""
+
+    select: selection.Selection
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether the selection draws columns at random."""
+        return self.select.stochastic
+
+    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
+        """The chosen columns of Q, shape (..., n, r)."""
+        raise NotImplementedError
+
+    def init(self, spec: MatrixSpec, dtype: Any, key: Array | None) -> Int[Array, "*batch r"]:
+        """The first r columns."""
+        del dtype, key
+        return jnp.broadcast_to(jnp.arange(spec.rank, dtype=jnp.int32), (*spec.batch, spec.rank))
+
+    def refresh(
+        self,
+        A: Float[Array, "*batch m n"],
+        basis: Int[Array, "*batch r"],
+        rank: int,
+        key: Array | None,
+    ) -> Int[Array, "*batch r"]:
+        """Choose columns anew from their scores."""
+        del basis
+        return self.select(selection.column_scores(A, self.select.norm), rank, key)
+
+    def project(
+        self, A: Float[Array, "*batch m n"], basis: Int[Array, "*batch r"]
+    ) -> Float[Array, "*batch m r"]:
+        """Gather the chosen columns of the coefficients."""
+        return take_columns(A, basis)
+
+    def lift(
+        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], n: int
+    ) -> Float[Array, "*batch m n"]:
+        """u Pᵀ with the r columns of P generated, or by the inverse transform for many columns."""
+        if 2 * u.shape[-1] > n:
+            return self.synthesize(self.embed(u, basis, n))
+        P = self.columns(basis, n, u.dtype)
+        return jnp.matmul(u, P.mT, precision=jax.lax.Precision.HIGHEST)
+
+    def embed(
+        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], n: int
+    ) -> Float[Array, "*batch m n"]:
+        """Coefficients that are u at the chosen columns and zero elsewhere."""
+        rank = u.shape[-1]
+        slots = jnp.full((*basis.shape[:-1], n), rank, jnp.int32)
+        ascending = jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), basis.shape)
+        slots = jnp.put_along_axis(slots, basis, ascending, axis=-1, inplace=False)
+        # A gather of columns, the last of them zero: on CPUs a scatter of columns is a serial loop.
+        padded = jnp.concatenate([u, jnp.zeros_like(u[..., :1])], axis=-1)
+        return take_columns(padded, slots)
+
+    def reweight(
+        self,
+        A: Float[Array, "*batch m n"],
+        a: Float[Array, "*batch m r"],
+        basis: Int[Array, "*batch r"],
+        inside: Any,
+        outside: Any,
+    ) -> Float[Array, "*batch m n"]:
+        """Multiply the chosen columns by `inside` and all others by `outside`."""
+        del a
+        n = A.shape[-1]
+        weights = jnp.full((*basis.shape[:-1], n), outside, A.dtype)
+        chosen = jnp.full(basis.shape, inside, A.dtype)
+        weights = jnp.put_along_axis(weights, basis, chosen, axis=-1, inplace=False)
+        return A * weights[..., None, :]
+
+    def carry(
+        self,
+        x: Float[Array, "*batch m r"],
+        previous: Int[Array, "*batch r"],
+        current: Int[Array, "*batch r"],
+    ) -> Float[Array, "*batch m r"]:
+        """Move the columns chosen both times to their new slots; new columns start from zero.
+
+        Q_previousᵀ Q_current holds zeros and ones only, so no product is needed. The indices are
+        ascending and distinct.
+        """
+        slots = _searchsorted(previous, current)
+        slots = jnp.minimum(slots, previous.shape[-1] - 1)
+        found = jnp.take_along_axis(previous, slots, axis=-1) == current
+        return jnp.where(found[..., None, :], take_columns(x, slots), jnp.zeros((), x.dtype))
+
+
+def take_columns(
+    x: Float[Array, "*batch m n"], indices: Int[Array, "*batch r"]
+) -> Float[Array, "*batch m r"]:
+    """x[..., :, indices], batched over the leading axes."""
+    take = lambda x, indices: jnp.take(x, indices, axis=-1, mode="clip")
+    for _ in range(x.ndim - 2):
+        take = jax.vmap(take)
+    return take(x, indices)
+
+
+def _searchsorted(values: Int[Array, "*batch r"], queries: Int[Array, "*batch r"]) -> Array:
+    search = lambda values, queries: jnp.searchsorted(values, queries, method="scan_unrolled")
+    for _ in range(values.ndim - 1):
+        search = jax.vmap(search)
+    return search(values, queries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dct(FixedBasis):
+    """Columns of the discrete cosine transform; build it with `projections.dct`."""
+
+    rank: int | float
+    select: selection.Selection
+    kind: str
+
+    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """S = G Q by a fast transform."""
+        return orthogonal_dct(G) if self.kind == "II" else orthogonal_idct(G)
+
+    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """G = S Qᵀ by a fast transform."""
+        return orthogonal_idct(S) if self.kind == "II" else orthogonal_dct(S)
+
+    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
+        """Cosines of the chosen columns."""
+        return dct_columns(n, indices, dtype=dtype, kind=self.kind)
+
+
+def dct(
+    rank: int | float = 128, select: str | selection.Selection = "l1", *, kind: str = "II"
+) -> Dct:
+    """r columns of the orthonormal DCT, the ones that hold most of the matrix they are chosen for.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: "l1" or "l2" (the norm that ranks columns), or a `selection.Selection`.
+      kind: "II" for the DCT-II basis; "III" for its transpose, which some published code uses.
+
+    Returns:
+      A projection for `scale_by_low_rank`.
+
+    Raises:
+      TypeError, ValueError: if an argument is out of range.
+
+    Reference:
+      arXiv 2505.17967, section 2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.dct(rank=2)
+      >>> S = projection.analyze(jnp.outer(jnp.ones(3), jnp.arange(4.0)))
+      >>> projection.refresh(S, None, 2, None).tolist()
+      [0, 1]
+    """
+    check_rank(rank)
+    if kind not in ("II", "III"):
+        raise ValueError(f"kind={kind!r} is unknown; use 'II' or 'III'.")
+    return Dct(rank, selection.resolve(select), kind)
