@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import optax
@@ -83,12 +83,14 @@ def resolve(
     Raises:
       ValueError, TypeError: naming the parameter or pattern and the remedy.
     """
+    if not paths:
+        return []
     if dimension_numbers is None:
         dimension_numbers = matrix_dimension_numbers
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
     if _is_pairs(dimension_numbers):
-        return _from_pairs(paths, dimension_numbers, partial)
+        return _from_pairs(paths, cast(Any, dimension_numbers), partial)
     return _from_tree(paths, dimension_numbers)
 
 

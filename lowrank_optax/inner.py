@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from lowrank_optax.arguments import require_static
 from lowrank_optax.linalg.newton_schulz import newton_schulz
 
 
@@ -29,6 +30,7 @@ def orthonormalize(
       >>> bool(abs(u["w"][0, 0] - 1) < 0.3)
       True
     """
+    require_static("ns_steps", steps)
     return optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda a: newton_schulz(a, steps=steps, coefficients=coefficients, eps=eps), updates

@@ -15,6 +15,7 @@ import jax
 from jaxtyping import Array, Shaped
 from optax.contrib import MuonDimensionNumbers
 
+from lowrank_optax.arguments import require_static
 from lowrank_optax.dimension_numbers import DimensionNumbers, path_string, resolve
 
 COMPRESS_CHOICES = ("smallest", "in", "out")
@@ -162,18 +163,14 @@ def matrix_specs(
     return SpecTable(tuple(paths), tuple(shapes), tuple(specs))
 
 
-def check_rank(rank: int | float) -> None:
+def check_rank(rank: Any) -> None:
     """Raise unless `rank` is a positive int or a fraction in (0, 1]."""
-    if isinstance(rank, jax.core.Tracer):
-        raise TypeError(
-            "rank must be a Python number because it fixes array shapes, but it is traced; with "
-            "optax.inject_hyperparams pass static_args=('rank', ...)."
-        )
+    require_static("rank", rank)
     if isinstance(rank, bool) or not isinstance(rank, numbers.Real):
         raise TypeError(f"rank={rank!r} must be an int or a fraction in (0, 1].")
     if isinstance(rank, numbers.Integral) and rank < 1:
         raise ValueError(f"rank={rank} must be at least 1.")
-    if not isinstance(rank, numbers.Integral) and not 0 < rank <= 1:
+    if not isinstance(rank, numbers.Integral) and not 0 < float(rank) <= 1:
         raise ValueError(
             f"rank={rank} as a fraction of the compressed dimension must lie in (0, 1]; for a "
             "number of columns pass an int."

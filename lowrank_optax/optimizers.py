@@ -185,17 +185,13 @@ def _optimizer(
     fallback: optax.GradientTransformation | None,
 ) -> optax.GradientTransformationExtraArgs:
     """`scale_by` with decay and learning rate on the matrices, `fallback` on all other leaves."""
-    decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
-    matrices = optax.chain(
-        scale_by(dimension_numbers=dimension_numbers),
-        optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    if fallback is None:
-        fallback = (
-            optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
-            if decays
-            else optax.adam(learning_rate)
+    def descend(scale: optax.GradientTransformation) -> optax.GradientTransformation:
+        # Without decay nothing needs the parameters, so `update(grads, state)` will do.
+        decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
+        return optax.chain(
+            scale,
+            optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
+            optax.scale_by_learning_rate(learning_rate),
         )
 
     def labels(params: Any) -> Any:
@@ -205,4 +201,10 @@ def _optimizer(
             ["matrices" if spec is not None else "other" for spec in table],
         )
 
-    return optax.partition({"matrices": matrices, "other": fallback}, labels)
+    return optax.partition(
+        {
+            "matrices": descend(scale_by(dimension_numbers=dimension_numbers)),
+            "other": fallback or descend(optax.scale_by_adam()),
+        },
+        labels,
+    )

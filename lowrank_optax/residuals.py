@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lowrank_optax.arguments import require_static
 from lowrank_optax.linalg.quantization import dequantize, quantize
 from lowrank_optax.matrices import MatrixSpec
 from lowrank_optax.projections.base import Basis, Projection
@@ -182,6 +183,7 @@ def error_feedback(
       >>> lro.residuals.error_feedback(4).bits
       4
     """
+    require_static("error_feedback", bits)
     if bits not in (None, 32, 8, 4):
         raise ValueError(f"bits={bits!r} is not offered for error feedback; use 8, 4, 32 or None.")
     if rounding not in ("nearest", "stochastic"):

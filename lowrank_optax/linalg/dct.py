@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, DTypeLike, Float, Shaped
 
 from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, matmul_dct, matmul_idct
 from lowrank_optax.linalg.dct_factored import factor_pair, factored_dct, factored_idct
@@ -45,7 +45,7 @@ def orthogonal_dct(
         TypeError: x is not real floating.
         ValueError: the axis does not exist or is empty, or the method is unknown.
 
-    Reference: Makhoul (1980); FFT-based Dynamic Subspace Selection (arXiv 2505.17967), appendix.
+    Reference: Makhoul (1980); FFT-based Dynamic Subspace Selection (arXiv 2505.17967).
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(12.0).reshape(3, 4)
@@ -71,31 +71,55 @@ def orthogonal_idct(
     return _validated_transform(x, axis, method, inverse=True)
 
 
-def choose_method(n: int, dtype: jax.typing.DTypeLike, backend: str | None = None) -> str:
+def choose_method(
+    n: int, dtype: DTypeLike, backend: str | None = None, sharded: bool | None = None
+) -> str:
     """Returns what method="auto" uses for length n: "fft", "factored" or "matmul".
 
     Args:
         n: length of the transformed axis.
         dtype: dtype of the transformed array.
         backend: "cpu", "gpu" or "tpu"; by default the backend JAX runs on.
+        sharded: whether the array may be spread over devices; by default, whether a mesh of
+            several devices is set (``jax.set_mesh``) and this is not the inside of a
+            ``jax.shard_map``. An array sharded without a mesh being set goes unseen under
+            jit: pass the method then.
 
-    >>> choose_method(4096, "float32", backend="cpu")
+    Returns:
+        The method's name.
+
+    >>> choose_method(4096, "float32", backend="cpu", sharded=False)
     'fft'
+    >>> choose_method(4096, "bfloat16", backend="gpu", sharded=False)
+    'factored'
     """
     backend = backend or jax.default_backend()
-    half_precision = jnp.dtype(dtype).itemsize == 2
+    sharded = _mesh_is_set() if sharded is None else sharded
     n1, n2 = factor_pair(n)
-    balanced = n1 <= 8 * n2
-    if backend == "cpu":
-        return "matmul" if n < 64 else "fft"
-    # Chosen by reasoning, not measured: matrix units favour few large products, TPUs have no
-    # fast FFT, and no accelerator has one in half precision.
-    if n <= 256:
+    if n <= _MATMUL_UP_TO:
         return "matmul"
-    if balanced and (half_precision or backend == "tpu"):
+    # XLA gathers the operand of an FFT whole onto every device (JAX 0.10), and TPUs have no
+    # fast one; the products shard over all other axes.
+    fft_is_out = sharded or backend == "tpu"
+    if backend == "cpu" and not fft_is_out:
+        return "fft"
+    if n1 <= _MOST_UNBALANCED * n2:
         return "factored"
-    return "matmul" if half_precision or backend == "tpu" else "fft"
+    return "matmul" if fft_is_out else "fft"
 
+
+def _mesh_is_set() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual
+
+
+# Measured by benchmarks/dct.py on two CPU cores: the product wins or ties up to n = 256 in every
+# dtype, the FFT wins from 512 on and beats the factored form throughout. On accelerators by
+# reasoning, not measured: matrix units want products of about that size, and one such product
+# costs no more than a factored transform's passes over memory.
+_MATMUL_UP_TO = 256
+# By reasoning: at n1 = 8 n2 the factored form costs 1.6 times the balanced one.
+_MOST_UNBALANCED = 8
 
 _TRANSFORMS: dict[tuple[str, bool], Callable[[Array], Array]] = {
     ("fft", False): fft_dct,

@@ -18,9 +18,9 @@ def dct_columns(
     """Returns the chosen columns of the orthonormal DCT basis of size n.
 
     Column k of the DCT-II basis is ``q_k[j] = c_k cos(π (2j + 1) k / 2n)`` with
-    ``c_0 = √(1/n)`` and ``c_k = √(2/n)``. The integer phase ``(2j + 1) k`` is reduced
-    modulo 4n before the cosine is taken, so the entries are as exact as the dtype allows at
-    any n, where phases in floating point lose digits in proportion to n.
+    ``c_0 = √(1/n)`` and ``c_k = √(2/n)``. The phase ``(2j + 1) k`` is reduced modulo 4n as an
+    integer, so the entries are as exact as the dtype allows at any n below 2^28, where phases
+    in floating point lose digits in proportion to n.
 
     Args:
         n: length of the basis vectors, at least 1.
@@ -36,7 +36,7 @@ def dct_columns(
         ValueError: n is below 1, or kind is neither "II" nor "III".
         TypeError: dtype is not a real floating dtype, or indices are not integers.
 
-    Reference: FFT-based Dynamic Subspace Selection (arXiv 2505.17967), section 3.
+    Reference: FFT-based Dynamic Subspace Selection (arXiv 2505.17967).
 
     >>> import jax.numpy as jnp
     >>> columns = dct_columns(8, jnp.array([0, 3]))
@@ -105,10 +105,23 @@ def _cosine(phase: Array, n: int, dtype: jnp.dtype) -> Array:
     """cos(π phase / 2n) for integer 0 <= phase < 4n, folded into the first quadrant."""
     phase = jnp.minimum(phase, 4 * n - phase).astype(jnp.int32)
     folded = jnp.minimum(phase, 2 * n - phase)
-    cosine = jnp.cos(folded.astype(dtype) * (math.pi / (2 * n)))
-    # cos(π/2) is 0, but a rounded π/2 gives 4e-8.
-    cosine = jnp.where(folded == n, 0, cosine)
+    if jax.default_backend() == "tpu":
+        # By reasoning, not measured: gathers are slow there, cosines are not.
+        cosine = jnp.cos(folded.astype(dtype) * (math.pi / (2 * n)))
+        cosine = jnp.where(folded == n, 0, cosine)
+    else:
+        # Measured on a CPU: 17 times faster than n·r cosines, and rounded from float64.
+        quadrant = [math.cos(math.pi * p / (2 * n)) for p in range(n)] + [0.0]
+        cosine = _look_up(jnp.array(quadrant, dtype), folded)
     return jnp.where(phase > n, -cosine, cosine).astype(dtype)
+
+
+def _look_up(table: Array, positions: Array) -> Array:
+    """table[positions]; under explicit mesh axes the result is sharded as the positions are."""
+    sharding = jax.typeof(positions).sharding
+    return table.at[positions].get(
+        mode="promise_in_bounds", out_sharding=None if sharding.mesh.empty else sharding
+    )
 
 
 def matmul_dct(x: Float[Array, "*rows n"]) -> Float[Array, "*rows n"]:

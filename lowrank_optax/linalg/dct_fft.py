@@ -36,7 +36,7 @@ def fft_idct(x: Float[Array, "*rows n"]) -> Float[Array, "*rows n"]:
     coefficients = x.astype(computing)
     real = coefficients[..., : n // 2 + 1]
     mirrored = jnp.flip(coefficients[..., (n + 1) // 2 :], -1)
-    mirrored = jnp.concatenate([jnp.zeros_like(mirrored, shape=(*x.shape[:-1], 1)), mirrored], -1)
+    mirrored = jnp.concatenate([jnp.zeros_like(real[..., :1]), mirrored], axis=-1)
     cosine, sine = _twiddles(n, computing, inverse=True)
     spectrum = lax.complex(
         real * cosine + mirrored * sine,
@@ -55,7 +55,8 @@ def undo_evens_then_odds_reversed(v: Float[Array, "*rows n"]) -> Float[Array, "*
     n = v.shape[-1]
     even, odd = v[..., : (n + 1) // 2], jnp.flip(v[..., (n + 1) // 2 :], -1)
     odd = jnp.pad(odd, [(0, 0)] * (odd.ndim - 1) + [(0, n % 2)])
-    return jnp.stack([even, odd], axis=-1).reshape(*v.shape[:-1], -1)[..., :n]
+    pairs = jnp.stack([even, odd], axis=-1)
+    return pairs.reshape(*v.shape[:-1], n + n % 2)[..., :n]
 
 
 def _twiddles(n: int, dtype: jnp.dtype, *, inverse: bool) -> tuple[Array, Array]:

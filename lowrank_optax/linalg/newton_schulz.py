@@ -47,7 +47,7 @@ def newton_schulz(
         ValueError: steps is negative, or coefficients are neither three numbers nor
             `steps` triples.
 
-    Reference: Jordan et al. (2024), "Muon"; arXiv 2505.17967, Algorithm 1 (Trion).
+    Reference: Jordan et al. (2024), "Muon"; used by Trion (arXiv 2505.17967).
 
     >>> import jax
     >>> x = jax.random.normal(jax.random.key(0), (32, 4))
@@ -107,8 +107,11 @@ def _normalise(x: Array, eps: float) -> Array:
     """x / (‖x‖_F + eps), with neither overflow nor underflow in the squares."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)
     largest = jnp.where(largest > 0, largest, 1)
-    x = x / largest
-    norm = jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
+    # XLA may form the reciprocal, which is flushed to zero for anything above 8e37.
+    shrink = jnp.where(largest > 1, 1 / 16, 1).astype(x.dtype)
+    x = (x * shrink) / (largest * shrink)
+    # At least 1, the largest entry, unless x is zero.
+    norm = jnp.maximum(jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)), 1)
     return x / (norm + eps / largest)
 
 

@@ -73,17 +73,16 @@ def quantize(
         raise ValueError(f"nothing to quantise along the last axis of shape {x.shape}")
     size = x.shape[-1]
     blocks = _split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), block_size)
+    levels = _levels(bits, scheme)
     if scheme == "minmax":
         minimum, maximum = jnp.min(blocks, -1), jnp.max(blocks, -1)
-        # Halves, because the full range of huge entries would overflow.
-        span = (maximum / 2 - minimum / 2)[..., None]
-        position = _ratio(blocks / 2 - minimum[..., None] / 2, span) * _levels(bits, scheme)
+        position = levels * _ratio(blocks, maximum[..., None], minimum[..., None])
     else:
         minimum, maximum = None, jnp.max(jnp.abs(blocks), -1)
-        half = _levels(bits, scheme) // 2
-        position = (_ratio(blocks, maximum[..., None]) + 1) * half
-    codes = _round(position, key).reshape(*x.shape[:-1], -1)[..., :size]
-    codes = jnp.clip(codes, 0, _levels(bits, scheme)).astype(jnp.uint8)
+        largest = maximum[..., None]
+        position = levels // 2 * (_ratio(blocks, largest, jnp.zeros_like(largest)) + 1)
+    codes = _join(_round(position, key), size)
+    codes = jnp.clip(codes, 0, levels).astype(jnp.uint8)
     return Quantized(_pack(codes) if bits == 4 else codes, maximum, minimum)
 
 
@@ -131,7 +130,7 @@ def dequantize(
         # The range is added in two halves: it may overflow where the sum does not.
         step = blocks / levels * (maximum / 2 - minimum / 2)
         values = minimum + step + step
-    return values.reshape(*codes.shape[:-1], -1)[..., :size].astype(dtype)
+    return _join(values, size).astype(dtype)
 
 
 def quantized_bytes(
@@ -200,12 +199,24 @@ def _split(x: Array, block_size: int) -> Array:
     block = min(block_size, size)
     padding = [(0, 0)] * (x.ndim - 1) + [(0, -size % block)]
     padded = jnp.pad(x, padding, mode="edge") if size % block else x
-    return padded.reshape(*x.shape[:-1], -1, block)
+    return padded.reshape(*x.shape[:-1], padded.shape[-1] // block, block)
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """part / whole, and 0 where the whole is 0."""
-    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
+def _join(blocks: Array, size: int) -> Array:
+    """The inverse of :func:`_split`."""
+    *batch, count, block = blocks.shape
+    return blocks.reshape(*batch, count * block)[..., :size]
+
+
+def _ratio(x: Array, high: Array, low: Array) -> Array:
+    """(x - low) / (high - low), and 0 where high equals low.
+
+    Sixteenths, because the difference of huge entries overflows, and because the reciprocal
+    that XLA may form of anything above 8e37 is flushed to zero.
+    """
+    low = low / 16
+    whole = high / 16 - low
+    return jnp.where(whole == 0, 0, (x / 16 - low) / jnp.where(whole == 0, 1, whole))
 
 
 def _round(position: Array, key: PRNGKeyArray | None) -> Array:
@@ -224,4 +235,4 @@ def _pack(codes: Array) -> Array:
 
 def _unpack(packed: Array) -> Array:
     pairs = jnp.stack([packed & 15, packed >> 4], axis=-1)
-    return pairs.reshape(*packed.shape[:-1], -1)
+    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])

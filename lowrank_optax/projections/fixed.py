@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from lowrank_optax import selection
 from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
 from lowrank_optax.matrices import MatrixSpec, check_rank
-from lowrank_optax.projections.base import Projection
+from lowrank_optax.projections.base import Basis, Projection
 
 
 class FixedBasis(Projection):
@@ -35,7 +35,7 @@ class FixedBasis(Projection):
     def refresh(
         self,
         A: Float[Array, "*batch m n"],
-        basis: Int[Array, "*batch r"],
+        basis: Basis,
         rank: int,
         key: Array | None,
     ) -> Int[Array, "*batch r"]:

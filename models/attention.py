@@ -1,0 +1,93 @@
+"""Rotary positions and exact causal grouped-query attention, as functions of arrays."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+MIN_QUERY_CHUNK = 64
+MAX_QUERY_CHUNKS = 4  # each is compiled separately
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype in which to sum, exponentiate and take roots of values of ``dtype``."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def rotary_tables(
+    positions: Int[Array, " time"], head_dim: int, theta: float
+) -> tuple[Float[Array, "time half"], Float[Array, "time half"]]:
+    """Cosines and sines of the rotary angles ``position * theta ** (-2k / head_dim)``, float32.
+
+    Args:
+      positions: (time,) integer positions.
+      head_dim: even width of one head; k runs over its half.
+      theta: base of the wavelengths.
+
+    Reference: RoFormer (arXiv 2104.09864), Eq. 15.
+    """
+    exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    angles = positions.astype(jnp.float32)[:, None] * theta**-exponents
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rotary(
+    x: Float[Array, "batch time heads head_dim"],
+    cosines: Float[Array, "time half"],
+    sines: Float[Array, "time half"],
+) -> Float[Array, "batch time heads head_dim"]:
+    """Turn the plane of features (k, k + head_dim / 2) by its angle, in float32 at least.
+
+    This pairing is Hugging Face's "rotate_half"; RoFormer pairs neighbouring features, which is
+    the same up to a permutation of the query and key projections' outputs.
+    """
+    first, second = jnp.split(x.astype(at_least_float32(x.dtype)), 2, axis=-1)
+    cosines, sines = cosines[:, None, :], sines[:, None, :]
+    turned = [first * cosines - second * sines, second * cosines + first * sines]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def causal_attention(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch time kv_heads head_dim"],
+    value: Float[Array, "batch time kv_heads head_dim"],
+) -> Float[Array, "batch time heads head_dim"]:
+    """Exact softmax attention of every position to itself and the earlier ones.
+
+    Query head h reads key/value head ``h // (heads // kv_heads)`` (arXiv 2305.13245). Queries go
+    in chunks that only see the keys up to their own end, which saves up to half of the scores.
+    """
+    batch, time, heads, head_dim = query.shape
+    kv_heads = key.shape[2]
+    query = query.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
+    query = query.transpose(0, 2, 3, 1, 4)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    chunk = max(MIN_QUERY_CHUNK, -(-time // MAX_QUERY_CHUNKS))
+    attended = [
+        _attend(query[..., start : start + chunk, :], key, value, start)
+        for start in range(0, time, chunk)
+    ]
+    return (
+        jnp.concatenate(attended, axis=3)
+        .transpose(0, 3, 1, 2, 4)
+        .reshape(batch, time, heads, head_dim)
+    )
+
+
+def _attend(query, key, value, start):
+    """Attention of the queries (batch, kv_heads, group, rows, head_dim) at ``start`` onwards."""
+    batch, kv_heads, group, rows, head_dim = query.shape
+    stop = start + rows
+    # The query heads of a group share their keys: as rows of one matrix they are one product.
+    flat = query.reshape(batch, kv_heads, group * rows, head_dim)
+    scores = jnp.einsum(
+        "bkqd,bktd->bkqt",
+        flat,
+        key[:, :, :stop],
+        preferred_element_type=at_least_float32(query.dtype),
+    ).reshape(batch, kv_heads, group, rows, stop)
+    visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+    scores = jnp.where(visible, scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights.reshape(batch, kv_heads, group * rows, stop)
+    return jnp.einsum("bkqt,bktd->bkqd", weights, value[:, :, :stop]).reshape(query.shape)

@@ -1,0 +1,214 @@
+"""Llama and Qwen2: decoder-only transformers with stacked, scanned layers.
+
+One block (RMSNorm, grouped-query attention with rotary positions, RMSNorm, SwiGLU) is compiled
+once and scanned over a leading layer axis that every per-layer parameter carries, so compile
+time does not grow with depth and an optimizer sees one batch of matrices per kernel.
+
+Qwen2 is the same code with ``qkv_bias=True`` (and, for its small sizes, ``tie_embeddings=True``).
+Parameter names follow the Hugging Face ones: ``model.layers.3.self_attn.q_proj.weight`` (out, in)
+is ``layers/attention/q_proj/kernel[3]`` (in, out), transposed.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from models.attention import apply_rotary, at_least_float32, causal_attention, rotary_tables
+from models.configs import LlamaConfig
+
+INITIAL_STDDEV = 0.02
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x**2) + eps) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, config: LlamaConfig):
+        self.eps = config.norm_eps
+        self.dtype = config.dtype
+        self.scale = nnx.Param(jnp.ones(config.hidden_size, config.param_dtype))
+
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        wide = x.astype(at_least_float32(x.dtype))
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        return (wide * inverse * self.scale[...].astype(wide.dtype)).astype(self.dtype)
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention with rotary positions (arXiv 2305.13245)."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        self.head_dim = config.head_dim
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        bias = config.qkv_bias
+        self.q_proj = _linear(config, config.hidden_size, query_size, rngs, use_bias=bias)
+        self.k_proj = _linear(config, config.hidden_size, kv_size, rngs, use_bias=bias)
+        self.v_proj = _linear(config, config.hidden_size, kv_size, rngs, use_bias=bias)
+        self.o_proj = _linear(config, query_size, config.hidden_size, rngs, residual=True)
+
+    def __call__(self, x, cosines, sines):
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        query = apply_rotary(self.q_proj(x).reshape(heads), cosines, sines)
+        key = apply_rotary(self.k_proj(x).reshape(heads), cosines, sines)
+        value = self.v_proj(x).reshape(heads)
+        return self.o_proj(causal_attention(query, key, value).reshape(*x.shape[:-1], -1))
+
+
+class MLP(nnx.Module):
+    """SwiGLU feed-forward layer: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        self.gate_proj = _linear(config, hidden, intermediate, rngs)
+        self.up_proj = _linear(config, hidden, intermediate, rngs)
+        self.down_proj = _linear(config, intermediate, hidden, rngs, residual=True)
+
+    def __call__(self, x):
+        return self.down_proj(nnx.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        self.input_norm = RMSNorm(config)
+        self.attention = Attention(config, rngs=rngs)
+        self.post_attention_norm = RMSNorm(config)
+        self.mlp = MLP(config, rngs=rngs)
+
+    def __call__(self, x, cosines, sines):
+        x = x + self.attention(self.input_norm(x), cosines, sines)
+        return x + self.mlp(self.post_attention_norm(x))
+
+
+class Llama(nnx.Module):
+    """Decoder-only language model: token ids to next-token logits.
+
+    Kernels and embeddings start from normal(0.02), those that write to the residual stream
+    (``o_proj``, ``down_proj``) from normal(0.02 / sqrt(2 * num_layers)) so that the stream's
+    variance does not grow with depth; biases start at zero, norms at one.
+
+    Args:
+      config: shape and numerics.
+      rngs: source of the initial parameters (its ``params`` stream).
+
+    Example:
+      >>> config = LlamaConfig(
+      ...     vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4
+      ... )
+      >>> model = Llama(config, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((1, 5), jnp.int32)).shape
+      (1, 5, 32)
+      >>> model.layers.attention.q_proj.kernel.shape
+      (2, 16, 16)
+    """
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embed_tokens = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            embedding_init=nnx.initializers.normal(INITIAL_STDDEV),
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            rngs=rngs,
+        )
+        self.layers = _stacked_blocks(config, rngs)
+        self.norm = RMSNorm(config)
+        if not config.tie_embeddings:
+            self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
+
+    def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
+        """Next-token logits, in float32 (float64 if that is the computation's dtype).
+
+        Raises:
+          ValueError: if ``tokens`` is not a (batch, time) array of integers, or is longer than
+            ``max_position``.
+        """
+        _check_tokens(tokens, self.config.max_position)
+        tables = rotary_tables(
+            jnp.arange(tokens.shape[1]), self.config.head_dim, self.config.rope_theta
+        )
+        x = self._apply_layers(self.embed_tokens(tokens), *tables)
+        if self.config.tie_embeddings:
+            head = self.embed_tokens.embedding[...].T
+        else:
+            head = self.lm_head.kernel[...]
+        return jnp.matmul(
+            self.norm(x),
+            head.astype(self.config.dtype),
+            preferred_element_type=at_least_float32(self.config.dtype),
+        )
+
+    def _apply_layers(self, x, cosines, sines):
+        structure, stacked = nnx.split(self.layers)
+
+        def apply_block(x, parameters):
+            return nnx.merge(structure, parameters)(x, cosines, sines), None
+
+        # Without remat the products with the kernels are kept; the attention scores and the
+        # element-wise results, which cost more to store than to compute, never are.
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        apply_block = jax.checkpoint(
+            apply_block, prevent_cse=False, policy=None if self.config.remat else policy
+        )
+        return jax.lax.scan(apply_block, x, stacked)[0]
+
+
+def matrix_dimension_numbers(params: PyTree) -> PyTree:
+    """Which parameters are matrices, for ``optax.contrib.muon`` and the optimizers here.
+
+    Args:
+      params: the model's parameters, ``nnx.to_pure_dict(nnx.state(model, nnx.Param))``, or a
+        tree of the same paths (gradients, shapes).
+
+    Returns:
+      The same tree with ``MuonDimensionNumbers(reduction_axis=1, output_axis=2)`` at the stacked
+      kernels (layers, in, out) and ``None`` at the embedding, head, norms and biases.
+    """
+
+    def dimension_numbers(path, _):
+        names = [getattr(entry, "key", None) for entry in path]
+        if "layers" in names and names[-1] == "kernel":
+            return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        return None
+
+    return jax.tree_util.tree_map_with_path(dimension_numbers, params)
+
+
+def _stacked_blocks(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
+    """All blocks as one, every parameter with a leading layer axis."""
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs=rngs)
+
+    return create(rngs)
+
+
+def _linear(config, in_features, out_features, rngs, *, use_bias=False, residual=False):
+    stddev = INITIAL_STDDEV / (2 * config.num_layers) ** 0.5 if residual else INITIAL_STDDEV
+    return nnx.Linear(
+        in_features,
+        out_features,
+        use_bias=use_bias,
+        kernel_init=nnx.initializers.normal(stddev),
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )
+
+
+def _check_tokens(tokens, max_position: int) -> None:
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            f"tokens must be an integer array (batch, time), got {tokens.dtype}{tokens.shape}"
+        )
+    if tokens.shape[1] > max_position:
+        raise ValueError(
+            f"a sequence of {tokens.shape[1]} tokens exceeds max_position={max_position}; "
+            "shorten it, or build the model with a larger max_position"
+        )

@@ -1,0 +1,300 @@
+"""The cosine transform: golden values, orthogonality, every method, dtype, axis and size."""
+
+import pathlib
+import re
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.fft
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lowrank_optax.linalg import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
+from lowrank_optax.linalg.dct import choose_method
+from lowrank_optax.linalg.dct_factored import factor_pair
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "data" / "dct.npz"
+METHODS = ["fft", "factored", "matmul"]
+TRANSFORMS = [orthogonal_dct, orthogonal_idct]
+
+
+def golden_cases():
+    with np.load(GOLDEN) as arrays:
+        sizes = sorted(int(name[2:]) for name in arrays if name.startswith("x_"))
+        return [(arrays[f"x_{n}"], arrays[f"dct_{n}"], arrays[f"idct_{n}"]) for n in sizes]
+
+
+def relative_error(actual, expected):
+    return np.max(np.abs(np.asarray(actual, np.float64) - expected)) / np.max(np.abs(expected))
+
+
+def normal(shape, dtype=jnp.float32, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def exact_columns(n, indices):
+    """The basis in numpy's float64, phases reduced in 64-bit integers."""
+    phase = (2 * np.arange(n)[:, None] + 1) * np.asarray(indices) % (4 * n)
+    scale = np.where(np.asarray(indices) == 0, np.sqrt(1 / n), np.sqrt(2 / n))
+    return scale * np.cos(np.pi * phase / (2 * n))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_matches_golden_values_in_float32(method):
+    for x, dct, idct in golden_cases():
+        assert relative_error(orthogonal_dct(jnp.asarray(x), method=method), dct) <= 1e-5
+        assert relative_error(orthogonal_idct(jnp.asarray(x), method=method), idct) <= 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_matches_golden_values_in_float64(method, float64):
+    for x, dct, idct in golden_cases():
+        x = jnp.asarray(x, jnp.float64)
+        assert relative_error(orthogonal_dct(x, method=method), dct) <= 1e-12
+        assert relative_error(orthogonal_idct(x, method=method), idct) <= 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n", [1536, 1999, 2 * 509])
+def test_long_odd_and_unbalanced_lengths_match_scipy(method, n):
+    x = normal((2, n))
+    expected = scipy.fft.dct(np.asarray(x, np.float64), norm="ortho")
+    assert relative_error(orthogonal_dct(x, method=method), expected) <= 2e-6
+    assert relative_error(orthogonal_idct(jnp.float32(expected), method=method), x) <= 2e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 0.012), (jnp.float16, 0.0015)])
+def test_half_precision_keeps_its_dtype_and_its_accuracy(method, dtype, tolerance):
+    x = normal((4, 96), dtype)
+    for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
+        y = transform(x, method=method)
+        assert y.dtype == dtype
+        assert relative_error(y, reference(np.asarray(x, np.float64), norm="ortho")) <= tolerance
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float64_stays_float64_in_every_intermediate(method, float64):
+    jaxpr = str(jax.make_jaxpr(lambda x: orthogonal_dct(x, method=method))(jnp.ones((2, 12))))
+    assert "f64" in jaxpr
+    assert "f32" not in jaxpr
+
+
+@hypothesis.settings(max_examples=12)
+@hypothesis.given(n=st.integers(1, 40), rows=st.integers(0, 3), seed=st.integers(0, 99))
+@hypothesis.example(n=1, rows=0, seed=0)
+def test_all_methods_agree_and_the_inverse_undoes_them(n, rows, seed):
+    x = normal((rows, n), seed=seed)
+    expected = x @ dct_matrix(n)
+    for method in METHODS:
+        y = orthogonal_dct(x, method=method)
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+        np.testing.assert_allclose(orthogonal_idct(y, method=method), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("axis", [0, 1, -1, -2, -3])
+def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
+    x = normal((6, 5, 4))
+    expected = jnp.asarray(scipy.fft.dct(np.asarray(x), norm="ortho", axis=axis))
+    np.testing.assert_allclose(orthogonal_dct(x, axis, method), expected, atol=1e-5)
+    np.testing.assert_allclose(orthogonal_idct(expected, axis, method), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_of_the_transform_is_its_inverse(method):
+    x, cotangent = normal((3, 30)), normal((3, 30), seed=1)
+    for transform, inverse in [TRANSFORMS, TRANSFORMS[::-1]]:
+        _, pullback = jax.vjp(lambda y, f=transform: f(y, method=method), x)
+        np.testing.assert_allclose(pullback(cotangent)[0], inverse(cotangent), atol=1e-5)
+    y, tangent = jax.jvp(lambda x: orthogonal_dct(x, method=method), (x,), (cotangent,))
+    np.testing.assert_allclose(tangent, orthogonal_dct(cotangent), atol=1e-5)
+    np.testing.assert_allclose(jnp.sum(y * y), jnp.sum(x * x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_and_scan_agree_with_the_batched_call(method):
+    x = normal((3, 2, 18))
+    whole = orthogonal_dct(x, method=method)
+    mapped = jax.vmap(lambda row: orthogonal_dct(row, method=method), in_axes=1, out_axes=1)(x)
+    _, scanned = jax.lax.scan(lambda c, row: (c, orthogonal_dct(row, method=method)), None, x)
+    np.testing.assert_allclose(mapped, whole, atol=1e-5)
+    np.testing.assert_allclose(scanned, whole, atol=1e-5)
+
+
+def constant_sizes(compiled_text):
+    """Numbers of elements of all constants in an HLO text."""
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* constant\(", compiled_text)
+    return [int(np.prod([int(d) for d in shape.split(",") if d])) for shape in shapes]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_constant_of_n_squared_elements_is_compiled_in(method):
+    n = 256
+    for transform in TRANSFORMS:
+        program = jax.jit(lambda x, f=transform: f(x, method=method)).lower(jnp.ones((4, n)))
+        sizes = constant_sizes(program.compile().as_text())
+        assert sizes
+        assert max(sizes) <= 4 * n
+
+
+def test_no_constant_of_n_squared_elements_comes_with_columns():
+    n = 256
+    for function, argument in [
+        (lambda i: dct_columns(n, i), jnp.arange(n)),
+        (lambda scale: scale * dct_matrix(n), jnp.float32(2)),
+    ]:
+        sizes = constant_sizes(jax.jit(function).lower(argument).compile().as_text())
+        assert sizes
+        assert max(sizes) <= 4 * n
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 255])
+def test_matrix_is_orthogonal_and_columns_are_its_columns(n):
+    q = dct_matrix(n)
+    np.testing.assert_allclose(q @ q.T, np.eye(n), atol=5e-6)
+    indices = jnp.array([[n - 1, 0], [n // 2, n // 3]])
+    columns = dct_columns(n, indices)
+    assert columns.shape == (2, n, 2)
+    np.testing.assert_array_equal(columns, jnp.moveaxis(q[:, indices], 0, 1))
+    third = dct_columns(n, indices, kind="III")
+    np.testing.assert_allclose(third, jnp.moveaxis(q.T[:, indices], 0, 1), atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [768, 4096, 30_011, 50_000, 250_007])
+@pytest.mark.parametrize("kind", ["II", "III"])
+def test_columns_are_exact_in_float32_at_any_length(n, kind):
+    indices = np.array([0, 1, n // 3, n - 2, n - 1])
+    columns = np.asarray(dct_columns(n, jnp.asarray(indices), kind=kind))
+    if kind == "II":
+        expected = exact_columns(n, indices)
+    else:
+        phase = np.arange(n)[:, None] * (2 * indices + 1) % (4 * n)
+        scale = np.where(np.arange(n) == 0, np.sqrt(1 / n), np.sqrt(2 / n))[:, None]
+        expected = scale * np.cos(np.pi * phase / (2 * n))
+    # Phases in float32 would be off by about n · 1e-7.
+    assert np.max(np.abs(columns - expected)) <= 1.5e-7 * np.max(np.abs(expected))
+
+
+def test_columns_are_exact_in_float64_and_rounded_in_bfloat16(float64):
+    indices = jnp.array([0, 5, 99])
+    columns = dct_columns(100, indices, jnp.float64)
+    assert columns.dtype == jnp.float64
+    np.testing.assert_allclose(columns, exact_columns(100, indices), atol=1e-15)
+    half = dct_columns(100, indices, jnp.bfloat16)
+    np.testing.assert_array_equal(half, dct_columns(100, indices).astype(jnp.bfloat16))
+
+
+def test_cosines_on_tpus_equal_the_table_elsewhere(monkeypatch):
+    indices = jnp.arange(33)
+    table = dct_columns(33, indices)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    np.testing.assert_allclose(dct_columns(33, indices), table, atol=5e-8)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("a", None, None), (None, "a", None), ("b", "a", None)])
+def test_auto_moves_nothing_between_devices_under_a_mesh(axis_type, spec):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type, axis_type))
+    x = normal((4, 8, 512))
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    with jax.set_mesh(mesh):
+        for transform in TRANSFORMS:
+            sharded = jax.device_put(x, sharding)
+            compiled = jax.jit(transform).lower(sharded).compile()
+            assert not re.search(r"all-gather|all-reduce|all-to-all|permute", compiled.as_text())
+            y = compiled(sharded)
+            assert y.sharding == sharding
+            np.testing.assert_allclose(y, transform(x, method="fft"), atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [("b", "a"), (None, "a")])
+def test_columns_are_sharded_as_their_indices_under_explicit_axes(spec):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    indices = jnp.arange(32).reshape(4, 8)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(indices, NamedSharding(mesh, PartitionSpec(*spec)))
+        columns = jax.jit(lambda i: dct_columns(64, i))(sharded)
+        assert columns.sharding.spec == PartitionSpec(spec[0], None, spec[1])
+    np.testing.assert_array_equal(columns, dct_columns(64, indices))
+
+
+def test_auto_takes_the_fft_only_where_it_is_fast_and_local():
+    choices = {
+        ("cpu", "float32", 4096, False): "fft",
+        ("cpu", "float32", 4096, True): "factored",
+        ("cpu", "float32", 64, False): "matmul",
+        ("cpu", "float32", 1021, True): "matmul",
+        ("gpu", "bfloat16", 4096, False): "factored",
+        ("gpu", "float32", 4099, False): "fft",
+        ("gpu", "float32", 4099, True): "matmul",
+        ("tpu", "float32", 4096, False): "factored",
+        ("tpu", "bfloat16", 4099, False): "matmul",
+    }
+    for (backend, dtype, n, sharded), method in choices.items():
+        assert choose_method(n, dtype, backend, sharded) == method
+
+
+def test_auto_sees_the_mesh_but_not_from_inside_shard_map():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    seen = []
+
+    def body(x):
+        seen.append(choose_method(4096, x.dtype, "cpu"))
+        return x
+
+    with jax.set_mesh(mesh):
+        seen.append(choose_method(4096, jnp.float32, "cpu"))
+        spec = PartitionSpec("a")
+        jax.jit(jax.shard_map(body, in_specs=spec, out_specs=spec))(jnp.ones(8))
+    assert seen == ["factored", "fft"]
+
+
+@pytest.mark.parametrize(
+    ("n", "pair"), [(1, (1, 1)), (7, (7, 1)), (12, (4, 3)), (4096, (64, 64)), (11008, (128, 86))]
+)
+def test_factor_pair_is_the_most_balanced(n, pair):
+    assert factor_pair(n) == pair
+
+
+def test_factored_transform_of_a_prime_length_is_the_product():
+    x = normal((3, 13))
+    text = jax.jit(lambda x: orthogonal_dct(x, method="factored")).lower(x).as_text()
+    assert text == jax.jit(lambda x: orthogonal_dct(x, method="matmul")).lower(x).as_text()
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
+def test_other_than_real_floating_input_is_named(dtype):
+    with pytest.raises(TypeError, match=rf"not {jnp.dtype(dtype).name} of shape \(2, 3\).*astype"):
+        orthogonal_dct(jnp.ones((2, 3), dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "message"),
+    [
+        ((2, 3), 2, r"axis 2 is out of range for an array of shape \(2, 3\).*-2\.\.1"),
+        ((2, 3), -3, r"axis -3 is out of range.*-2\.\.1"),
+        ((), -1, "a scalar has no axis"),
+        ((2, 0), -1, r"axis -1 of shape \(2, 0\) is empty"),
+    ],
+)
+def test_a_wrong_axis_is_named_with_the_choices(shape, axis, message):
+    with pytest.raises(ValueError, match=message):
+        orthogonal_idct(jnp.ones(shape), axis)
+
+
+def test_an_unknown_method_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="'dst': choose one of auto, fft, factored, matmul"):
+        orthogonal_dct(jnp.ones(4), method="dst")
+
+
+def test_wrong_basis_arguments_are_named():
+    with pytest.raises(ValueError, match="not n = 0"):
+        dct_matrix(0)
+    with pytest.raises(ValueError, match='unknown DCT kind \'IV\': choose "II" or "III"'):
+        dct_columns(4, jnp.arange(2), kind="IV")
+    with pytest.raises(TypeError, match="int32 is not a floating dtype"):
+        dct_columns(4, jnp.arange(2), jnp.int32)

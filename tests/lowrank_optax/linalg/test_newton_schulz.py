@@ -1,0 +1,165 @@
+"""Newton–Schulz: the Gram form equals the plain iteration, and nothing makes it non-finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lowrank_optax.linalg import newton_schulz
+
+MUON = (3.4445, -4.7750, 2.0315)
+CONVERGENT = (1.875, -1.25, 0.375)
+VARYING = (MUON, (2.5, -2.5, 0.8), CONVERGENT)
+
+
+def plain_iteration(x, triples, eps=1e-7):
+    """The definition, step by step, in numpy's float64."""
+    x = np.asarray(x, np.float64)
+    tall = x.shape[-2] > x.shape[-1]
+    x = np.swapaxes(x, -1, -2) if tall else x
+    x = x / (np.linalg.norm(x, axis=(-2, -1), keepdims=True) + eps)
+    for a, b, c in triples:
+        gram = x @ np.swapaxes(x, -1, -2)
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return np.swapaxes(x, -1, -2) if tall else x
+
+
+def normal(shape, dtype=jnp.float32, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+@pytest.mark.parametrize("shape", [(64, 8), (8, 64), (16, 16), (20, 16), (2, 3, 40, 4), (5, 1)])
+def test_float32_matches_the_plain_iteration(shape):
+    x = normal(shape)
+    np.testing.assert_allclose(newton_schulz(x), plain_iteration(x, [MUON] * 5), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(24, 4), (4, 24), (16, 16)])
+@pytest.mark.parametrize("steps", [0, 1, 5, 12])
+def test_float64_stays_float64_and_matches_to_the_last_digits(shape, steps, float64):
+    x = normal(shape, jnp.float64)
+    y = newton_schulz(x, steps=steps)
+    assert y.dtype == jnp.float64
+    np.testing.assert_allclose(y, plain_iteration(x, [MUON] * steps), atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(48, 6), (6, 6)])
+def test_any_coefficients_one_triple_or_one_per_step(shape):
+    x = normal(shape)
+    one = newton_schulz(x, steps=8, coefficients=CONVERGENT)
+    np.testing.assert_allclose(one, plain_iteration(x, [CONVERGENT] * 8), atol=1e-5)
+    each = newton_schulz(x, steps=3, coefficients=VARYING)
+    np.testing.assert_allclose(each, plain_iteration(x, VARYING), atol=1e-5)
+    lists = newton_schulz(x, steps=3, coefficients=[list(triple) for triple in VARYING])
+    np.testing.assert_array_equal(each, lists)
+
+
+def test_eps_is_added_to_the_norm_of_tiny_input():
+    x = 1e-7 * normal((24, 4))
+    expected = plain_iteration(x, [MUON] * 5)
+    np.testing.assert_allclose(newton_schulz(x), expected, atol=1e-5)
+    without = plain_iteration(x, [MUON] * 5, eps=0)
+    assert np.max(np.abs(expected - without)) > 1e-3
+    np.testing.assert_allclose(newton_schulz(x, eps=0.0), without, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(256, 32), (32, 256), (96, 64), (64, 96)])
+def test_singular_values_land_near_one(shape):
+    values = jnp.linalg.svd(newton_schulz(normal(shape)), compute_uv=False)
+    assert 0.6 < values.min() < values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 4), (4, 32), (8, 8)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_zero_stays_zero(shape, dtype):
+    y = newton_schulz(jnp.zeros(shape, dtype))
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, jnp.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-7, 1.0, 1e20, 1e38])
+@pytest.mark.parametrize("steps", [5, 30])
+@pytest.mark.parametrize("shape", [(64, 8), (9, 8)])
+def test_rank_one_input_of_any_scale_stays_finite_and_bounded(scale, steps, shape):
+    m, n = shape
+    x = normal((m, 1)) * normal((1, n), seed=1)
+    x = scale * (x / jnp.max(jnp.abs(x)))
+    y = newton_schulz(x, steps=steps)
+    assert jnp.isfinite(y).all()
+    assert (0.6 if scale > 1e-6 else 0) <= jnp.linalg.norm(y, ord=2) < 1.3
+
+
+def test_many_steps_on_ill_conditioned_long_input_do_not_diverge():
+    left, _ = jnp.linalg.qr(normal((128, 16)))
+    right, _ = jnp.linalg.qr(normal((16, 16), seed=1))
+    x = left * jnp.logspace(0, -9, 16) @ right
+    for steps in (5, 10, 40):
+        y = newton_schulz(x, steps=steps)
+        assert jnp.isfinite(y).all()
+        assert jnp.linalg.norm(y, ord=2) < 1.3
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    x = normal((64, 8), dtype)
+    y = newton_schulz(x)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, newton_schulz(x.astype(jnp.float32)).astype(dtype))
+
+
+def test_zero_stays_zero_without_eps_and_no_rows_give_no_rows():
+    np.testing.assert_array_equal(newton_schulz(jnp.zeros((6, 2)), eps=0.0), jnp.zeros((6, 2)))
+    assert newton_schulz(jnp.zeros((0, 3))).shape == (0, 3)
+    assert newton_schulz(jnp.zeros((0, 5, 3))).shape == (0, 5, 3)
+
+
+def test_batched_equals_mapped_equals_looped():
+    x = normal((3, 24, 4))
+    whole = newton_schulz(x)
+    np.testing.assert_allclose(jax.vmap(newton_schulz)(x), whole, atol=1e-6)
+    np.testing.assert_allclose(jnp.stack([newton_schulz(y) for y in x]), whole, atol=1e-6)
+
+
+def flops(function, *shape):
+    cost = jax.jit(function).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
+    return cost.cost_analysis()["flops"]
+
+
+def plain_in_jax(x):
+    x = jnp.swapaxes(x, -1, -2) if x.shape[-2] > x.shape[-1] else x
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    for a, b, c in [MUON] * 5:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize(("m", "n", "most"), [(1024, 64, 0.35), (256, 64, 0.6), (100, 64, 1.0)])
+def test_the_gram_form_costs_fewer_flops_on_long_input(m, n, most):
+    for shape in [(m, n), (n, m)]:
+        assert flops(newton_schulz, *shape) < most * flops(plain_in_jax, *shape)
+
+
+def test_a_square_matrix_costs_no_more_than_the_plain_form():
+    # Five more operations per entry scale it safely, next to about 30 n for the products.
+    assert flops(newton_schulz, 64, 64) < 1.01 * flops(plain_in_jax, 64, 64)
+
+
+def test_products_are_asked_for_in_full_precision():
+    text = jax.jit(newton_schulz).lower(jnp.ones((64, 8))).as_text()
+    assert "dot_general" in text
+    assert text.count("dot_general") == text.count("precision = [HIGHEST, HIGHEST]")
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "steps", "message"),
+    [
+        (VARYING, 5, r"for each of the 5 steps; got \(\(3\.4445"),
+        ((1.0, 2.0), 5, r"three numbers \(a, b, c\).*got \(1\.0, 2\.0\)"),
+        (((1.0, 2.0),) * 5, 5, "three numbers"),
+        (MUON, -1, "must not be negative: -1"),
+    ],
+)
+def test_wrong_coefficients_or_steps_are_named(coefficients, steps, message):
+    with pytest.raises(ValueError, match=message):
+        newton_schulz(jnp.ones((4, 2)), steps=steps, coefficients=coefficients)

@@ -1,0 +1,292 @@
+"""What every named optimizer promises to a user of optax; a new one adds a line to the list."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+import lowrank_optax as lro
+
+OPTIMIZERS = {
+    "trion": functools.partial(lro.trion, 1e-2),
+    "dct_adamw": functools.partial(lro.dct_adamw, 1e-2),
+    "dct_adamw 4 bits": functools.partial(lro.dct_adamw, 1e-2, error_feedback=4, update_interval=2),
+}
+STATIC = ("rank", "ns_steps", "error_feedback", "update_interval", "seed")
+
+# Odd sizes, one row, stacked squares, heads; and leaves that are no matrices.
+NUMBERS = {
+    "wide": MuonDimensionNumbers(0, 1),
+    "row": MuonDimensionNumbers(0, 1),
+    "stack": MuonDimensionNumbers(1, 2),
+    "heads": MuonDimensionNumbers(0, (1, 2)),
+    "bias": None,
+    "scalar": None,
+    "nothing": None,
+}
+SHAPES = {
+    "wide": (9, 4),
+    "row": (1, 6),
+    "stack": (2, 6, 6),
+    "heads": (8, 2, 3),
+    "bias": (7,),
+    "scalar": (),
+}
+
+each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def draw(seed, dtype=jnp.float32, scale=1.0):
+    rng = np.random.default_rng(seed)
+    tree = {k: jnp.asarray(scale * rng.normal(size=s), dtype) for k, s in SHAPES.items()}
+    return tree | {"nothing": None}
+
+
+def build(make, rank=2, **settings):
+    """The optimizer, with compiled functions: eager ones would compile every operation."""
+    tx = make(rank=rank, dimension_numbers=NUMBERS, **settings)
+    return optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
+
+
+@functools.cache
+def run(name, dtype="float32"):
+    """Optimizer, parameters and state after a few steps; shared by the tests that only look."""
+    tx = build(OPTIMIZERS[name])
+    params = draw(0, dtype)
+    state = tx.init(params)
+    for step in range(3):
+        updates, state = tx.update(draw(step + 1, dtype), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return tx, params, state
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_and_updates_keep_shape_dtype_and_structure(name, dtype):
+    tx, params, state = run(name, dtype)
+    updates, new_state = tx.update(draw(9, dtype), state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
+    chex.assert_tree_all_finite((updates, new_state))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_init_works_on_shapes_alone(name):
+    tx, params, state = run(name)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(tx.init, shapes), state)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_extra_arguments_are_accepted_and_a_second_call_compiles_nothing(name):
+    tx, params, state = run(name)
+    update = jax.jit(lambda *args: tx.update(*args, unexpected=1))
+    for _ in range(2):
+        _, state = update(draw(1), state, params)
+    assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_is_stable_under_cond_and_scan(name):
+    tx, params, state = run(name)
+    grads = draw(5)
+
+    def body(carry, flag):
+        step = lambda: tx.update(grads, carry, params)
+        skip = lambda: (jax.tree.map(jnp.zeros_like, grads), carry)
+        updates, carry = jax.lax.cond(flag, step, skip)
+        return carry, updates
+
+    final, _ = jax.jit(lambda s: jax.lax.scan(body, s, jnp.array([False, True])))(state)
+    chex.assert_trees_all_close(final, tx.update(grads, state, params)[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_mapping_over_the_state_of_the_parameters_works(name):
+    tx, _, state = run(name)
+    chex.assert_trees_all_equal(optax.tree.map_params(tx, lambda x: x, state), state)
+
+
+@functools.cache
+def first_step(name):
+    tx, params = run(name)[0], draw(0)
+    return tx.update(draw(1), tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_injected_hyperparameters_give_the_same_step(name):
+    make, params = OPTIMIZERS[name], draw(0)
+    static = [
+        argument for argument in STATIC if argument in inspect.signature(make.func).parameters
+    ]
+    injected = optax.inject_hyperparams(make.func, static_args=[*static, "dimension_numbers"])(
+        *make.args, **make.keywords, rank=2, dimension_numbers=NUMBERS
+    )
+    updates, _ = jax.jit(injected.update)(draw(1), jax.jit(injected.init)(params), params)
+    chex.assert_trees_all_close(updates, first_step(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_schedule_equals_the_constant_and_multisteps_averages(name):
+    make, params = OPTIMIZERS[name], draw(0)
+    scheduled = optax.MultiSteps(
+        make.func(optax.constant_schedule(1e-2), 2, dimension_numbers=NUMBERS, **make.keywords), 2
+    )
+    state = jax.jit(scheduled.init)(params)
+    step = jax.jit(scheduled.update)
+    zero, state = step(draw(1), state, params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(zero))
+    updates, _ = step(draw(1), state, params)
+    chex.assert_trees_all_close(updates, first_step(name), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 6, 1.0])
+@each_optimizer
+def test_zero_gradients_and_ranks_from_one_to_full_stay_finite(make, rank):
+    tx = build(make, rank=rank)
+    params = draw(0)
+    state = tx.init(params)
+    for grads in (
+        optax.tree.zeros_like(params),
+        draw(1),
+        draw(2, scale=1e-20),
+        draw(3, scale=1e18),
+    ):
+        updates, state = tx.update(grads, state, params)
+        chex.assert_tree_all_finite((updates, state))
+
+
+@each_optimizer
+def test_stacked_layers_step_like_separate_matrices(make):
+    grads = [draw(seed)["stack"] for seed in range(3)]
+    together = steps(make(rank=2, dimension_numbers=MuonDimensionNumbers(1, 2)), grads)
+    separate = steps(
+        make(rank=2, dimension_numbers=MuonDimensionNumbers(0, 1)),
+        [tuple(grad) for grad in grads],
+    )
+    for updates, expected in zip(together, separate, strict=True):
+        chex.assert_trees_all_close(updates, jnp.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def steps(tx, grads):
+    state = jax.jit(tx.init)(grads[0])
+    update = jax.jit(tx.update)
+    taken = []
+    for grad in grads:
+        updates, state = update(grad, state, grads[0])
+        taken.append(updates)
+    return taken
+
+
+@each_optimizer
+def test_the_layout_of_the_kernel_does_not_matter(make):
+    grads = [draw(seed)["wide"] for seed in range(3)]
+    as_jax = steps(make(rank=2, dimension_numbers=MuonDimensionNumbers(0, 1)), grads)
+    as_torch = steps(
+        make(rank=2, dimension_numbers=MuonDimensionNumbers(1, 0)), [grad.T for grad in grads]
+    )
+    for updates, transposed in zip(as_jax, as_torch, strict=True):
+        chex.assert_trees_all_close(updates, transposed.T, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_can_be_vmapped_over_models(name):
+    tx = run(name)[0]
+    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), draw(2), draw(1))
+    step = lambda params, grads: tx.update(grads, tx.init(params), params)[0]
+    updates = jax.jit(jax.vmap(step))(models, models)
+    expected = jax.tree.map(lambda leaf: leaf[1], updates)
+    chex.assert_trees_all_close(expected, first_step(name), rtol=1e-4, atol=1e-6)
+
+
+@each_optimizer
+def test_it_combines_with_optax_wrappers(make):
+    params, grads = draw(0), draw(1)
+    nan = jax.tree.map(lambda leaf: leaf * jnp.nan, grads)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.apply_if_finite(
+            optax.partition(
+                {"low rank": make(rank=2), "frozen": optax.set_to_zero()},
+                {name: "low rank" if name in ("wide", "bias") else "frozen" for name in params},
+            ),
+            max_consecutive_errors=2,
+        ),
+    )
+    state = tx.init(params)
+    updates, state = jax.jit(tx.update)(nan, state, params)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(updates))
+    updates, state = jax.jit(tx.update)(grads, state, params)
+    chex.assert_tree_all_finite((updates, state))
+    assert updates["wide"].any()
+    assert not updates["row"].any()
+
+
+@each_optimizer
+def test_empty_trees_and_trees_without_matrices_work(make):
+    tx = make(rank=2)
+    assert tx.update({}, tx.init({}), {})[0] == {}
+    params = {"bias": jnp.ones(3), "nothing": None}
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    assert updates["bias"].shape == (3,)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_checkpoint_restores_the_state_and_the_next_steps_bit_for_bit(name, tmp_path):
+    tx, params, state = run(name)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params))
+    chex.assert_trees_all_equal(restored, state)
+    after, expected = (tx.update(draw(7), s, params) for s in (restored, state))
+    chex.assert_trees_all_equal(after, expected)
+
+
+@each_optimizer
+def test_it_descends_a_matrix_parabola(make):
+    target = draw(3)
+    loss = lambda p: sum(jnp.sum((p[k] - target[k]) ** 2) for k in SHAPES)
+    decay = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, 3000))
+    tx = optax.chain(build(make), decay)
+
+    @jax.jit
+    def train(params):
+        def body(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, tx.init(params)), length=3000)[0][0]
+
+    params = optax.tree.zeros_like(target)
+    assert loss(train(params)) < 0.01 * loss(params)
+
+
+@each_optimizer
+def test_weight_decay_is_decoupled_and_follows_its_mask(make):
+    params = draw(0)
+    grads = optax.tree.zeros_like(params)
+    mask = {name: name != "wide" for name in params}
+    tx = build(make, weight_decay=0.1, mask=mask)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    for name in SHAPES:
+        expected = -1e-2 * 0.1 * params[name] if name != "wide" else jnp.zeros(SHAPES["wide"])
+        chex.assert_trees_all_close(updates[name], expected, atol=1e-7)
+
+
+@each_optimizer
+def test_the_fallback_is_the_users_choice(make):
+    params, grads = draw(0), draw(1)
+    tx = build(make, fallback=optax.sgd(1.0))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    chex.assert_trees_all_equal(updates["bias"], -grads["bias"])

@@ -1,0 +1,1 @@
+"""Training of the example models: data, loop, checkpoints and reports."""
