@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax import residuals, transports
 from lowrank_optax.dimension_numbers import DimensionNumbers
@@ -49,7 +49,8 @@ def scale_by_low_rank(
     Leaves that are not matrices pass through unchanged.
 
     Args:
-      inner: any optax transformation; it sees a tree of arrays (*batch, m, r) in the leaves' dtype.
+      inner: any optax transformation; it sees a tree of arrays (*batch, m, r) in the leaves' dtype,
+        and as parameters their coordinates in the subspace.
       projection: from `projections`.
       update_interval: T to choose the subspace where count % T == 0, counting from 0; or a
         function of the int32 count that returns a boolean, which must be true at count 0.
@@ -149,7 +150,6 @@ class _Engine:
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
-        del params  # the inner optimizer lives in the subspace, where the parameters do not
         tree = _MatrixTree(updates, self.specs(updates))
         bases, stored = tree.read(state.basis), tree.read(state.residual)
         key, step_key = (None, None) if not self.stochastic else jax.random.split(state.key)
@@ -158,7 +158,10 @@ class _Engine:
         bases, inner_state = self._refresh(A, bases, state, tree, step_key)
         a = {i: self.projection.project(A[i], bases[i]) for i in tree.matrices}
         directions, inner_state = self.inner.update(
-            tree.build(lambda i: a[i].astype(tree.leaves[i].dtype)), inner_state, **extra_args
+            tree.build(lambda i: a[i].astype(tree.leaves[i].dtype)),
+            inner_state,
+            self._coordinates(params, bases),
+            **extra_args,
         )
         u = tree.read(directions)
         steps = {}
@@ -187,6 +190,17 @@ class _Engine:
     def _accumulate(self, G: Float[Array, "*batch m n"], stored: Any) -> Array:
         computing = jnp.promote_types(G.dtype, jnp.float32)
         return self.residual.accumulate(self.projection.analyze(G.astype(computing)), stored)
+
+    def _coordinates(self, params: Any, bases: dict[int, Any]) -> Any:
+        """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
+        if params is None:
+            return None
+        tree = _MatrixTree(params, self.specs(params))
+        return tree.build(
+            lambda i: self.projection.project(
+                self.projection.analyze(tree.matrix(i)), bases[i]
+            ).astype(tree.leaves[i].dtype)
+        )
 
     def _refresh(
         self, A: dict[int, Array], bases: dict[int, Any], state: LowRankState, tree: Any, key: Any
@@ -252,5 +266,5 @@ class _MatrixTree:
         return self.treedef.unflatten(leaves)
 
 
-def _fold(key: Int[Array, "2"] | None, i: int) -> Array | None:
+def _fold(key: PRNGKeyArray | None, i: int) -> Array | None:
     return None if key is None else jax.random.fold_in(key, i)

@@ -185,6 +185,7 @@ def _optimizer(
     fallback: optax.GradientTransformation | None,
 ) -> optax.GradientTransformationExtraArgs:
     """`scale_by` with decay and learning rate on the matrices, `fallback` on all other leaves."""
+
     def descend(scale: optax.GradientTransformation) -> optax.GradientTransformation:
         # Without decay nothing needs the parameters, so `update(grads, state)` will do.
         decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)

@@ -13,7 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
 from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, matmul_dct, matmul_idct
-from lowrank_optax.linalg.dct_factored import factor_pair, factored_dct, factored_idct
+from lowrank_optax.linalg.dct_factored import (
+    factored_dct,
+    factored_idct,
+    has_balanced_factors,
+)
 from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
 
 __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orthogonal_idct"]
@@ -34,9 +38,10 @@ def orthogonal_dct(
         axis: the axis to transform.
         method: "fft" (Makhoul's algorithm on a real FFT; half precision is computed in
             float32), "factored" (two matrix products of sizes n1 and n2 with n = n1·n2, which
-            run on matrix units in half precision and stay sharded over the other axes; a prime
-            n has no factors and takes "matmul"), "matmul" (one product with the DCT matrix,
-            generated on the fly), or "auto": see :func:`choose_method`.
+            run on matrix units in half precision and stay sharded over the other axes; an n
+            that is prime, or whose factors are more than 8 : 1 apart, takes "matmul"), "matmul"
+            (one product with the DCT matrix, generated on the fly), or "auto": see
+            :func:`choose_method`.
 
     Returns:
         The coefficients, with x's shape and dtype.
@@ -95,7 +100,6 @@ def choose_method(
     """
     backend = backend or jax.default_backend()
     sharded = _mesh_is_set() if sharded is None else sharded
-    n1, n2 = factor_pair(n)
     if n <= _MATMUL_UP_TO:
         return "matmul"
     # XLA gathers the operand of an FFT whole onto every device (JAX 0.10), and TPUs have no
@@ -103,7 +107,7 @@ def choose_method(
     fft_is_out = sharded or backend == "tpu"
     if backend == "cpu" and not fft_is_out:
         return "fft"
-    if n1 <= _MOST_UNBALANCED * n2:
+    if has_balanced_factors(n):
         return "factored"
     return "matmul" if fft_is_out else "fft"
 
@@ -118,8 +122,6 @@ def _mesh_is_set() -> bool:
 # reasoning, not measured: matrix units want products of about that size, and one such product
 # costs no more than a factored transform's passes over memory.
 _MATMUL_UP_TO = 256
-# By reasoning: at n1 = 8 n2 the factored form costs 1.6 times the balanced one.
-_MOST_UNBALANCED = 8
 
 _TRANSFORMS: dict[tuple[str, bool], Callable[[Array], Array]] = {
     ("fft", False): fft_dct,
@@ -151,7 +153,7 @@ def _validated_transform(x: Array, axis: int, method: str, *, inverse: bool) -> 
         raise ValueError(f"unknown DCT method {method!r}: choose one of {', '.join(METHODS)}")
     if method == "auto":
         method = choose_method(x.shape[axis], x.dtype)
-    if method == "factored" and factor_pair(x.shape[axis])[1] == 1:
+    if method == "factored" and not has_balanced_factors(x.shape[axis]):
         method = "matmul"
     return _transform(x, axis=axis, method=method, inverse=inverse)
 

@@ -1,8 +1,10 @@
 """Newton–Schulz orthonormalisation, on the small Gram matrix when that is cheaper."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -55,18 +57,7 @@ def newton_schulz(
     >>> bool((s > 0.6).all() and (s < 1.3).all())
     True
     """
-    triples = _per_step(coefficients, steps)
-    tall = x.shape[-2] > x.shape[-1]
-    wide = jnp.swapaxes(x, -1, -2) if tall else x
-    wide = _normalise(wide.astype(jnp.promote_types(x.dtype, jnp.float32)), eps)
-    segments = _segments(triples)
-    if _gram_is_cheaper(wide.shape[-2], wide.shape[-1], segments):
-        for segment in segments:
-            wide = _matmul(_gram_factor(_matmul(wide, _transpose(wide)), segment), wide)
-    else:
-        for triple in triples:
-            wide = _plain_step(wide, triple)
-    return (jnp.swapaxes(wide, -1, -2) if tall else wide).astype(x.dtype)
+    return _iterate(x, tuple(_per_step(coefficients, steps)), eps)
 
 
 def _per_step(coefficients: Coefficients, steps: int) -> list[Triple]:
@@ -82,7 +73,22 @@ def _per_step(coefficients: Coefficients, steps: int) -> list[Triple]:
     return [(float(a), float(b), float(c)) for a, b, c in rows]
 
 
-def _segments(triples: list[Triple]) -> list[list[Triple]]:
+@functools.partial(jax.jit, static_argnames=("triples", "eps"))
+def _iterate(x: Array, triples: tuple[Triple, ...], eps: float) -> Array:
+    tall = x.shape[-2] > x.shape[-1]
+    wide = _transpose(x) if tall else x
+    wide = _normalise(wide.astype(jnp.promote_types(x.dtype, jnp.float32)), eps)
+    segments = _segments(triples)
+    if _gram_is_cheaper(wide.shape[-2], wide.shape[-1], segments):
+        for segment in segments:
+            wide = _matmul(_gram_factor(_matmul(wide, _transpose(wide)), segment), wide)
+    else:
+        for triple in triples:
+            wide = _plain_step(wide, triple)
+    return (_transpose(wide) if tall else wide).astype(x.dtype)
+
+
+def _segments(triples: tuple[Triple, ...]) -> list[list[Triple]]:
     """The steps, cut where the growth of rounding errors calls for a new Gram matrix."""
     segments: list[list[Triple]] = []
     growth = _MAX_GROWTH

@@ -1,5 +1,6 @@
 """Block-wise 8- and 4-bit quantisation along the last axis; leading axes stay shardable."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -71,19 +72,7 @@ def quantize(
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}")
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"nothing to quantise along the last axis of shape {x.shape}")
-    size = x.shape[-1]
-    blocks = _split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), block_size)
-    levels = _levels(bits, scheme)
-    if scheme == "minmax":
-        minimum, maximum = jnp.min(blocks, -1), jnp.max(blocks, -1)
-        position = levels * _ratio(blocks, maximum[..., None], minimum[..., None])
-    else:
-        minimum, maximum = None, jnp.max(jnp.abs(blocks), -1)
-        largest = maximum[..., None]
-        position = levels // 2 * (_ratio(blocks, largest, jnp.zeros_like(largest)) + 1)
-    codes = _join(_round(position, key), size)
-    codes = jnp.clip(codes, 0, levels).astype(jnp.uint8)
-    return Quantized(_pack(codes) if bits == 4 else codes, maximum, minimum)
+    return _encode(x, key, bits=bits, block_size=block_size, scheme=scheme)
 
 
 def dequantize(
@@ -118,19 +107,7 @@ def dequantize(
     """
     _check_options(bits, block_size, scheme)
     _check_stored(quantized, size, bits, block_size, scheme)
-    codes = _unpack(quantized.codes)[..., :size] if bits == 4 else quantized.codes
-    maximum = quantized.maximum[..., None]
-    blocks = _split(codes.astype(maximum.dtype), block_size)
-    levels = _levels(bits, scheme)
-    if quantized.minimum is None:
-        half = levels // 2
-        values = (blocks - half) / half * maximum
-    else:
-        minimum = quantized.minimum[..., None]
-        # The range is added in two halves: it may overflow where the sum does not.
-        step = blocks / levels * (maximum / 2 - minimum / 2)
-        values = minimum + step + step
-    return _join(values, size).astype(dtype)
+    return _decode(quantized, size=size, bits=bits, block_size=block_size, dtype=jnp.dtype(dtype))
 
 
 def quantized_bytes(
@@ -164,6 +141,47 @@ def quantized_bytes(
     numbers = 2 if scheme == "minmax" else 1
     width = jnp.promote_types(dtype, jnp.float32).itemsize
     return rows * (-(-size * bits // 8) + -(-size // block_size) * numbers * width)
+
+
+@functools.partial(jax.jit, static_argnames=("bits", "block_size", "scheme"))
+def _encode(
+    x: Array, key: PRNGKeyArray | None, *, bits: int, block_size: int, scheme: str
+) -> Quantized:
+    size = x.shape[-1]
+    blocks = _split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), block_size)
+    levels = _levels(bits, scheme)
+    if scheme == "minmax":
+        minimum, maximum = jnp.min(blocks, -1), jnp.max(blocks, -1)
+        position = levels * _ratio(blocks, maximum[..., None], minimum[..., None])
+    else:
+        minimum, maximum = None, jnp.max(jnp.abs(blocks), -1)
+        largest = maximum[..., None]
+        position = levels // 2 * (_ratio(blocks, largest, jnp.zeros_like(largest)) + 1)
+    codes = _join(_round(position, key), size)
+    codes = jnp.clip(codes, 0, levels).astype(jnp.uint8)
+    return Quantized(_pack(codes) if bits == 4 else codes, maximum, minimum)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "bits", "block_size", "dtype"))
+def _decode(
+    quantized: Quantized, *, size: int, bits: int, block_size: int, dtype: jnp.dtype
+) -> Array:
+    codes = _unpack(quantized.codes)[..., :size] if bits == 4 else quantized.codes
+    maximum = quantized.maximum[..., None]
+    blocks = _split(codes.astype(maximum.dtype), block_size)
+    levels = _levels(bits, "absmax" if quantized.minimum is None else "minmax")
+    if quantized.minimum is None:
+        signed = blocks - levels // 2
+        fraction = signed / (levels // 2)
+        # XLA multiplies by a rounded reciprocal instead, so that 7 / 7 is not 1.
+        fraction = jnp.where(jnp.abs(signed) == levels // 2, jnp.sign(signed), fraction)
+        values = fraction * maximum
+    else:
+        minimum = quantized.minimum[..., None]
+        # The range is added in two halves: it may overflow where the sum does not.
+        step = blocks / levels * (maximum / 2 - minimum / 2)
+        values = minimum + step + step
+    return _join(values, size).astype(dtype)
 
 
 def _check_options(bits: int, block_size: int, scheme: str) -> None:
@@ -209,14 +227,13 @@ def _join(blocks: Array, size: int) -> Array:
 
 
 def _ratio(x: Array, high: Array, low: Array) -> Array:
-    """(x - low) / (high - low), and 0 where high equals low.
-
-    Sixteenths, because the difference of huge entries overflows, and because the reciprocal
-    that XLA may form of anything above 8e37 is flushed to zero.
-    """
-    low = low / 16
-    whole = high / 16 - low
-    return jnp.where(whole == 0, 0, (x / 16 - low) / jnp.where(whole == 0, 1, whole))
+    """(x - low) / (high - low), and 0 where high equals low."""
+    # The difference of huge entries overflows, and XLA may form the reciprocal of a divisor,
+    # which is flushed to zero for anything above 8e37.
+    shrink = jnp.where(jnp.maximum(jnp.abs(high), jnp.abs(low)) > 1, 1 / 16, 1).astype(x.dtype)
+    low = low * shrink
+    whole = high * shrink - low
+    return jnp.where(whole == 0, 0, (x * shrink - low) / jnp.where(whole == 0, 1, whole))
 
 
 def _round(position: Array, key: PRNGKeyArray | None) -> Array:

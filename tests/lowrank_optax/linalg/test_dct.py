@@ -42,23 +42,34 @@ def exact_columns(n, indices):
     return scale * np.cos(np.pi * phase / (2 * n))
 
 
+def golden_error(method, dtype):
+    """The largest relative error over all golden sizes, forwards and backwards."""
+    inputs, *golden = zip(*golden_cases(), strict=True)
+
+    @jax.jit
+    def transform_all(xs):
+        return [[transform(x, method=method) for x in xs] for transform in TRANSFORMS]
+
+    actual = transform_all([jnp.asarray(x, dtype) for x in inputs])
+    return max(
+        relative_error(y, reference)
+        for transform, references in zip(actual, golden, strict=True)
+        for y, reference in zip(transform, references, strict=True)
+    )
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_matches_golden_values_in_float32(method):
-    for x, dct, idct in golden_cases():
-        assert relative_error(orthogonal_dct(jnp.asarray(x), method=method), dct) <= 1e-5
-        assert relative_error(orthogonal_idct(jnp.asarray(x), method=method), idct) <= 1e-5
+    assert golden_error(method, jnp.float32) <= 1e-5
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_matches_golden_values_in_float64(method, float64):
-    for x, dct, idct in golden_cases():
-        x = jnp.asarray(x, jnp.float64)
-        assert relative_error(orthogonal_dct(x, method=method), dct) <= 1e-12
-        assert relative_error(orthogonal_idct(x, method=method), idct) <= 1e-12
+    assert golden_error(method, jnp.float64) <= 1e-12
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("n", [1536, 1999, 2 * 509])
+@pytest.mark.parametrize("n", [1536, 1331, 499])
 def test_long_odd_and_unbalanced_lengths_match_scipy(method, n):
     x = normal((2, n))
     expected = scipy.fft.dct(np.asarray(x, np.float64), norm="ortho")
@@ -83,14 +94,16 @@ def test_float64_stays_float64_in_every_intermediate(method, float64):
     assert "f32" not in jaxpr
 
 
-@hypothesis.settings(max_examples=12)
-@hypothesis.given(n=st.integers(1, 40), rows=st.integers(0, 3), seed=st.integers(0, 99))
+@hypothesis.settings(max_examples=8)
+@hypothesis.given(
+    n=st.sampled_from([1, 2, 3, 12, 16, 17, 30]), rows=st.just(3), seed=st.integers(0, 99)
+)
 @hypothesis.example(n=1, rows=0, seed=0)
 def test_all_methods_agree_and_the_inverse_undoes_them(n, rows, seed):
-    x = normal((rows, n), seed=seed)
-    expected = x @ dct_matrix(n)
+    x = np.random.default_rng(seed).normal(size=(rows, n)).astype(np.float32)
+    expected = x @ exact_columns(n, np.arange(n))
     for method in METHODS:
-        y = orthogonal_dct(x, method=method)
+        y = orthogonal_dct(jnp.asarray(x), method=method)
         np.testing.assert_allclose(y, expected, atol=1e-5)
         np.testing.assert_allclose(orthogonal_idct(y, method=method), x, atol=1e-5)
 
@@ -260,8 +273,9 @@ def test_factor_pair_is_the_most_balanced(n, pair):
     assert factor_pair(n) == pair
 
 
-def test_factored_transform_of_a_prime_length_is_the_product():
-    x = normal((3, 13))
+@pytest.mark.parametrize("n", [13, 2 * 509])
+def test_factored_transform_of_a_length_without_balanced_factors_is_the_product(n):
+    x = jax.ShapeDtypeStruct((3, n), jnp.float32)
     text = jax.jit(lambda x: orthogonal_dct(x, method="factored")).lower(x).as_text()
     assert text == jax.jit(lambda x: orthogonal_dct(x, method="matmul")).lower(x).as_text()
 

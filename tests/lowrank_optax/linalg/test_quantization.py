@@ -26,7 +26,6 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 arrays = hnp.arrays(np.float32, st.sampled_from([(2, 1), (2, 10), (11,)]), elements=finite)
 
 
-@functools.partial(jax.jit, static_argnames=("bits", "block_size", "scheme", "dtype"))
 def round_trip(x, *, key=None, dtype=jnp.float32, **kwargs):
     quantized = quantize(x, key=key, **kwargs)
     return dequantize(quantized, size=x.shape[-1], dtype=dtype, **kwargs)
@@ -84,7 +83,7 @@ def test_stochastic_rounding_is_unbiased(bits, scheme):
     # The deviation of one rounding is at most step / 2; five standard errors.
     limit = 5 * step_sizes(x, **options) / 2 / np.sqrt(len(keys)) + 1e-6
     assert (np.abs(np.mean(samples, axis=0, dtype=np.float64) - x) <= limit).all()
-    assert len(np.unique(samples[:, 1])) == 2
+    assert max(len(np.unique(entry)) for entry in samples.T) == 2
 
 
 @hypothesis.settings(max_examples=15)
@@ -131,7 +130,7 @@ def test_a_short_last_block_has_its_own_range():
 
 
 def test_neighbours_keep_their_places_when_packed_in_four_bits():
-    x = jjnp.arange(15.0)
+    x = jnp.arange(15.0)
     np.testing.assert_array_equal(quantize(x, bits=4).codes[:2] & 15, [0, 2])
     np.testing.assert_allclose(round_trip(x, bits=4), x, atol=0.5)
 
