@@ -117,10 +117,10 @@ def _mesh_is_set() -> bool:
     return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual
 
 
-# Measured by benchmarks/dct.py on two CPU cores: the product wins or ties up to n = 256 in every
-# dtype, the FFT wins from 512 on and beats the factored form throughout. On accelerators by
-# reasoning, not measured: matrix units want products of about that size, and one such product
-# costs no more than a factored transform's passes over memory.
+# Measured by benchmarks/dct.py on two CPU cores: the product wins by up to 3 times at n <= 128,
+# is level with the FFT (0.7 to 1.3 times) at 256 and loses from 512 on; the FFT is faster than the
+# factored form from there on. On accelerators by reasoning, not measured: matrix units want
+# products of about that size, and one costs no more than a factored transform's passes over memory.
 _MATMUL_UP_TO = 256
 
 _TRANSFORMS: dict[tuple[str, bool], Callable[[Array], Array]] = {
