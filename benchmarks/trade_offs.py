@@ -1,0 +1,100 @@
+"""How does the loss move with the rank, the width and the steps, beside memory and time?
+
+Run from the repository's root: ``python -m benchmarks.trade_offs --out runs/trade_offs``. One seed,
+at the learning rates that ``train.py compare --tune`` found for the small preset. Finished runs are
+reused. Prints tables and writes benchmarks/results/trade_offs.json.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.timing import markdown_table, write_json
+from training.compare import Comparison
+from training.config import CompareConfig
+from training.corpus import load_corpus
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+BASE = CompareConfig(
+    steps=500,
+    batch_size=8,
+    fallback_learning_rate=0.003,
+    checkpoint_every=0,
+    eval_every=0,
+)
+
+# What varies -> the runs: (optimizer, options that differ from the base).
+STUDIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "rank": [
+        *(("trion", {"rank": rank}) for rank in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)),
+        ("muon", {}),
+        ("adamw", {}),
+    ],
+    "width": [
+        (name, {"hidden_size": width})
+        for width in (64, 128, 256)
+        for name in ("adamw", "muon", "trion")
+    ],
+    "steps": [
+        (name, {"steps": steps})
+        for steps in (250, 500, 1000)
+        for name in ("adamw", "muon", "trion")
+    ],
+}
+
+
+def measure(
+    optimizer: str, options: dict[str, Any], learning_rate: float, out: pathlib.Path
+) -> dict[str, Any]:
+    """One run's summary, in a folder that is named after what differs."""
+    name = "-".join(f"{key}{value:g}" for key, value in options.items()) or "base"
+    config = dataclasses.replace(BASE, out=out / name, **options)
+    summary = Comparison(config, load_corpus(config), Console(quiet=True)).run(
+        optimizer, learning_rate, 0
+    )
+    return {"optimizer": optimizer, **options, "learning_rate": learning_rate, **summary}
+
+
+def table(study: str, rows: list[dict[str, Any]]) -> str:
+    """One study as Markdown."""
+    option = {"rank": "rank", "width": "hidden_size", "steps": "steps"}[study]
+    header = (
+        *("optimizer", study, "validation loss"),
+        *("state / AdamW's", "training time (s)"),
+    )
+    cells = [
+        (
+            row["optimizer"],
+            f"{row[option]:g}" if row.get(option) is not None and option in row else "-",
+            f"{row['val_loss']:.4f}",
+            f"{row['optimizer_state_bytes'] / row['adamw_state_bytes']:.2f}",
+            f"{row['seconds']:.0f}",
+        )
+        for row in rows
+    ]
+    return f"{study}\n\n{markdown_table(header, cells)}"
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/trade_offs"))
+    parser.add_argument("--adamw", type=float, default=0.003, help="learning rate of adamw")
+    parser.add_argument("--muon", type=float, default=0.01, help="learning rate of muon")
+    parser.add_argument("--trion", type=float, default=0.02, help="learning rate of trion")
+    arguments = parser.parse_args()
+    studies = {}
+    for study, runs in STUDIES.items():
+        studies[study] = [
+            measure(name, options, getattr(arguments, name), arguments.out)
+            for name, options in runs
+        ]
+        print(table(study, studies[study]), end="\n\n", flush=True)
+    write_json(RESULTS / "trade_offs.json", {"studies": studies})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Orthonormal bases of column spaces, and the sign convention of learned basis vectors."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+METHODS = ("qr", "cholesky_qr")
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def orthonormal_columns(
+    x: Float[Array, "*batch m r"], method: str = "qr"
+) -> Float[Array, "*batch m r"]:
+    """An orthonormal basis of the span of x's columns: the Q of x = Q R.
+
+    Args:
+      x: matrices with m ≥ r.
+      method: "qr" (Householder; always orthonormal), or "cholesky_qr": two rounds of
+        x (chol(xᵀx))⁻ᵀ, which with rows sharded moves r² numbers instead of the matrix; not
+        finite for a rank-deficient x, so its caller must check.
+
+    Raises:
+      ValueError: if the method is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.linalg.orthogonalize import orthonormal_columns
+      >>> Q = orthonormal_columns(jnp.array([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]]))
+      >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(2), atol=1e-6))
+      True
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
+    if method == "qr":
+        return jnp.linalg.qr(x)[0]
+    # Once loses half the digits on an ill-conditioned x; the second round restores them.
+    return _cholesky_qr(_cholesky_qr(x))
+
+
+def _cholesky_qr(x: Float[Array, "*batch m r"]) -> Float[Array, "*batch m r"]:
+    # Columns of equal length first: the condition number that remains is nearly the least.
+    lengths = jnp.linalg.norm(x, axis=-2, keepdims=True)
+    x = x / jnp.where(lengths > 0, lengths, 1)
+    L = jnp.linalg.cholesky(jnp.matmul(x.mT, x, precision=HIGHEST))
+    return jax.lax.linalg.triangular_solve(L, x, left_side=False, lower=True, transpose_a=True)
+
+
+def canonical_signs(P: Float[Array, "*batch n r"]) -> Float[Array, "*batch n r"]:
+    """Flip columns so that each one's entry of largest magnitude is positive.
+
+    Moments that outlive a refresh then mean the same on every backend.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.linalg.orthogonalize import canonical_signs
+      >>> canonical_signs(jnp.array([[0.6], [-0.8]])).tolist()
+      [[-0.6000000238418579], [0.800000011920929]]
+    """
+    largest = jnp.take_along_axis(P, jnp.argmax(jnp.abs(P), axis=-2)[..., None, :], axis=-2)
+    return jnp.where(largest < 0, -P, P)
+
+
+def keep_finite(
+    new: Float[Array, "*batch n r"], old: Float[Array, "*batch n r"]
+) -> Float[Array, "*batch n r"]:
+    """`new`, or `old` for the matrices of a batch whose factorisation failed."""
+    finite = jnp.all(jnp.isfinite(new), axis=(-2, -1), keepdims=True)
+    return jnp.where(finite, new, old)

@@ -1,0 +1,72 @@
+"""Right singular vectors of tall matrices: exactly, from the Gram matrix, or by random sketching."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
+
+METHODS = ("exact", "gram", "randomized")
+
+
+def right_singular_vectors(
+    A: Float[Array, "*batch m n"],
+    count: int,
+    method: str = "exact",
+    key: PRNGKeyArray | None = None,
+    *,
+    oversampling: int = 8,
+    power_iterations: int = 2,
+) -> tuple[Float[Array, "*batch n k"], Float[Array, "*batch k"]]:
+    """The leading right singular vectors and singular values of A.
+
+    Args:
+      A: matrices; fastest for m ≥ n.
+      count: k, how many, at most n.
+      method: "exact" for the SVD; "gram" for the eigenvectors of the n × n Gram matrix AᵀA, which
+        costs one product and an n × n eigenproblem but resolves only singular values above
+        √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors.
+      key: for "randomized".
+      oversampling, power_iterations: of "randomized".
+
+    Returns:
+      Vectors in columns, (..., n, k), and values in descending order, (..., k).
+
+    Raises:
+      ValueError: if the method is unknown.
+
+    Reference:
+      arXiv 0909.4061, algorithm 4.4, for "randomized".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.linalg.singular import right_singular_vectors
+      >>> V, s = right_singular_vectors(jnp.diag(jnp.array([1.0, 3.0, 2.0])), 2)
+      >>> [round(value, 4) for value in s.tolist()]
+      [3.0, 2.0]
+    """
+    m, n = A.shape[-2:]
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
+    if method == "exact":
+        _, s, Vt = jnp.linalg.svd(A, full_matrices=count > min(m, n))
+        missing = max(0, count - s.shape[-1])
+        s = jnp.pad(s, [(0, 0)] * (s.ndim - 1) + [(0, missing)])
+        return Vt.mT[..., :count], s[..., :count]
+    if method == "gram":
+        # Scaled, so that the squares of tiny gradients do not underflow.
+        largest = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
+        scaled = A / jnp.where(largest > 0, largest, 1)
+        energies, V = jnp.linalg.eigh(jnp.matmul(scaled.mT, scaled, precision=HIGHEST))
+        s = jnp.sqrt(jnp.maximum(energies[..., ::-1], 0)) * largest[..., 0]
+        return V[..., ::-1][..., :count], s[..., :count]
+    width = min(n, m, count + oversampling)
+    if count > width:
+        return right_singular_vectors(A, count, "exact")
+    Y = jnp.matmul(A.mT, jax.random.normal(key, (*A.shape[:-1], width), A.dtype), precision=HIGHEST)
+    for _ in range(power_iterations):
+        Y = jnp.matmul(A, orthonormal_columns(Y), precision=HIGHEST)
+        Y = jnp.matmul(A.mT, orthonormal_columns(Y), precision=HIGHEST)
+    Q = orthonormal_columns(Y)
+    V, s = right_singular_vectors(jnp.matmul(A, Q, precision=HIGHEST), count)
+    return jnp.matmul(Q, V, precision=HIGHEST), s

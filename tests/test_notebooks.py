@@ -1,0 +1,100 @@
+"""The notebooks run from start to end, and the outputs that are committed with them are whole."""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+def read(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def execute(notebook):
+    """Run all cells in a new kernel of the interpreter that runs this test, in notebooks/."""
+    # No directories to search: only ipykernel's own specification is left, and its interpreter is
+    # sys.executable, whichever kernels the machine has installed under the same name.
+    manager = AsyncKernelManager(
+        kernel_name=notebook.metadata.kernelspec.name,
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+    )
+    assert manager.kernel_spec.argv[0] == sys.executable
+    client = NotebookClient(
+        notebook,
+        km=manager,
+        timeout=240,
+        resources={"metadata": {"path": str(REPOSITORY / "notebooks")}},
+    )
+    # A reader has no eight host devices, which conftest.py asks for.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    client.execute(env=environment, cleanup_kc=True)
+
+
+def outputs(notebook):
+    return [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+
+
+def streams(notebook):
+    return [output for output in outputs(notebook) if output.output_type == "stream"]
+
+
+def pictures(notebook):
+    return [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+
+
+def assert_clean(notebook):
+    for output in outputs(notebook):
+        assert output.output_type != "error", output.get("traceback")
+    for output in streams(notebook):
+        assert "warning" not in output.text.lower(), output.text
+
+
+def test_there_is_a_notebook_to_test():
+    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+
+
+@each_notebook
+def test_notebook_runs_without_error_or_warning(path):
+    notebook = read(path)
+    saved_pictures = len(pictures(notebook))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+
+    execute(notebook)
+
+    assert_clean(notebook)
+    assert len(pictures(notebook)) == saved_pictures
+    assert streams(notebook)
+
+
+@each_notebook
+def test_saved_outputs_are_those_of_one_complete_run(path):
+    notebook = read(path)
+    assert_clean(notebook)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert streams(notebook)
+    assert pictures(notebook)
+
+
+@each_notebook
+def test_file_is_small_and_names_no_place_on_the_machine_that_ran_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text) < 400_000
+    for place in (str(REPOSITORY), str(Path.home()), sys.prefix, "/tmp/", "/home/"):
+        assert place == "/" or place not in text, f"{path.name} contains {place}"

@@ -1,0 +1,164 @@
+"""The command line: exit statuses and messages, and a real SIGTERM."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train
+
+REPOSITORY = Path(train.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(10):
+        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
+        (folder / f"{i}.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def tiny(text):
+    """Options of a run of seconds."""
+    options = {
+        "hidden-size": 32,
+        "num-layers": 1,
+        "seq-len": 16,
+        "batch-size": 8,
+        "eval-batches": 2,
+        "data": text,
+        "validation-fraction": 0.2,
+        "mesh": "data=1",
+        "optimizer": "adamw",
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+def curve(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    timed = ("seconds", "tokens_per_second")
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in timed}
+        for line in lines
+    ]
+
+
+def test_pretrain_is_the_default_command():
+    assert train.parse([]) == train.parse(["pretrain"])
+    assert train.parse(["--steps", "3"]) == train.parse(["pretrain", "--steps", "3"])
+    config = train.parse([])
+    assert (config.preset, config.optimizer, config.data) == ("small", "trion", "stdlib")
+
+
+def test_rank_is_an_integer_or_a_fraction():
+    ranks = [train.parse(["--rank", text]).rank for text in ("128", "0.25")]
+    assert ranks == [128, 0.25]
+    assert [type(rank) for rank in ranks] == [int, float]
+
+
+@pytest.mark.parametrize("command", [["pretrain"], ["compare"]])
+def test_help_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        train.parse([*command, "--help"])
+    assert leaving.value.code == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--residual-decay" in printed
+    assert "fraction of each matrix" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "trian"], "unknown optimizer 'trian'. Did you mean 'trion'"),
+        (["--preset", "smal"], "small"),
+        (["--rank", "0"], "--rank is 0, but must be an integer >= 1 or a fraction in (0, 1]"),
+        (["--rank", "1.5"], "--rank is 1.5, but must be"),
+        (["--rank", "-3"], "--rank is -3, but must be"),
+        (["--steps", "0"], "--steps is 0, but must be at least 1"),
+        (["--learning-rate", "-1"], "--learning-rate is -1.0, but must be greater than 0"),
+        (["--batch-size", "9"], "--batch-size 9 cannot be divided over 8 device(s)"),
+        (["--mesh", "model=2"], "--mesh model=2: expected data=N"),
+        (["--mesh", "data=99"], "--mesh data=99: only 8 device(s)"),
+        (["--optimizer", "adamw", "--momentum", "0.9"], "--momentum is not an option of adamw"),
+        (["--optimizer", "adamw", "--rank", "4"], "--rank is not an option of adamw"),
+        (["--data", "no-such-folder"], "no-such-folder"),
+        (["--tokenizer", "byte"], "unknown tokenizer 'byte'. Did you mean 'bytes'"),
+        (["--seq-len", "99999"], "--seq-len 99999 is longer than preset 'small' takes"),
+        (["--hidden-size", "33"], "--hidden-size 33"),
+        (["--resume"], "there is no run in"),
+        (["--seed", "-1"], "--seed is -1, but must be 0 or more"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_status_2(
+    arguments, message, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--data" in arguments else ["--data", str(text)]
+    assert train.main([*data, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []  # nothing is left of a run that never began
+
+
+def test_status_2_for_options_that_do_not_parse():
+    with pytest.raises(SystemExit) as leaving:
+        train.main(["--steps", "many"])
+    assert leaving.value.code == 2
+
+
+def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(tiny, tmp_path, capsys):
+    tiny = [*tiny, "--steps", "400", "--checkpoint-every", "150", "--eval-every", "100"]
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error::DeprecationWarning", "train.py", *tiny, "--out", str(parts)],
+        cwd=REPOSITORY,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and _lines(parts / "metrics.jsonl") < 5:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert 5 <= len(curve(parts)) < 400, printed
+    stopped, command = errors.splitlines()  # and no warning besides
+    assert stopped.startswith(f"stopped after step {len(curve(parts))}; saved {parts}")
+    assert command.startswith("continue with: python train.py --hidden-size 32")
+    assert command.endswith("--resume")
+
+    assert train.main([*tiny, "--out", str(whole)]) == 0
+    assert "validation loss (perplexity)" in capsys.readouterr().out
+    assert train.main([*tiny, "--out", str(parts)]) == 2
+    assert f"error: {parts} exists already: continue that run with --resume" in (
+        capsys.readouterr().err
+    )
+    assert train.main([*tiny, "--out", str(parts), "--resume", "--b1", "0.5", "--seed", "3"]) == 2
+    message = capsys.readouterr().err
+    assert "b1: None before, 0.5 now" in message
+    assert "seed: 0 before, 3 now" in message
+    assert train.main([*tiny, "--out", str(parts), "--resume", "--keep-checkpoints", "1"]) == 0
+    assert curve(parts) == curve(whole)
+
+
+def _lines(path):
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_divergence_is_status_1(tiny, tmp_path, capsys):
+    tiny[tiny.index("adamw")] = "sgd"
+    arguments = ["--learning-rate", "1e30", "--clip-norm", "0", "--warmup-steps", "0"]
+    assert train.main([*tiny, *arguments, "--steps", "5", "--out", str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "at step 2; last good checkpoint: none was written" in message

@@ -1,0 +1,73 @@
+"""A tiny corpus and model, and training steps compiled once for all tests of this folder."""
+
+import io
+
+import jax
+import pytest
+from rich.console import Console
+
+from training.config import Hyperparameters, PretrainConfig, parse_mesh
+from training.corpus import load_corpus
+from training.loop import check_run_folder, train_run
+from training.pretrain import model_config, resolve_config
+from training.step import compile_steps, make_mesh
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    """Ten files of text, no two alike."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(10):
+        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
+        (folder / f"{i}.txt").write_text("".join(lines))
+    return folder
+
+
+class Trainer:
+    """Trains tiny runs; those of one optimizer and shape share their compiled steps."""
+
+    def __init__(self, corpus_folder):
+        self.corpus_folder = corpus_folder
+        self._steps = {}
+
+    def config(self, out, **changes):
+        """A resolved configuration of six steps, its run to be written to `out`."""
+        defaults = {
+            "optimizer": "adamw",
+            "hidden_size": 32,
+            "num_layers": 1,
+            "seq_len": 16,
+            "batch_size": 8,
+            "eval_batches": 2,
+            "steps": 6,
+            "data": str(self.corpus_folder),
+            "validation_fraction": 0.2,
+            "mesh": "data=1",
+            "checkpoint_every": 2,
+            "eval_every": 3,
+            "hyperparameters": Hyperparameters(),
+        }
+        return resolve_config(PretrainConfig(**(defaults | changes), out=out))
+
+    def steps(self, config):
+        """The compiled steps for a configuration."""
+        corpus = load_corpus(config)
+        fields = ("optimizer", "mesh", "accumulate_steps", "dtype", "param_dtype", "clip_norm")
+        key = tuple(getattr(config, name) for name in fields)
+        if key not in self._steps:
+            mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
+            self._steps[key] = compile_steps(config, model_config(config, corpus.vocab_size), mesh)
+        return self._steps[key]
+
+    def __call__(self, config, steps=None):
+        """Trains; returns (summary, what was printed)."""
+        corpus = load_corpus(config)
+        check_run_folder(config, corpus.checksum)
+        console = Console(file=io.StringIO(), width=200)
+        summary = train_run(config, steps or self.steps(config), corpus, console)
+        return summary, console.file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def trainer(corpus_folder):
+    return Trainer(corpus_folder)

@@ -1,0 +1,239 @@
+"""The training loop's promises: its files, resuming bit for bit, and stopping cleanly."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training.checkpoint import Checkpoints
+from training.errors import TrainingFailedError, UserError
+from training.interruption import InterruptedRunError
+from training.loop import check_run_folder
+from training.metrics import MetricsLog, ProgressLine, read_metrics
+from training.step import learning_rate_schedule, mean_gradient
+
+
+def curve(folder):
+    """The records of a run without what the clock wrote."""
+    timed = ("seconds", "tokens_per_second")
+    return [
+        {key: value for key, value in record.items() if key not in timed}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """signal_at(step, number) sends this process a signal when that step has been reported."""
+
+    def arrange(step, number):
+        show = ProgressLine.show
+
+        def show_and_signal(self, record):
+            show(self, record)
+            if record["step"] == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+
+    return arrange
+
+
+def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, tmp_path):
+    summary, printed = trainer(trainer.config(tmp_path / "run"))
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "loss.png",
+        "checkpoints",
+    }
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if "val_loss" in record] == [3, 6]
+    for record in records:
+        assert {"loss", "grad_norm", "learning_rate", "seconds", "tokens_per_second"} <= set(record)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["step"] == 6
+    assert summary["val_loss"] == records[-1]["val_loss"]
+    assert summary["val_perplexity"] == pytest.approx(np.exp(summary["val_loss"]))
+    assert summary["train_loss"] == records[-1]["loss"]
+    assert summary["optimizer_state_bytes"] >= 2 * 4 * summary["parameters"]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "step 6/6 | loss" in printed
+
+
+def test_training_lowers_the_loss(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", steps=60, learning_rate=0.01, warmup_steps=0)
+    trainer(dataclasses.replace(config, checkpoint_every=0, eval_every=0), trainer.steps(config))
+    losses = [record["loss"] for record in curve(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 1.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, number):
+    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
+    trainer(whole)
+    before = signal.getsignal(number)
+    signal_at(3, number)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved .*checkpoints"):
+        trainer(parts)
+    assert signal.getsignal(number) is before
+    assert len(curve(tmp_path / "parts")) < 6
+    trainer(dataclasses.replace(parts, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp_path, monkeypatch):
+    trainer(trainer.config(tmp_path / "whole"))
+    write = MetricsLog.write
+
+    def crash_at_step_five(self, record):
+        write(self, record)
+        if record["step"] == 5:
+            raise MemoryError
+
+    config = trainer.config(tmp_path / "parts")
+    monkeypatch.setattr(MetricsLog, "write", crash_at_step_five)
+    with pytest.raises(MemoryError):
+        trainer(config)
+    monkeypatch.undo()
+    assert len(curve(tmp_path / "parts")) == 5
+    with (tmp_path / "parts/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 6, "lo')
+    trainer(dataclasses.replace(config, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_resume_of_a_low_rank_optimizer_is_bit_for_bit(trainer, tmp_path, signal_at):
+    trainer(trainer.config(tmp_path / "whole", optimizer="trion"))
+    config = trainer.config(tmp_path / "parts", optimizer="trion")
+    signal_at(3, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError):
+        trainer(config)
+    trainer(dataclasses.replace(config, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    first, _ = trainer(config)
+    again, _ = trainer(dataclasses.replace(config, resume=True))
+    assert again == first
+
+
+def test_second_ctrl_c_stops_at_once(trainer, tmp_path, signal_at, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "wait", lambda self: signal.raise_signal(signal.SIGINT))
+    signal_at(2, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(trainer.config(tmp_path / "run"))
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_checkpoint(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+
+    def poisoned(state, tokens, peaks):
+        state, metrics = steps.train(state, tokens, peaks)
+        if state.step == 5:
+            metrics["loss"] = jnp.float32(jnp.nan)
+        return state, metrics
+
+    with pytest.raises(TrainingFailedError, match=r"loss is nan at step 5") as failure:
+        trainer(config, dataclasses.replace(steps, train=poisoned))
+    assert failure.value.diverged
+    assert f"last good checkpoint: {tmp_path}/run/checkpoints/4" in str(failure.value)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+
+    def poisoned(state, tokens, peaks):
+        state, metrics = steps.train(state, tokens, peaks)
+        if state.step == 4:
+            state = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+        return state, metrics
+
+    with pytest.raises(TrainingFailedError, match="not finite after step 4") as failure:
+        trainer(config, dataclasses.replace(steps, train=poisoned))
+    assert f"last good checkpoint: {tmp_path}/run/checkpoints/2" in str(failure.value)
+
+
+def test_eight_devices_give_the_numbers_of_one(trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "one", optimizer="sgd"))
+    trainer(trainer.config(tmp_path / "eight", optimizer="sgd", mesh="data=8"))
+    for name in ("loss", "grad_norm"):
+        one, eight = (
+            [record[name] for record in curve(tmp_path / run)] for run in ("one", "eight")
+        )
+        np.testing.assert_allclose(eight, one, rtol=2e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
+    tokens = jax.random.randint(jax.random.key(0), (8, 5), 0, 9)
+    params = {"table": jax.random.normal(jax.random.key(1), (9, 9))}
+
+    def loss_fn(params, tokens):
+        logits = params["table"][tokens[:, :-1]]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    loss, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, tokens, parts)
+    expected_loss, expected = jax.value_and_grad(loss_fn)(params, tokens)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(gradient["table"], expected["table"], atol=1e-7)
+
+
+def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", dtype="bfloat16", param_dtype="bfloat16")
+    trainer(config)
+    steps = trainer.steps(config)
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
+    state, _ = checkpoints.restore(6, steps.abstract_state)
+    checkpoints.close()
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)]
+)
+def test_schedule_warms_up_to_the_peak_and_ends_at_its_ratio(trainer, tmp_path, schedule, last):
+    config = trainer.config(tmp_path, schedule=schedule, steps=50, warmup_steps=10)
+    rate = learning_rate_schedule(config)
+    assert float(rate(0)) == pytest.approx(0.1)
+    assert float(rate(4)) == pytest.approx(0.5)
+    assert float(rate(10)) == pytest.approx(1.0)
+    assert float(rate(50)) == pytest.approx(last)
+
+
+def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trainer(trainer.config(tmp_path / name, seed=seed))
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert curve(tmp_path / "a")[0]["loss"] != curve(tmp_path / "c")[0]["loss"]
+
+
+def test_a_folder_in_use_is_refused_and_named(trainer, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=rf"{tmp_path} exists already.*--resume.*--out"):
+        check_run_folder(trainer.config(tmp_path), "checksum")
+
+
+def test_resuming_nothing_is_refused(trainer, tmp_path):
+    with pytest.raises(UserError, match="there is no run in"):
+        check_run_folder(trainer.config(tmp_path / "none", resume=True), "checksum")
+
+
+def test_too_little_data_leaves_no_folder_behind(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+    with pytest.raises(UserError, match="the training data are too small"):
+        trainer(dataclasses.replace(config, batch_size=10_000), steps)
+    assert not (tmp_path / "run").exists()

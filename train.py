@@ -1,0 +1,79 @@
+"""Train Llamas with low-rank optimizers from the command line.
+
+python train.py                    a small model, Trion, Python's standard library as text
+python train.py pretrain --help    the options of a run
+python train.py compare --help     several optimizers on the same model and data
+"""
+
+import shlex
+import sys
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from training.compare import compare
+from training.config import CompareConfig, PretrainConfig
+from training.errors import TrainingFailedError, UserError
+from training.interruption import InterruptedRunError
+from training.pretrain import pretrain
+
+Command = (
+    Annotated[PretrainConfig, tyro.conf.subcommand("pretrain")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+)
+
+
+def parse(arguments: list[str]) -> PretrainConfig | CompareConfig:
+    """The configuration that the arguments describe; without a subcommand, of `pretrain`."""
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["pretrain", *arguments]
+    return tyro.cli(
+        Command,
+        args=arguments,
+        prog="train.py",
+        description=__doc__.replace("\n    ", "\n\n"),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted after saving.
+    """
+    config = parse(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        if isinstance(config, CompareConfig):
+            compare(config, console, command=["train.py", *arguments])
+        else:
+            pretrain(config, console)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except InterruptedRunError as interruption:
+        print(f"{interruption}\ncontinue with: {resume_command(arguments)}", file=sys.stderr)
+        return 128 + interruption.signal_number
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def resume_command(arguments: list[str]) -> str:
+    """The command line that continues what `arguments` started."""
+    compared = arguments[:1] == ["compare"]  # finds its unfinished runs by itself
+    extra = [] if compared or "--resume" in arguments else ["--resume"]
+    return shlex.join(["python", "train.py", *arguments, *extra])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

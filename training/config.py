@@ -1,0 +1,277 @@
+"""What a training run is: its options, their defaults, and the checks that need no data.
+
+The dataclasses below are the command line (tyro reads the field names, types and docstrings), and
+`config.json` in a run's folder is the fully resolved `PretrainConfig` plus the data's checksum.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from training.errors import UserError, as_flag
+
+# Options that may change between an interrupted run and its --resume: they touch neither the
+# sequence of updates nor the losses in metrics.jsonl.
+RESUMABLE_OPTIONS = ("out", "resume", "keep_checkpoints", "checkpoint_every", "eval_every")
+
+
+# Options whose default is not a number say in their text what it is.
+_UNSET = tyro.conf.arg(help_behavior_hint="")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """Options of single optimizers. Unset means the optimizer's own default; an option that the
+    chosen optimizer does not take is an error."""
+
+    momentum: Annotated[float | None, _UNSET] = None
+    """Decay of the momentum (muon, trion, sgd)."""
+    nesterov: Annotated[bool | None, _UNSET] = None
+    """Nesterov momentum (muon, sgd)."""
+    residual_decay: Annotated[float | None, _UNSET] = None
+    """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
+    norm: Annotated[Literal["l1", "l2"] | None, _UNSET] = None
+    """Norm by which the columns of the basis are ranked (trion, dct_adamw)."""
+    ns_steps: Annotated[int | None, _UNSET] = None
+    """Newton-Schulz iterations (muon, trion)."""
+    shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, _UNSET] = None
+    """How the update's size follows the matrix's shape (trion)."""
+    b1: Annotated[float | None, _UNSET] = None
+    """Decay of the first moment (adamw, lion, dct_adamw)."""
+    b2: Annotated[float | None, _UNSET] = None
+    """Decay of the second moment (adamw, lion, dct_adamw)."""
+    eps: Annotated[float | None, _UNSET] = None
+    """Added to the denominator (adamw, muon, dct_adamw)."""
+    update_interval: Annotated[int | None, _UNSET] = None
+    """Steps between two choices of the subspace (dct_adamw)."""
+    rotate: Annotated[bool | None, _UNSET] = None
+    """Whether the moments follow the subspace when it changes (dct_adamw)."""
+    error_feedback: Annotated[Literal["8", "4", "32", "none"] | None, _UNSET] = None
+    """Bits of the stored projection error, or none (dct_adamw)."""
+    compress: Annotated[Literal["smallest", "in", "out"] | None, _UNSET] = None
+    """Which axis of a matrix is compressed (trion, dct_adamw)."""
+    momentum_dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
+    """Storage type of the momentum (adamw, lion, muon, sgd, trion)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything that two runs of a comparison share."""
+
+    preset: str = "small"
+    """Model size; see models/configs.py."""
+    hidden_size: Annotated[int | None, _UNSET] = None
+    """Overrides the preset's width; heads and MLP scale with it."""
+    num_layers: Annotated[int | None, _UNSET] = None
+    """Overrides the preset's depth."""
+    steps: int = 500
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Sequences per optimizer step, over all devices and micro-batches."""
+    seq_len: int = 256
+    """Tokens per sequence."""
+    data: str = "stdlib"
+    """stdlib (this Python's own source), a file, a folder or a glob; text or JSON lines."""
+    tokenizer: str = "bytes"
+    """How text becomes tokens."""
+    validation_fraction: float = 0.05
+    """Share of the files held out for validation."""
+    eval_batches: int = 16
+    """Most validation batches read at each evaluation."""
+    rank: Annotated[int | float | None, _UNSET] = None
+    """Rank of low-rank optimizers: an integer, or a fraction of each matrix's compressed side
+    (default: 0.25)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
+    warmup_steps: Annotated[int | None, _UNSET] = None
+    """Steps of linear warm-up (default: a tenth of --steps)."""
+    final_learning_rate_ratio: float = 0.1
+    """Learning rate at the last step over its peak (cosine and linear)."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices and embeddings; norms and biases are never decayed."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; 0 switches clipping off."""
+    accumulate_steps: int = 1
+    """Micro-batches that a batch is split into, to save memory; the update is the same."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the parameters."""
+    remat: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    mesh: Annotated[str | None, _UNSET] = None
+    """Devices, as data=N (default: all devices on the data axis)."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; one more is written at the end. 0: only at the end."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept."""
+    eval_every: int = 100
+    """Steps between evaluations; one more is made at the end. 0: only at the end."""
+    hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters] = Hyperparameters()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainingConfig):
+    """Train a Llama from random weights."""
+
+    optimizer: str = "trion"
+    """Optimizer by name; an unknown name lists them all."""
+    learning_rate: Annotated[float | None, _UNSET] = None
+    """Peak learning rate of the matrices (default: the optimizer's, see training/optimizers.py)."""
+    fallback_learning_rate: Annotated[float | None, _UNSET] = None
+    """Peak learning rate of embeddings, norms and head under a matrix optimizer (default: the
+    same as --learning-rate)."""
+    seed: int = 0
+    """Seeds the weights, the order of the data and the optimizer."""
+    out: Annotated[Path | None, _UNSET] = None
+    """Folder of the run (default: runs/PRESET-OPTIMIZER-SEED)."""
+    resume: bool = False
+    """Continue the run in --out from its newest checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig(TrainingConfig):
+    """Train the same model on the same data with several optimizers and tabulate the results.
+    Finished runs found in --out are reused."""
+
+    optimizers: str = "adamw,muon,trion,dct_adamw"
+    """Comma-separated names."""
+    seeds: int = 3
+    """Runs per optimizer, with seeds 0, 1, ..."""
+    learning_rates: str = ""
+    """Peak learning rates to use, as trion=0.02,adamw=0.003 (default: the optimizer's own)."""
+    fallback_learning_rate: Annotated[float | None, _UNSET] = None
+    """Peak learning rate of embeddings, norms and head under a matrix optimizer (default: the
+    same as the matrices')."""
+    tune: bool = False
+    """Find each optimizer's learning rate first: a factor-2 grid at seed 0, extended until the
+    best one is inside it."""
+    out: Path = Path("runs/compare")
+    """Folder of the runs, table.md, results.json and curves.png."""
+
+
+def parse_mesh(mesh: str | None, available: int) -> int:
+    """Number of devices on the data axis named by `mesh` ("data=N"; None means all).
+
+    Raises:
+        UserError: if the text is not data=N, or N devices are not there.
+    """
+    if mesh is None:
+        return available
+    axis, _, size = mesh.partition("=")
+    if axis != "data" or not size.isdecimal() or int(size) < 1:
+        raise UserError(f"--mesh {mesh}: expected data=N with N >= 1, e.g. --mesh data={available}")
+    if int(size) > available:
+        raise UserError(f"--mesh {mesh}: only {available} device(s) are available")
+    return int(size)
+
+
+def check(config: TrainingConfig, devices: int) -> None:
+    """Checks the numbers of a configuration against each other and the number of devices.
+
+    Raises:
+        UserError: naming the option, its value and what it must be.
+    """
+    for name in ("steps", "batch_size", "seq_len", "eval_batches", "accumulate_steps"):
+        _require(getattr(config, name) >= 1, config, name, "at least 1")
+    for name in ("checkpoint_every", "eval_every", "clip_norm", "weight_decay"):
+        _require(getattr(config, name) >= 0, config, name, "0 or more")
+    _require(config.keep_checkpoints >= 1, config, "keep_checkpoints", "at least 1")
+    _require(0 < config.validation_fraction < 1, config, "validation_fraction", "between 0 and 1")
+    ratio = config.final_learning_rate_ratio
+    _require(0 <= ratio <= 1, config, "final_learning_rate_ratio", "from 0 to 1")
+    _require(getattr(config, "seed", 0) >= 0, config, "seed", "0 or more")
+    for name in ("learning_rate", "fallback_learning_rate"):
+        value = getattr(config, name, None)
+        _require(value is None or value > 0, config, name, "greater than 0")
+    if isinstance(config.rank, float):
+        _require(0 < config.rank <= 1, config, "rank", "an integer >= 1 or a fraction in (0, 1]")
+    elif config.rank is not None:
+        _require(config.rank >= 1, config, "rank", "an integer >= 1 or a fraction in (0, 1]")
+    if config.warmup_steps is not None:
+        _require(config.warmup_steps >= 0, config, "warmup_steps", "0 or more")
+    parts = devices * config.accumulate_steps
+    if config.batch_size % parts:
+        raise UserError(
+            f"--batch-size {config.batch_size} cannot be divided over {devices} device(s) x "
+            f"{config.accumulate_steps} micro-batch(es): use a multiple of {parts}, "
+            "or fewer devices with --mesh data=N"
+        )
+
+
+def _require(condition: bool, config: TrainingConfig, name: str, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{as_flag(name)} is {getattr(config, name)}, but must be {expected}")
+
+
+def resolve(
+    config: PretrainConfig,
+    devices: int,
+    default_learning_rate: float,
+    *,
+    low_rank: bool,
+    has_fallback: bool,
+) -> PretrainConfig:
+    """Replaces every "default: ..." of the options by its value, so that the result is complete.
+
+    Args:
+        config: as given, checked.
+        devices: on the data axis.
+        default_learning_rate: the optimizer's.
+        low_rank: whether the optimizer has a rank; it stays None otherwise.
+        has_fallback: whether it treats leaves that are not matrices by another optimizer.
+    """
+    learning_rate = config.learning_rate or default_learning_rate
+    fallback_learning_rate = config.fallback_learning_rate or learning_rate
+    rank = 0.25 if config.rank is None else config.rank
+    warmup_steps = config.steps // 10 if config.warmup_steps is None else config.warmup_steps
+    out = config.out or Path("runs") / f"{config.preset}-{config.optimizer}-{config.seed}"
+    return dataclasses.replace(
+        config,
+        learning_rate=learning_rate,
+        fallback_learning_rate=fallback_learning_rate if has_fallback else None,
+        rank=rank if low_rank else None,
+        warmup_steps=warmup_steps,
+        mesh=f"data={devices}",
+        out=out,
+    )
+
+
+def to_json(config: TrainingConfig, data_checksum: str) -> dict[str, Any]:
+    """A configuration as the flat JSON object of `config.json`."""
+    values = dataclasses.asdict(config)
+    values.update(values.pop("hyperparameters"))
+    values = {
+        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
+    }
+    return values | {"data_checksum": data_checksum}
+
+
+def check_same(saved_file: Path, current: dict[str, Any]) -> None:
+    """Checks that a run is resumed with the configuration that it was started with.
+
+    Args:
+        saved_file: the run's `config.json`.
+        current: what `to_json` gives now.
+
+    Raises:
+        UserError: listing each differing key with its old and new value.
+    """
+    saved = json.loads(saved_file.read_text())
+    ignored = set(RESUMABLE_OPTIONS)
+    if saved.get("schedule") == current["schedule"] == "constant":
+        ignored.add("steps")  # a constant rate does not depend on where the run ends
+    differences = [
+        f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
+        for key in sorted(saved.keys() | current.keys())
+        if key not in ignored and saved.get(key) != current.get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"cannot resume {saved_file.parent}: its configuration differs in\n"
+            + "\n".join(differences)
+            + "\nUse the former values, or start a new run with another --out."
+        )

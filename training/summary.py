@@ -1,0 +1,90 @@
+"""The figures of a finished run: summary.json and the table printed at the end."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+import lowrank_optax as lro
+from training.config import PretrainConfig
+from training.metrics import perplexity
+from training.optimizers import build_optimizer
+from training.step import CompiledSteps
+
+
+def final_train_loss(records: list[dict[str, Any]]) -> float:
+    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy."""
+    last = max(1, min(100, len(records) // 10))
+    return float(np.mean([record["loss"] for record in records[-last:]]))
+
+
+def summarize(
+    config: PretrainConfig, steps: CompiledSteps, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        config: resolved.
+        steps: of the run, for the shapes of its parameters.
+        records: of metrics.jsonl; the last one holds a validation loss.
+    """
+    optimizer = build_optimizer(
+        config.optimizer,
+        config,
+        learning_rate=config.learning_rate,
+        fallback_learning_rate=config.fallback_learning_rate,
+        seed=config.seed,
+    )
+    params = steps.abstract_state.params
+    memory = lro.memory_report(optimizer, params)
+    seconds = records[-1]["seconds"]
+    train_loss = final_train_loss(records)
+    return {
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "seed": config.seed,
+        "step": records[-1]["step"],
+        "train_loss": train_loss,
+        "train_perplexity": perplexity(train_loss),
+        "val_loss": records[-1]["val_loss"],
+        "val_perplexity": perplexity(records[-1]["val_loss"]),
+        "seconds": seconds,
+        "compile_seconds": round(steps.compile_seconds, 3),
+        "tokens_per_second": round(
+            records[-1]["step"] * config.batch_size * config.seq_len / seconds, 1
+        ),
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+        "optimizer_state_bytes": memory.total_bytes,
+        "adamw_state_bytes": memory.adamw_bytes,
+    }
+
+
+def summary_table(summary: dict[str, Any], title: str) -> Table:
+    """The table printed at the end of a run."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    state, adamw = summary["optimizer_state_bytes"], summary["adamw_state_bytes"]
+    rows = {
+        "train loss (perplexity)": f"{summary['train_loss']:.4f} "
+        f"({summary['train_perplexity']:.2f})",
+        "validation loss (perplexity)": f"{summary['val_loss']:.4f} "
+        f"({summary['val_perplexity']:.2f})",
+        "training time": f"{summary['seconds']:.1f} s "
+        f"(+ {summary['compile_seconds']:.1f} s to compile)",
+        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        "parameters": f"{summary['parameters']:,}",
+        "optimizer state": f"{readable_bytes(state)} (AdamW would hold {readable_bytes(adamw)})",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def readable_bytes(count: int) -> str:
+    """A number of bytes in decimal units, e.g. "1.5 MB"."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count} bytes"
