@@ -1,6 +1,6 @@
 """Low-rank optimizers for large models, as composable optax gradient transformations."""
 
-from lowrank_optax import diagnostics, inner, projections, residuals, selection, transports
+from lowrank_optax import diagnostics, inner, projections, refresh, residuals, selection, transports
 from lowrank_optax.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.newton_schulz import newton_schulz
@@ -9,6 +9,7 @@ from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.memory import MemoryReport, memory_report
 from lowrank_optax.optimizers import dct_adamw, trion
 from lowrank_optax.orthonormal import scale_by_trion
+from lowrank_optax.refresh import adaptive
 
 __all__ = [
     # Named optimizers
@@ -18,8 +19,10 @@ __all__ = [
     "scale_by_low_rank",
     "scale_by_trion",
     # The axes
+    "adaptive",
     "inner",
     "projections",
+    "refresh",
     "residuals",
     "selection",
     "transports",

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax import residuals, transports
+from lowrank_optax import refresh, residuals, transports
 from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
-from lowrank_optax.projections.base import Projection
+from lowrank_optax.groups import grouped
+from lowrank_optax.matrices import MatrixTree, SpecTable, matrix_specs
+from lowrank_optax.projections.base import Moment, Projection
 
-UpdateInterval = int | Callable[[Array], Array]
 Scale = Any
 """A number, or a function of the matrix's specification (for scales that depend on its shape)."""
 
@@ -22,7 +22,7 @@ Scale = Any
 class LowRankState(NamedTuple):
     """State of `scale_by_low_rank`; trees are like the parameters, masked where not a matrix."""
 
-    count: Any  # shape (), int32; () when the subspace changes at every step
+    refresh: Any  # the schedule's state: () for every step, else an int32 count or more
     key: Any  # shape (2,), uint32; () when nothing is random
     basis: Any  # per matrix: int32 (*batch, r) of a fixed basis, or (*batch, n, r)
     inner: Any  # the inner optimizer's state for a tree of (*batch, m, r)
@@ -33,7 +33,8 @@ def scale_by_low_rank(
     inner: optax.GradientTransformation,
     projection: Projection,
     *,
-    update_interval: UpdateInterval = 1,
+    update_interval: refresh.UpdateInterval = 1,
+    stagger: bool = False,
     transport: str | transports.Transport = "keep",
     residual: residuals.Residual | None = None,
     scale: Scale = 1.0,
@@ -53,8 +54,11 @@ def scale_by_low_rank(
         and as parameters their coordinates in the subspace.
       projection: from `projections`.
       update_interval: T to choose the subspace where count % T == 0, counting from 0; or a
-        function of the int32 count that returns a boolean, which must be true at count 0.
-      transport: "keep", "reset" or "rotate", or a function as in `transports`.
+        function of the int32 count that returns a boolean, which must be true at count 0; or a
+        schedule such as `refresh.adaptive()`.
+      stagger: spread the leaves' refreshes evenly over the T steps (the first one excepted), so
+        that no step pays for all of them. The state is then a tuple, one `LowRankState` per group.
+      transport: "keep", "reset", "rotate", "rotate_first", "rotate_moments", or a `Transport`.
       residual: from `residuals`; None discards.
       scale: factor of u; a number or a function of the `MatrixSpec`.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
@@ -82,10 +86,11 @@ def scale_by_low_rank(
       >>> updates["w"].shape
       (4, 8)
     """
+    schedule = refresh.resolve(update_interval, stagger)
     engine = _Engine(
         inner=optax.with_extra_args_support(inner),
         projection=projection,
-        refresh_at=_refresh_predicate(update_interval),
+        schedule=schedule,
         transport=transports.resolve(transport),
         residual=residual or residuals.discard(),
         scale=scale,
@@ -98,22 +103,15 @@ def scale_by_low_rank(
         ),
         seed=seed,
     )
-    return optax.GradientTransformationExtraArgs(engine.init, engine.update)
+    engine.transport.check(inner)
+    if not schedule.grouped:
+        return optax.GradientTransformationExtraArgs(engine.init, engine.update)
 
+    def make(group: int, groups: int) -> optax.GradientTransformationExtraArgs:
+        mine = dataclasses.replace(engine, schedule=schedule.for_group(group, groups))
+        return optax.GradientTransformationExtraArgs(mine.init, mine.update)
 
-def _refresh_predicate(update_interval: UpdateInterval) -> Callable[[Array], Array] | None:
-    """A function of the count, or None for every step."""
-    if callable(update_interval):
-        return update_interval
-    if isinstance(update_interval, int) and not isinstance(update_interval, bool):
-        if update_interval < 1:
-            raise ValueError(f"update_interval={update_interval} must be at least 1.")
-        return None if update_interval == 1 else lambda count: count % update_interval == 0
-    if isinstance(update_interval, jax.Array):  # under optax.inject_hyperparams
-        return lambda count: count % update_interval == 0
-    raise TypeError(
-        f"update_interval={update_interval!r} must be an int or a function count -> bool."
-    )
+    return grouped(make, engine.specs, schedule.most_groups)
 
 
 def _has_masked(tree: Any) -> bool:
@@ -125,7 +123,7 @@ def _has_masked(tree: Any) -> bool:
 class _Engine:
     inner: optax.GradientTransformationExtraArgs
     projection: Projection
-    refresh_at: Callable[[Array], Array] | None
+    schedule: refresh.Refresh
     transport: transports.Transport
     residual: residuals.Residual
     scale: Scale
@@ -137,55 +135,65 @@ class _Engine:
         return self.projection.stochastic or self.residual.stochastic
 
     def init(self, params: Any) -> LowRankState:
-        tree = _MatrixTree(params, self.specs(params))
+        tree = MatrixTree(params, self.specs(params))
         key = jax.random.PRNGKey(self.seed) if self.stochastic else None
         return LowRankState(
-            count=jnp.zeros((), jnp.int32) if self.refresh_at else (),
+            refresh=self.schedule.init(),
             key=() if key is None else key,
             basis=tree.build(lambda i: self.projection.init(*tree.typed(i), _fold(key, i))),
-            inner=self.inner.init(tree.build(tree.zeros)),
+            inner=self.inner.init(self._zeros(tree)),
             residual=tree.build(lambda i: self.residual.init(*tree.typed(i))),
         )
 
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
-        tree = _MatrixTree(updates, self.specs(updates))
-        bases, stored = tree.read(state.basis), tree.read(state.residual)
+        tree = MatrixTree(updates, self.specs(updates))
+        previous, stored = tree.read(state.basis), tree.read(state.residual)
         key, step_key = (None, None) if not self.stochastic else jax.random.split(state.key)
 
         A = {i: self._accumulate(tree.matrix(i), stored[i]) for i in tree.matrices}
-        bases, inner_state = self._refresh(A, bases, state, tree, step_key)
+        due = self.schedule.every_step or self.schedule.due(state.refresh)
+        bases, transported = self._refresh(A, previous, state.inner, tree, step_key, due)
         a = {i: self.projection.project(A[i], bases[i]) for i in tree.matrices}
         directions, inner_state = self.inner.update(
             tree.build(lambda i: a[i].astype(tree.leaves[i].dtype)),
-            inner_state,
+            transported,
             self._coordinates(params, bases),
             **extra_args,
         )
-        u = tree.read(directions)
+        u = {i: d.astype(A[i].dtype) for i, d in tree.read(directions).items()}
+        losses = self._moment_losses(A, state.inner, transported, previous, bases, tree)
         steps = {}
         for i, spec in tree.matrices.items():
             scale = self.scale(spec) if callable(self.scale) else self.scale
-            steps[i], stored[i] = self.residual.finish(
-                residuals.Step(
-                    projection=self.projection,
-                    basis=bases[i],
-                    A=A[i],
-                    a=a[i],
-                    u=u[i].astype(A[i].dtype) * jnp.asarray(scale, A[i].dtype),
-                    key=_fold(step_key, 2 * i + 1),
-                ),
-                stored[i],
+            step = residuals.Step(
+                projection=self.projection,
+                basis=bases[i],
+                A=A[i],
+                a=a[i],
+                u=u[i] * jnp.asarray(scale, A[i].dtype),
+                key=_fold(step_key, 2 * i + 1),
+                moment_loss=losses.get(i),
             )
+            steps[i], stored[i] = self.residual.finish(step, stored[i])
+        settled = {i: self.projection.settle(bases[i], A[i], a[i], u[i], due) for i in bases}
         new_state = LowRankState(
-            count=optax.safe_increment(state.count) if self.refresh_at else (),
+            refresh=self.schedule.advance(state.refresh, due, self._overlap(previous, bases)),
             key=() if key is None else key,
-            basis=tree.build(bases.__getitem__),
+            basis=tree.build(settled.__getitem__),
             inner=inner_state,
             residual=tree.build(stored.__getitem__),
         )
         return tree.replace(steps), new_state
+
+    def _zeros(self, tree: MatrixTree) -> Any:
+        """What the inner optimizer is initialised with."""
+        return tree.build(
+            lambda i: jnp.zeros(
+                self.projection.low_rank_shape(tree.matrices[i]), tree.leaves[i].dtype
+            )
+        )
 
     def _accumulate(self, G: Float[Array, "*batch m n"], stored: Any) -> Array:
         computing = jnp.promote_types(G.dtype, jnp.float32)
@@ -195,7 +203,7 @@ class _Engine:
         """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
         if params is None:
             return None
-        tree = _MatrixTree(params, self.specs(params))
+        tree = MatrixTree(params, self.specs(params))
         return tree.build(
             lambda i: self.projection.project(
                 self.projection.analyze(tree.matrix(i)), bases[i]
@@ -203,67 +211,70 @@ class _Engine:
         )
 
     def _refresh(
-        self, A: dict[int, Array], bases: dict[int, Any], state: LowRankState, tree: Any, key: Any
+        self,
+        A: dict[int, Array],
+        bases: dict[int, Any],
+        inner_state: Any,
+        tree: MatrixTree,
+        key: Any,
+        due: Any,
     ) -> tuple[dict[int, Any], Any]:
         """New bases and the transported inner state, where it is time for them."""
 
         def choose() -> tuple[dict[int, Any], Any]:
+            moments = self._moments(inner_state, tree) if self.projection.uses_moment else {}
             new = {
-                i: self.projection.refresh(A[i], bases[i], spec.rank, _fold(key, 2 * i))
+                i: self.projection.refresh(
+                    A[i], bases[i], spec.rank, _fold(key, 2 * i), moments.get(i)
+                )
                 for i, spec in tree.matrices.items()
             }
-            inner_state = self.transport(
+            moved = self.transport(
                 self.inner,
-                state.inner,
-                tree.build(tree.zeros),
+                inner_state,
+                self._zeros(tree),
                 tree.build(bases.__getitem__),
                 tree.build(new.__getitem__),
                 self.projection.carry,
             )
-            return new, inner_state
+            return new, moved
 
-        if self.refresh_at is None:
+        if self.schedule.every_step:
             return choose()
         # One scalar predicate outside every batch: under a vmap it would become a select, and the
         # factorisation would run at every step.
-        return jax.lax.cond(self.refresh_at(state.count), choose, lambda: (bases, state.inner))
+        return jax.lax.cond(due, choose, lambda: (bases, inner_state))
 
+    def _moments(self, inner_state: Any, tree: MatrixTree) -> dict[int, Moment]:
+        mu = tree.read(optax.tree_utils.tree_get(inner_state, "mu"))
+        count = optax.tree_utils.tree_get(inner_state, "count")
+        return {i: Moment(mu[i], count) for i in tree.matrices}
 
-class _MatrixTree:
-    """A pytree's leaves with their specifications; builds and reads trees of the same structure."""
+    def _moment_losses(
+        self,
+        A: dict[int, Array],
+        before: Any,
+        after: Any,
+        previous: dict[int, Any],
+        bases: dict[int, Any],
+        tree: MatrixTree,
+    ) -> dict[int, Array]:
+        """m Pᵀ_previous − n Pᵀ for residuals that make up for what the transport lost."""
+        if not self.residual.uses_moment:
+            return {}
+        old, new = self._moments(before, tree), self._moments(after, tree)
+        embed = self.projection.embed
+        return {
+            i: embed(old[i].mu.astype(A[i].dtype), previous[i], A[i].shape[-2:])
+            - embed(new[i].mu.astype(A[i].dtype), bases[i], A[i].shape[-2:])
+            for i in tree.matrices
+        }
 
-    def __init__(self, tree: Any, table: SpecTable):
-        self.leaves, treedef = jax.tree.flatten(tree)
-        self.treedef: Any = treedef
-        self.matrices = {i: spec for i, spec in enumerate(table) if spec is not None}
-
-    def matrix(self, i: int) -> Float[Array, "*batch m n"]:
-        return self.matrices[i].to_matrix(self.leaves[i])
-
-    def typed(self, i: int) -> tuple[MatrixSpec, Any]:
-        return self.matrices[i], self.leaves[i].dtype
-
-    def zeros(self, i: int) -> Float[Array, "*batch m r"]:
-        spec = self.matrices[i]
-        return jnp.zeros((*spec.batch, spec.m, spec.rank), self.leaves[i].dtype)
-
-    def build(self, value: Callable[[int], Any]) -> Any:
-        """A tree of `value(i)` at matrices, masked elsewhere."""
-        return self.treedef.unflatten(
-            value(i) if i in self.matrices else optax.MaskedNode() for i in range(len(self.leaves))
-        )
-
-    def read(self, tree: Any) -> dict[int, Any]:
-        """The inverse of `build`."""
-        nodes = self.treedef.flatten_up_to(tree)
-        return {i: nodes[i] for i in self.matrices}
-
-    def replace(self, steps: dict[int, Float[Array, "*batch m n"]]) -> Any:
-        """The tree with its matrices replaced, in their own shape and dtype."""
-        leaves = list(self.leaves)
-        for i, step in steps.items():
-            leaves[i] = self.matrices[i].from_matrix(step.astype(leaves[i].dtype))
-        return self.treedef.unflatten(leaves)
+    def _overlap(self, previous: dict[int, Any], bases: dict[int, Any]) -> Array | None:
+        if not self.schedule.uses_overlap:
+            return None
+        overlaps = [jnp.min(self.projection.overlap(previous[i], bases[i])) for i in bases]
+        return jnp.min(jnp.stack(overlaps)) if overlaps else jnp.zeros(())
 
 
 def _fold(key: PRNGKeyArray | None, i: int) -> Array | None:

@@ -8,10 +8,11 @@ sees arrays of shape (..., m, n) with the compressed axis n last and knows no le
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import optax
 from jaxtyping import Array, Shaped
 from optax.contrib import MuonDimensionNumbers
 
@@ -103,6 +104,46 @@ class SpecTable:
                 view = (math.prod(spec.batch), spec.m, spec.n)
                 rows.append((path, str(shape), str(view), spec.side, str(spec.rank)))
         return format_table(rows)
+
+
+class MatrixTree:
+    """A pytree's leaves with their specifications; builds and reads trees of the same structure.
+
+    Args:
+      tree: pytree of arrays.
+      table: its specifications, from `matrix_specs`.
+    """
+
+    def __init__(self, tree: Any, table: SpecTable):
+        self.leaves, treedef = jax.tree.flatten(tree)
+        self.treedef: Any = treedef
+        self.matrices = {i: spec for i, spec in enumerate(table) if spec is not None}
+
+    def matrix(self, i: int) -> Shaped[Array, "*batch m n"]:
+        """Leaf i as matrices."""
+        return self.matrices[i].to_matrix(self.leaves[i])
+
+    def typed(self, i: int) -> tuple[MatrixSpec, Any]:
+        """Specification and dtype of leaf i."""
+        return self.matrices[i], self.leaves[i].dtype
+
+    def build(self, value: Callable[[int], Any]) -> Any:
+        """A tree of `value(i)` at matrices, masked elsewhere."""
+        return self.treedef.unflatten(
+            value(i) if i in self.matrices else optax.MaskedNode() for i in range(len(self.leaves))
+        )
+
+    def read(self, tree: Any) -> dict[int, Any]:
+        """The inverse of `build`."""
+        nodes = self.treedef.flatten_up_to(tree)
+        return {i: nodes[i] for i in self.matrices}
+
+    def replace(self, steps: dict[int, Shaped[Array, "*batch m n"]]) -> Any:
+        """The tree with its matrices replaced, in their own shape and dtype."""
+        leaves = list(self.leaves)
+        for i, step in steps.items():
+            leaves[i] = self.matrices[i].from_matrix(step.astype(leaves[i].dtype))
+        return self.treedef.unflatten(leaves)
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

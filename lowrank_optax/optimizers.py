@@ -8,10 +8,12 @@ import jax
 import optax
 
 from lowrank_optax import projections, residuals
+from lowrank_optax.arguments import check_fraction
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.low_rank import scale_by_low_rank
 from lowrank_optax.matrices import matrix_specs
 from lowrank_optax.orthonormal import NS_COEFFICIENTS, scale_by_trion
+from lowrank_optax.refresh import UpdateInterval
 
 
 def trion(
@@ -94,7 +96,7 @@ def dct_adamw(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    update_interval: int | Callable[[jax.Array], jax.Array] = 1,
+    update_interval: UpdateInterval = 1,
     rotate: bool = True,
     error_feedback: int | None = 8,
     norm: str = "l1",
@@ -146,6 +148,8 @@ def dct_adamw(
       >>> optax.apply_updates(params, updates)["w"].shape
       (4, 8)
     """
+    check_fraction("b1", b1)
+    check_fraction("b2", b2)
     residual = (
         residuals.discard() if error_feedback is None else residuals.error_feedback(error_feedback)
     )

@@ -9,10 +9,11 @@ import abc
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.arguments import require_static
+from lowrank_optax.arguments import check_fraction, require_static
 from lowrank_optax.linalg.quantization import dequantize, quantize
 from lowrank_optax.matrices import MatrixSpec
 from lowrank_optax.projections.base import Basis, Projection
@@ -29,18 +30,21 @@ class Step:
       a: its coordinates in the subspace, shape (..., m, r).
       u: the inner optimizer's scaled direction, shape (..., m, r).
       key: a random key, or None for a deterministic residual.
+      moment_loss: what the transport of the first moment lost, m Pᵀ_previous − n Pᵀ in the domain,
+        if the residual `uses_moment`.
     """
 
     projection: Projection
     basis: Basis
     A: Float[Array, "*batch m n"]
-    a: Float[Array, "*batch m r"]
-    u: Float[Array, "*batch m r"]
-    key: Array | None
+    a: Float[Array, "*batch p r"]
+    u: Float[Array, "*batch p r"]
+    key: PRNGKeyArray | None
+    moment_loss: Float[Array, "*batch m n"] | None = None
 
     def lifted(self) -> Float[Array, "*batch m n"]:
         """u Pᵀ in weight space."""
-        return self.projection.lift(self.u, self.basis, self.A.shape[-1])
+        return self.projection.lift(self.u, self.basis, self.A.shape[-2:])
 
     def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch m n"]:
         """A with its part inside and its part outside the subspace scaled, in the domain."""
@@ -48,9 +52,15 @@ class Step:
 
 
 class Residual(abc.ABC):
-    """Contract of the residual axis. Hashable and stateless; `stochastic` if it uses its key."""
+    """Contract of the residual axis. Hashable and stateless.
+
+    Attributes:
+      stochastic: whether `finish` uses the step's key.
+      uses_moment: whether `finish` uses the step's `moment_loss`.
+    """
 
     stochastic: bool = False
+    uses_moment: bool = False
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Any:
         """State for one leaf: arrays, or () for none."""
@@ -106,11 +116,13 @@ class ErrorFeedback(Residual):
     stochastic: bool
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Any:
-        """Quantised zeros."""
+        """Quantised zeros, which are all zeros; computed, XLA would fold them at great length."""
         del dtype
-        return quantize(
-            jnp.zeros((*spec.batch, spec.m, spec.n)), bits=self.bits, block_size=self.block_size
+        zeros = jax.ShapeDtypeStruct((*spec.batch, spec.m, spec.n), jnp.float32)
+        stored = jax.eval_shape(
+            lambda x: quantize(x, bits=self.bits, block_size=self.block_size), zeros
         )
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stored)
 
     def accumulate(self, S: Float[Array, "*batch m n"], state: Any) -> Float[Array, "*batch m n"]:
         """S + E."""
@@ -148,6 +160,9 @@ def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) ->
       residual_decay: decay of the part that was not; 1 as published.
       dtype: dtype of the momentum; None for the parameter's.
 
+    Raises:
+      ValueError: if a decay lies outside [0, 1].
+
     Reference:
       arXiv 2504.05295, algorithm 1; arXiv 2505.17967, algorithm 1.
 
@@ -156,6 +171,8 @@ def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) ->
       >>> lro.residuals.momentum(0.9)
       Momentum(inside=0.9, outside=1.0, dtype=None)
     """
+    check_fraction("momentum", decay)
+    check_fraction("residual_decay", residual_decay)
     return Momentum(decay, residual_decay, dtype)
 
 

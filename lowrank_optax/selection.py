@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 NORMS = ("l1", "l2")
 
@@ -59,7 +59,7 @@ class Selection(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, scores: Float[Array, "*batch n"], rank: int, key: Array | None
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
         """Ascending int32 indices of `rank` columns, given their non-negative scores."""
 
@@ -87,7 +87,7 @@ class Top(Selection):
         check_norm(self.norm)
 
     def __call__(
-        self, scores: Float[Array, "*batch n"], rank: int, key: Array | None
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
         """The `rank` largest scores' indices, ascending."""
         del key

@@ -1,65 +1,251 @@
 """The transport axis: what happens to the inner optimizer's moments when the subspace changes."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-Transport = Callable[
-    [optax.GradientTransformation, Any, Any, Any, Any, Callable[[Any, Any, Any], Any]], Any
-]
-"""(inner, its state, tree of low-rank zeros, previous bases, current bases, carry) -> its state."""
+Carry = Callable[[Any, Any, Any], Any]
+"""(low-rank array, previous basis, current basis) -> the array in the new coordinates."""
 
 
-def keep(
-    inner: optax.GradientTransformation,
-    state: Any,
-    template: Any,
-    previous: Any,
-    current: Any,
-    carry: Callable[[Any, Any, Any], Any],
-) -> Any:
+class Transport(abc.ABC):
+    """Contract of the transport axis. Hashable and stateless."""
+
+    name: str
+
+    def check(self, inner: optax.GradientTransformation) -> None:
+        """Raise if the inner optimizer has no moments that this transport could move."""
+        del inner
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """The inner optimizer's state for the new subspace.
+
+        Args:
+          inner: the inner optimizer.
+          state: its state.
+          template: tree of low-rank zeros, like what the inner optimizer sees.
+          previous, current: trees of bases.
+          carry: `Projection.carry`.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep(Transport):
     """Leave every moment in its slot, whatever basis vector the slot now stands for (GaLore)."""
-    del inner, template, previous, current, carry
-    return state
+
+    name = "keep"
+
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """The state as it is."""
+        del inner, template, previous, current, carry
+        return state
 
 
-def reset(
-    inner: optax.GradientTransformation,
-    state: Any,
-    template: Any,
-    previous: Any,
-    current: Any,
-    carry: Callable[[Any, Any, Any], Any],
-) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Reset(Transport):
     """Start the inner optimizer anew, its step count included (FRUGAL)."""
-    del state, previous, current, carry
-    return inner.init(template)
+
+    name = "reset"
+
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """A fresh state."""
+        del state, previous, current, carry
+        return inner.init(template)
 
 
-def rotate(
-    inner: optax.GradientTransformation,
-    state: Any,
-    template: Any,
-    previous: Any,
-    current: Any,
-    carry: Callable[[Any, Any, Any], Any],
-) -> Any:
-    """Express every moment in the new subspace, x ← x Pᵀ_previous P_current (DCT-AdamW)."""
-    shapes = jax.tree.map(lambda leaf: leaf.shape, template, is_leaf=_is_array)
+@dataclasses.dataclass(frozen=True)
+class Rotate(Transport):
+    """Express every moment in the new subspace, x ← x Pᵀ_previous P_current (DCT-AdamW).
 
-    def move(x: Any, shape: tuple[int, ...], old: Any, new: Any) -> Any:
-        return carry(x, old, new) if x.shape == shape else x
+    A second moment ("nu") stays non-negative by its absolute value; in a fixed basis, where the
+    product only moves columns, that changes nothing.
+    """
 
-    return optax.tree.map_params(inner, move, state, shapes, previous, current)
+    name = "rotate"
+
+    def check(self, inner: optax.GradientTransformation) -> None:
+        """Raise unless the inner optimizer keeps an array like its input."""
+        template = jnp.zeros((3, 2))
+        state = jax.eval_shape(inner.init, template)
+        marked = optax.tree.map_params(inner, lambda x: x.shape == template.shape, state)
+        if not any(leaf is True for leaf in jax.tree.leaves(marked)):
+            raise ValueError(
+                f"transport='rotate' moves per-coordinate moments, but the state of "
+                f"{inner_name(inner)} has none; use transport='keep' or 'reset', or an inner "
+                "optimizer such as optax.scale_by_adam()."
+            )
+
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """Every array like the input is carried over."""
+        shapes = jax.tree.map(lambda leaf: leaf.shape, template)
+
+        def move(x: Any, shape: tuple[int, ...], old: Any, new: Any) -> Any:
+            return carry(x, old, new) if x.shape == shape else x
+
+        state = optax.tree.map_params(inner, move, state, shapes, previous, current)
+        if optax.tree_utils.tree_get_all_with_path(state, "nu"):
+            nu = optax.tree_utils.tree_get(state, "nu")
+            state = optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
+        return state
 
 
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape")
+@dataclasses.dataclass(frozen=True)
+class RotateFirstMoment(Transport):
+    """Express the first moment in the new subspace and leave the rest (GoLore, I3S hybrid).
+
+    Attributes:
+      field: the first moment's name in the inner optimizer's state: "mu", or "trace".
+    """
+
+    field: str = "mu"
+    name = "rotate_first"
+
+    def check(self, inner: optax.GradientTransformation) -> None:
+        """Raise unless the inner optimizer's state has the field."""
+        require_fields(self.name, inner, (self.field,))
+
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """The first moment is carried over."""
+        del inner, template
+        moment = optax.tree_utils.tree_get(state, self.field)
+        moved = jax.tree.map(carry, moment, previous, current)
+        return optax.tree_utils.tree_set(state, **{self.field: moved})
 
 
-TRANSPORTS: dict[str, Transport] = {"keep": keep, "reset": reset, "rotate": rotate}
+@dataclasses.dataclass(frozen=True)
+class RotateMoments(Transport):
+    """LDAdam's rule, which rotates the statistics that the moments estimate.
+
+    With R = Pᵀ_previous P_current and t steps taken, n = m R and
+    v ← |(1 − β₂ᵗ) ((v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) R² + (n / (1 − β₁ᵗ))²)|, squares entrywise:
+    the variance is rotated as a variance and the squared mean is added back.
+
+    Attributes:
+      b1, b2: decay rates of the inner Adam.
+
+    Reference:
+      arXiv 2410.16103, algorithm 1.
+    """
+
+    b1: Any = 0.9
+    b2: Any = 0.999
+    name = "rotate_moments"
+
+    def check(self, inner: optax.GradientTransformation) -> None:
+        """Raise unless the inner optimizer keeps Adam's two moments."""
+        require_fields(self.name, inner, ("mu", "nu", "count"))
+
+    def __call__(
+        self,
+        inner: optax.GradientTransformation,
+        state: Any,
+        template: Any,
+        previous: Any,
+        current: Any,
+        carry: Carry,
+    ) -> Any:
+        """Both moments, for a projection whose bases are matrices."""
+        del inner, template
+        get = lambda field: optax.tree_utils.tree_get(state, field)
+        t = jnp.maximum(get("count"), 1)
+        first, second = 1 - self.b1**t, 1 - self.b2**t
+
+        def rotate_second(m: Any, v: Any, old: Any, new: Any) -> Any:
+            n = carry(m, old, new)
+            spread = carry_squared(v / second - jnp.square(m / first), old, new)
+            return jnp.abs(second * (spread + jnp.square(n / first))).astype(v.dtype)
+
+        mu = jax.tree.map(carry, get("mu"), previous, current)
+        nu = jax.tree.map(rotate_second, get("mu"), get("nu"), previous, current)
+        return optax.tree_utils.tree_set(state, mu=mu, nu=nu)
+
+
+def carry_squared(x: Any, previous: Any, current: Any) -> Any:
+    """x (R ∘ R) with R = Pᵀ_previous P_current, the bases being matrices (..., n, r)."""
+    highest = jax.lax.Precision.HIGHEST
+    R = jnp.matmul(previous.mT, current, precision=highest)
+    return jnp.matmul(x, jnp.square(R).astype(x.dtype), precision=highest)
+
+
+def require_fields(
+    transport: str, inner: optax.GradientTransformation, fields: tuple[str, ...]
+) -> None:
+    """Raise unless the inner optimizer's state has exactly one of each field."""
+    state = jax.eval_shape(inner.init, jnp.zeros((3, 2)))
+    missing = [
+        field for field in fields if len(optax.tree_utils.tree_get_all_with_path(state, field)) != 1
+    ]
+    if missing:
+        raise ValueError(
+            f"transport={transport!r} moves the moments {fields}, but the state of "
+            f"{inner_name(inner)} has no {missing}; use transport='keep' or 'reset', or an inner "
+            "optimizer such as optax.scale_by_adam()."
+        )
+
+
+def inner_name(inner: optax.GradientTransformation) -> str:
+    """The name of the function that made a transformation, for messages."""
+    init = inspect_unwrapped(inner.init)
+    return getattr(init, "__qualname__", type(init).__name__).split(".")[0]
+
+
+def inspect_unwrapped(function: Any) -> Any:
+    """The function behind decorators and partials."""
+    while hasattr(function, "__wrapped__") or hasattr(function, "func"):
+        function = getattr(function, "__wrapped__", None) or function.func
+    return function
+
+
+TRANSPORTS: dict[str, Transport] = {
+    transport.name: transport
+    for transport in (Keep(), Reset(), Rotate(), RotateFirstMoment(), RotateMoments())
+}
 
 
 def resolve(transport: str | Transport) -> Transport:
@@ -68,7 +254,7 @@ def resolve(transport: str | Transport) -> Transport:
     Raises:
       ValueError: if the name is unknown.
     """
-    if callable(transport):
+    if isinstance(transport, Transport):
         return transport
     if transport not in TRANSPORTS:
         raise ValueError(f"transport={transport!r} is unknown; use one of {tuple(TRANSPORTS)}.")

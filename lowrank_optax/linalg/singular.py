@@ -1,4 +1,4 @@
-"""Right singular vectors of tall matrices: exactly, from the Gram matrix, or by random sketching."""
+"""Right singular vectors: exactly, from the Gram matrix, or by random sketching."""
 
 import jax
 import jax.numpy as jnp

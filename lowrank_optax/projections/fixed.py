@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax import selection
 from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
 from lowrank_optax.matrices import MatrixSpec, check_rank
-from lowrank_optax.projections.base import Basis, Projection
+from lowrank_optax.projections.base import Basis, Moment, Projection
 
 
 class FixedBasis(Projection):
@@ -27,7 +27,9 @@ class FixedBasis(Projection):
         """The chosen columns of Q, shape (..., n, r)."""
         raise NotImplementedError
 
-    def init(self, spec: MatrixSpec, dtype: Any, key: Array | None) -> Int[Array, "*batch r"]:
+    def init(
+        self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
         """The first r columns."""
         del dtype, key
         return jnp.broadcast_to(jnp.arange(spec.rank, dtype=jnp.int32), (*spec.batch, spec.rank))
@@ -37,10 +39,11 @@ class FixedBasis(Projection):
         A: Float[Array, "*batch m n"],
         basis: Basis,
         rank: int,
-        key: Array | None,
+        key: PRNGKeyArray | None,
+        moment: Moment | None = None,
     ) -> Int[Array, "*batch r"]:
         """Choose columns anew from their scores."""
-        del basis
+        del basis, moment
         return self.select(selection.column_scores(A, self.select.norm), rank, key)
 
     def project(
@@ -50,19 +53,19 @@ class FixedBasis(Projection):
         return take_columns(A, basis)
 
     def lift(
-        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], n: int
+        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
     ) -> Float[Array, "*batch m n"]:
         """u Pᵀ with the r columns of P generated, or by the inverse transform for many columns."""
-        if 2 * u.shape[-1] > n:
-            return self.synthesize(self.embed(u, basis, n))
-        P = self.columns(basis, n, u.dtype)
+        if 2 * u.shape[-1] > shape[-1]:
+            return super().lift(u, basis, shape)
+        P = self.columns(basis, shape[-1], u.dtype)
         return jnp.matmul(u, P.mT, precision=jax.lax.Precision.HIGHEST)
 
     def embed(
-        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], n: int
+        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
     ) -> Float[Array, "*batch m n"]:
         """Coefficients that are u at the chosen columns and zero elsewhere."""
-        rank = u.shape[-1]
+        n, rank = shape[-1], u.shape[-1]
         slots = jnp.full((*basis.shape[:-1], n), rank, jnp.int32)
         ascending = jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), basis.shape)
         slots = jnp.put_along_axis(slots, basis, ascending, axis=-1, inplace=False)
@@ -97,10 +100,14 @@ class FixedBasis(Projection):
         Q_previousᵀ Q_current holds zeros and ones only, so no product is needed. The indices are
         ascending and distinct.
         """
-        slots = _searchsorted(previous, current)
-        slots = jnp.minimum(slots, previous.shape[-1] - 1)
-        found = jnp.take_along_axis(previous, slots, axis=-1) == current
+        slots, found = _find(previous, current)
         return jnp.where(found[..., None, :], take_columns(x, slots), jnp.zeros((), x.dtype))
+
+    def overlap(
+        self, previous: Int[Array, "*batch r"], current: Int[Array, "*batch r"]
+    ) -> Float[Array, "*batch"]:
+        """Share of the columns chosen both times."""
+        return jnp.mean(_find(previous, current)[1], axis=-1, dtype=jnp.float32)
 
 
 def take_columns(
@@ -113,11 +120,15 @@ def take_columns(
     return take(x, indices)
 
 
-def _searchsorted(values: Int[Array, "*batch r"], queries: Int[Array, "*batch r"]) -> Array:
+def _find(
+    previous: Int[Array, "*batch r"], current: Int[Array, "*batch r"]
+) -> tuple[Int[Array, "*batch r"], Bool[Array, "*batch r"]]:
+    """For every current index its slot among the previous ones, and whether it is there."""
     search = lambda values, queries: jnp.searchsorted(values, queries, method="scan_unrolled")
-    for _ in range(values.ndim - 1):
+    for _ in range(previous.ndim - 1):
         search = jax.vmap(search)
-    return search(values, queries)
+    slots = jnp.minimum(search(previous, current), previous.shape[-1] - 1)
+    return slots, jnp.take_along_axis(previous, slots, axis=-1) == current
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,9 @@ def test_up_after_down_is_an_orthogonal_projection(seed, shape, select, kind, da
     rank = data.draw(ranks(n))
     A = draw(seed, *shape)
     projection, _, basis = chosen(A, rank, select, kind)
-    down_up = lambda X: projection.lift(projection.project(projection.analyze(X), basis), basis, n)
+    down_up = lambda X: projection.lift(
+        projection.project(projection.analyze(X), basis), basis, X.shape
+    )
     P = down_up(jnp.eye(n))
     np.testing.assert_allclose(P @ P, P, atol=1e-12)
     np.testing.assert_allclose(P, P.T, atol=1e-12)
@@ -84,7 +86,7 @@ def test_reweighting_scales_the_two_parts_separately(seed, shape, inside, outsid
     A = draw(seed, *shape)
     projection, S, basis = chosen(A, rank)
     a = projection.project(S, basis)
-    part = projection.lift(a, basis, n)
+    part = projection.lift(a, basis, A.shape)
     weighted = projection.synthesize(projection.reweight(S, a, basis, inside, outside))
     np.testing.assert_allclose(weighted, inside * part + outside * (A - part), atol=1e-12)
 
@@ -107,11 +109,11 @@ def test_carrying_moves_kept_coordinates_exactly_and_zeroes_new_ones(seed, n, da
 
 
 def test_every_operation_is_batched_like_a_loop():
-    A, rank, n = draw(0, 2, 3, 5, 6), 2, 6
+    A, rank = draw(0, 2, 3, 5, 6), 2
     projection, S, basis = chosen(A, rank)
     u = projection.project(S, basis)
     other = basis[::-1]
-    lifted, carried = projection.lift(u, basis, n), projection.carry(u, other, basis)
+    lifted, carried = projection.lift(u, basis, A.shape[-2:]), projection.carry(u, other, basis)
     weighted = projection.reweight(S, u, basis, 0.5, 2.0)
     for i in np.ndindex(2, 3):
         one, S_one, basis_one = chosen(A[i], rank)
@@ -119,7 +121,7 @@ def test_every_operation_is_batched_like_a_loop():
         u_one = one.project(S_one, basis_one)
         for batched, single in (
             (u, u_one),
-            (lifted, one.lift(u_one, basis_one, n)),
+            (lifted, one.lift(u_one, basis_one, A.shape[-2:])),
             (carried, one.carry(u_one, other[i], basis_one)),
             (weighted, one.reweight(S_one, u_one, basis_one, 0.5, 2.0)),
         ):
@@ -133,7 +135,7 @@ def test_no_array_of_n_by_n_is_in_any_compiled_constant():
     def step(A):
         S = projection.analyze(A)
         basis = projection.refresh(S, None, rank, None)
-        return projection.lift(projection.project(S, basis), basis, n)
+        return projection.lift(projection.project(S, basis), basis, A.shape)
 
     text = jax.jit(step).lower(jnp.zeros((256, n))).compile().as_text()
     assert not [line for line in text.splitlines() if f"[{n},{n}]" in line and "constant(" in line]
