@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
 from training.compare import Comparison
-from training.config import CompareConfig
+from training.config import CompareConfig, Hyperparameters
 from training.corpus import load_corpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -33,15 +33,12 @@ STUDIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("muon", {}),
         ("adamw", {}),
     ],
+    "residual decay": [("trion", {"residual_decay": decay}) for decay in (1.0, 0.98, 0.95, 0.8)],
     "width": [
-        (name, {"hidden_size": width})
-        for width in (64, 128, 256)
-        for name in ("adamw", "muon", "trion")
+        (name, {"hidden_size": width}) for width in (64, 256) for name in ("adamw", "muon", "trion")
     ],
     "steps": [
-        (name, {"steps": steps})
-        for steps in (250, 500, 1000)
-        for name in ("adamw", "muon", "trion")
+        (name, {"steps": steps}) for steps in (250, 1000) for name in ("adamw", "muon", "trion")
     ],
 }
 
@@ -51,7 +48,11 @@ def measure(
 ) -> dict[str, Any]:
     """One run's summary, in a folder that is named after what differs."""
     name = "-".join(f"{key}{value:g}" for key, value in options.items()) or "base"
-    config = dataclasses.replace(BASE, out=out / name, **options)
+    hyperparameters = {key: options[key] for key in options if hasattr(Hyperparameters(), key)}
+    shared = {key: options[key] for key in options if key not in hyperparameters}
+    config = dataclasses.replace(
+        BASE, out=out / name, hyperparameters=Hyperparameters(**hyperparameters), **shared
+    )
     summary = Comparison(config, load_corpus(config), Console(quiet=True)).run(
         optimizer, learning_rate, 0
     )
@@ -60,15 +61,12 @@ def measure(
 
 def table(study: str, rows: list[dict[str, Any]]) -> str:
     """One study as Markdown."""
-    option = {"rank": "rank", "width": "hidden_size", "steps": "steps"}[study]
-    header = (
-        *("optimizer", study, "validation loss"),
-        *("state / AdamW's", "training time (s)"),
-    )
+    option = {"width": "hidden_size", "residual decay": "residual_decay"}.get(study, study)
+    header = ("optimizer", study, "validation loss", "state / AdamW's", "training time (s)")
     cells = [
         (
             row["optimizer"],
-            f"{row[option]:g}" if row.get(option) is not None and option in row else "-",
+            f"{row[option]:g}" if option in row else "-",
             f"{row['val_loss']:.4f}",
             f"{row['optimizer_state_bytes'] / row['adamw_state_bytes']:.2f}",
             f"{row['seconds']:.0f}",
@@ -83,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/trade_offs"))
     parser.add_argument("--adamw", type=float, default=0.003, help="learning rate of adamw")
-    parser.add_argument("--muon", type=float, default=0.01, help="learning rate of muon")
+    parser.add_argument("--muon", type=float, default=0.02, help="learning rate of muon")
     parser.add_argument("--trion", type=float, default=0.02, help="learning rate of trion")
     arguments = parser.parse_args()
     studies = {}

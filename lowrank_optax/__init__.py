@@ -1,21 +1,45 @@
 """Low-rank optimizers for large models, as composable optax gradient transformations."""
 
 from lowrank_optax import diagnostics, inner, projections, refresh, residuals, selection, transports
+from lowrank_optax.adam8bit import scale_by_adam8bit
+from lowrank_optax.adam_mini import scale_by_adam_mini
 from lowrank_optax.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.newton_schulz import newton_schulz
 from lowrank_optax.low_rank import LowRankState, scale_by_low_rank
 from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.memory import MemoryReport, memory_report
-from lowrank_optax.optimizers import dct_adamw, trion
-from lowrank_optax.orthonormal import scale_by_trion
+from lowrank_optax.optimizers import (
+    dct_adamw,
+    dion,
+    fira,
+    frugal,
+    galore,
+    golore,
+    ldadamw,
+    low_rank,
+    online_subspace_descent,
+    trion,
+)
+from lowrank_optax.orthonormal import scale_by_dion, scale_by_trion
 from lowrank_optax.refresh import adaptive
 
 __all__ = [
     # Named optimizers
     "dct_adamw",
+    "dion",
+    "fira",
+    "frugal",
+    "galore",
+    "golore",
+    "ldadamw",
+    "low_rank",
+    "online_subspace_descent",
     "trion",
     # Building blocks for optax.chain
+    "scale_by_adam8bit",
+    "scale_by_adam_mini",
+    "scale_by_dion",
     "scale_by_low_rank",
     "scale_by_trion",
     # The axes

@@ -103,7 +103,7 @@ def scale_by_low_rank(
         ),
         seed=seed,
     )
-    engine.transport.check(inner)
+    engine.check()
     if not schedule.grouped:
         return optax.GradientTransformationExtraArgs(engine.init, engine.update)
 
@@ -133,6 +133,27 @@ class _Engine:
     @property
     def stochastic(self) -> bool:
         return self.projection.stochastic or self.residual.stochastic
+
+    def check(self) -> None:
+        """Raise if values of different axes cannot work together."""
+        self.transport.check(self.inner)
+        if self.projection.uses_moment:
+            transports.require_fields(
+                f"the projection {self.projection}",
+                self.inner,
+                ("mu", "count"),
+                "let it follow the gradient alone",
+            )
+        if self.residual.uses_moment:
+            transports.require_fields(
+                f"the residual {self.residual}", self.inner, ("mu", "count"), "leave the moment out"
+            )
+        if self.projection.every_step_only and not self.schedule.every_step:
+            raise ValueError(
+                f"the projection {self.projection} carries its factor from step to step, so it "
+                "cannot keep a subspace for several; use update_interval=1, or another projection "
+                "such as projections.power_iteration()."
+            )
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
@@ -172,6 +193,7 @@ class _Engine:
                 basis=bases[i],
                 A=A[i],
                 a=a[i],
+                direction=u[i],
                 u=u[i] * jnp.asarray(scale, A[i].dtype),
                 key=_fold(step_key, 2 * i + 1),
                 moment_loss=losses.get(i),
@@ -235,7 +257,7 @@ class _Engine:
                 self._zeros(tree),
                 tree.build(bases.__getitem__),
                 tree.build(new.__getitem__),
-                self.projection.carry,
+                self.projection,
             )
             return new, moved
 

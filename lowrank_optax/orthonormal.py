@@ -1,4 +1,4 @@
-"""Methods whose step has orthonormal columns: Trion."""
+"""Methods whose step has orthonormal columns: Trion and Dion."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from lowrank_optax import inner, projections, residuals
+from lowrank_optax.arguments import require_static
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.low_rank import scale_by_low_rank
 from lowrank_optax.matrices import MatrixSpec
@@ -90,6 +91,66 @@ def scale_by_trion(
         inner.orthonormalize(ns_steps, ns_coeffs),
         projections.dct(rank, select=norm),
         residual=residuals.momentum(momentum, residual_decay, momentum_dtype),
+        scale=shape_scale_function(shape_scale),
+        dimension_numbers=dimension_numbers,
+        compress=compress,
+        seed=seed,
+    )
+
+
+def scale_by_dion(
+    rank: int | float = 128,
+    *,
+    momentum: Any = 0.95,
+    power_iters: int = 1,
+    eps: float = 1e-8,
+    orthogonalize: str = "qr",
+    shape_scale: str = "dion",
+    dimension_numbers: DimensionNumbers = None,
+    momentum_dtype: Any = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """Orthonormalised low-rank momentum by a warm-started power iteration.
+
+    M ← M + G; P = orth(M Q); R = Mᵀ P; M ← M − (1 − μ) P Rᵀ; Q ← R with columns of unit length;
+    the step is scale · P Qᵀ. Q starts as a normal draw.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      momentum: μ, the decay of the part of the momentum that was applied.
+      power_iters: power iterations per step.
+      eps: added to the length of R's columns.
+      orthogonalize: "qr", or "cholesky_qr", which with rows sharded moves r² numbers only.
+      shape_scale: as for `scale_by_trion`.
+      dimension_numbers: which leaves are matrices, as for `matrix_specs`; others pass through.
+      momentum_dtype: dtype in which the momentum is stored; None for the parameters'.
+      seed: of the normal draw.
+      compress: which side Q lives on, as for `matrix_specs`.
+
+    Returns:
+      A transformation whose state holds, per matrix, M (m, n) and Q (n, r), and one random key.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2504.05295, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import lowrank_optax as lro
+      >>> tx = optax.chain(lro.scale_by_dion(rank=2), optax.scale_by_learning_rate(0.02))
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> state[0].basis["w"].shape
+      (4, 2)
+    """
+    require_static("power_iters", power_iters)
+    return scale_by_low_rank(
+        optax.identity(),
+        projections.alternating(rank, iterations=power_iters, eps=eps, orthogonalize=orthogonalize),
+        residual=residuals.momentum(momentum, dtype=momentum_dtype),
         scale=shape_scale_function(shape_scale),
         dimension_numbers=dimension_numbers,
         compress=compress,

@@ -74,6 +74,15 @@ class EveryStep(Refresh):
 
 
 @dataclasses.dataclass(frozen=True)
+class Once(Refresh):
+    """At the first step only."""
+
+    def due(self, state: Int[Array, ""]) -> Bool[Array, ""]:
+        """At count 0."""
+        return state == 0
+
+
+@dataclasses.dataclass(frozen=True)
 class When(Refresh):
     """Where a function of the count says so."""
 

@@ -2,15 +2,13 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Carry = Callable[[Any, Any, Any], Any]
-"""(low-rank array, previous basis, current basis) -> the array in the new coordinates."""
+from lowrank_optax.projections.base import Projection
 
 
 class Transport(abc.ABC):
@@ -30,7 +28,7 @@ class Transport(abc.ABC):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
         """The inner optimizer's state for the new subspace.
 
@@ -39,7 +37,7 @@ class Transport(abc.ABC):
           state: its state.
           template: tree of low-rank zeros, like what the inner optimizer sees.
           previous, current: trees of bases.
-          carry: `Projection.carry`.
+          projection: what expresses coordinates of one basis in another one.
         """
 
 
@@ -56,10 +54,10 @@ class Keep(Transport):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
         """The state as it is."""
-        del inner, template, previous, current, carry
+        del inner, template, previous, current, projection
         return state
 
 
@@ -76,10 +74,10 @@ class Reset(Transport):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
         """A fresh state."""
-        del state, previous, current, carry
+        del state, previous, current, projection
         return inner.init(template)
 
 
@@ -97,7 +95,8 @@ class Rotate(Transport):
         """Raise unless the inner optimizer keeps an array like its input."""
         template = jnp.zeros((3, 2))
         state = jax.eval_shape(inner.init, template)
-        marked = optax.tree.map_params(inner, lambda x: x.shape == template.shape, state)
+        movable = lambda x: x.shape == template.shape and jnp.issubdtype(x.dtype, jnp.floating)
+        marked = optax.tree.map_params(inner, movable, state)
         if not any(leaf is True for leaf in jax.tree.leaves(marked)):
             raise ValueError(
                 f"transport='rotate' moves per-coordinate moments, but the state of "
@@ -112,13 +111,13 @@ class Rotate(Transport):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
         """Every array like the input is carried over."""
         shapes = jax.tree.map(lambda leaf: leaf.shape, template)
 
         def move(x: Any, shape: tuple[int, ...], old: Any, new: Any) -> Any:
-            return carry(x, old, new) if x.shape == shape else x
+            return projection.carry(x, old, new) if x.shape == shape else x
 
         state = optax.tree.map_params(inner, move, state, shapes, previous, current)
         if optax.tree_utils.tree_get_all_with_path(state, "nu"):
@@ -129,18 +128,19 @@ class Rotate(Transport):
 
 @dataclasses.dataclass(frozen=True)
 class RotateFirstMoment(Transport):
-    """Express the first moment in the new subspace and leave the rest (GoLore, I3S hybrid).
+    """Express the first moment in the new subspace and leave the rest (GoLore, I3S hybrid)."""
 
-    Attributes:
-      field: the first moment's name in the inner optimizer's state: "mu", or "trace".
-    """
-
-    field: str = "mu"
     name = "rotate_first"
 
     def check(self, inner: optax.GradientTransformation) -> None:
-        """Raise unless the inner optimizer's state has the field."""
-        require_fields(self.name, inner, (self.field,))
+        """Raise unless the inner optimizer keeps a first moment."""
+        state = jax.eval_shape(inner.init, jnp.zeros((3, 2)))
+        if not _first_moment(state):
+            raise ValueError(
+                f"transport='rotate_first' moves the first moment ('mu' or 'trace'), but the state "
+                f"of {inner_name(inner)} has none; use transport='keep' or 'reset', or an inner "
+                "optimizer such as optax.scale_by_adam()."
+            )
 
     def __call__(
         self,
@@ -149,13 +149,21 @@ class RotateFirstMoment(Transport):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
         """The first moment is carried over."""
         del inner, template
-        moment = optax.tree_utils.tree_get(state, self.field)
-        moved = jax.tree.map(carry, moment, previous, current)
-        return optax.tree_utils.tree_set(state, **{self.field: moved})
+        field = _first_moment(state)
+        assert field is not None
+        moved = jax.tree.map(
+            projection.carry, optax.tree_utils.tree_get(state, field), previous, current
+        )
+        return optax.tree_utils.tree_set(state, **{field: moved})
+
+
+def _first_moment(state: Any) -> str | None:
+    found = lambda field: len(optax.tree_utils.tree_get_all_with_path(state, field)) == 1
+    return next((field for field in ("mu", "trace") if found(field)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +187,12 @@ class RotateMoments(Transport):
 
     def check(self, inner: optax.GradientTransformation) -> None:
         """Raise unless the inner optimizer keeps Adam's two moments."""
-        require_fields(self.name, inner, ("mu", "nu", "count"))
+        require_fields(
+            "transport='rotate_moments'",
+            inner,
+            ("mu", "nu", "count"),
+            "use transport='keep' or 'reset'",
+        )
 
     def __call__(
         self,
@@ -188,33 +201,26 @@ class RotateMoments(Transport):
         template: Any,
         previous: Any,
         current: Any,
-        carry: Carry,
+        projection: Projection,
     ) -> Any:
-        """Both moments, for a projection whose bases are matrices."""
+        """Both moments."""
         del inner, template
         get = lambda field: optax.tree_utils.tree_get(state, field)
         t = jnp.maximum(get("count"), 1)
         first, second = 1 - self.b1**t, 1 - self.b2**t
 
         def rotate_second(m: Any, v: Any, old: Any, new: Any) -> Any:
-            n = carry(m, old, new)
-            spread = carry_squared(v / second - jnp.square(m / first), old, new)
+            n = projection.carry(m, old, new)
+            spread = projection.carry_squared(v / second - jnp.square(m / first), old, new)
             return jnp.abs(second * (spread + jnp.square(n / first))).astype(v.dtype)
 
-        mu = jax.tree.map(carry, get("mu"), previous, current)
+        mu = jax.tree.map(projection.carry, get("mu"), previous, current)
         nu = jax.tree.map(rotate_second, get("mu"), get("nu"), previous, current)
         return optax.tree_utils.tree_set(state, mu=mu, nu=nu)
 
 
-def carry_squared(x: Any, previous: Any, current: Any) -> Any:
-    """x (R ∘ R) with R = Pᵀ_previous P_current, the bases being matrices (..., n, r)."""
-    highest = jax.lax.Precision.HIGHEST
-    R = jnp.matmul(previous.mT, current, precision=highest)
-    return jnp.matmul(x, jnp.square(R).astype(x.dtype), precision=highest)
-
-
 def require_fields(
-    transport: str, inner: optax.GradientTransformation, fields: tuple[str, ...]
+    user: str, inner: optax.GradientTransformation, fields: tuple[str, ...], remedy: str
 ) -> None:
     """Raise unless the inner optimizer's state has exactly one of each field."""
     state = jax.eval_shape(inner.init, jnp.zeros((3, 2)))
@@ -223,9 +229,8 @@ def require_fields(
     ]
     if missing:
         raise ValueError(
-            f"transport={transport!r} moves the moments {fields}, but the state of "
-            f"{inner_name(inner)} has no {missing}; use transport='keep' or 'reset', or an inner "
-            "optimizer such as optax.scale_by_adam()."
+            f"{user} uses the moments {fields}, but the state of {inner_name(inner)} has no "
+            f"{missing}; {remedy}, or use an inner optimizer such as optax.scale_by_adam()."
         )
 
 

@@ -23,15 +23,19 @@ def load(name):
     return json.loads(str(arrays.pop("config"))), arrays
 
 
-def replay(tx, arrays, dtype):
-    """Parameters (T + 1, out, in) and the list of states after every step."""
+def replay(tx, arrays, dtype, *, decay_after=0.0, change_state=lambda state: state):
+    """Parameters (T + 1, out, in) and the list of states after every step.
+
+    `decay_after` multiplies the updated parameters by 1 − decay_after, as some published code
+    does; `change_state` sets what a trajectory started from.
+    """
     params = jnp.asarray(arrays["params"][0], dtype)
-    state = tx.init(params)
+    state = change_state(tx.init(params))
     update = jax.jit(tx.update)
     trajectory, states = [params], []
     for grad in arrays["grads"]:
         updates, state = update(jnp.asarray(grad, dtype), state, params)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, updates) * (1 - jnp.asarray(decay_after, dtype))
         assert params.dtype == dtype
         trajectory.append(params)
         states.append(state)

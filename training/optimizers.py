@@ -93,6 +93,14 @@ def _muon(
     )
 
 
+def _adam8bit(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
+    return optax.chain(
+        lro.scale_by_adam8bit(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "adamw": OptimizerEntry(_adamw, 0.003),
     "lion": OptimizerEntry(_lion, 0.0005),
@@ -100,6 +108,15 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "muon": OptimizerEntry(_muon, 0.01),
     "trion": OptimizerEntry(lro.trion, 0.02),
     "dct_adamw": OptimizerEntry(lro.dct_adamw, 0.003),
+    "dion": OptimizerEntry(lro.dion, 0.02),
+    "galore": OptimizerEntry(lro.galore, 0.01),
+    "golore": OptimizerEntry(lro.golore, 0.01),
+    "ldadamw": OptimizerEntry(lro.ldadamw, 0.003),
+    "frugal": OptimizerEntry(lro.frugal, 0.003),
+    "fira": OptimizerEntry(lro.fira, 0.01),
+    "online_subspace_descent": OptimizerEntry(lro.online_subspace_descent, 0.003),
+    "low_rank": OptimizerEntry(lro.low_rank, 0.003),
+    "adam8bit": OptimizerEntry(_adam8bit, 0.003),
 }
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 
 METHODS = ("exact", "gram", "randomized")
@@ -33,7 +34,7 @@ def right_singular_vectors(
       Vectors in columns, (..., n, k), and values in descending order, (..., k).
 
     Raises:
-      ValueError: if the method is unknown.
+      ValueError: if the method is unknown, or draws at random without a key.
 
     Reference:
       arXiv 0909.4061, algorithm 4.4, for "randomized".
@@ -63,7 +64,9 @@ def right_singular_vectors(
     width = min(n, m, count + oversampling)
     if count > width:
         return right_singular_vectors(A, count, "exact")
-    Y = jnp.matmul(A.mT, jax.random.normal(key, (*A.shape[:-1], width), A.dtype), precision=HIGHEST)
+    key = require_key(key, "method='randomized'")
+    sketch = jax.random.normal(key, (*A.shape[:-1], width), A.dtype)
+    Y = jnp.matmul(A.mT, sketch, precision=HIGHEST)
     for _ in range(power_iterations):
         Y = jnp.matmul(A, orthonormal_columns(Y), precision=HIGHEST)
         Y = jnp.matmul(A.mT, orthonormal_columns(Y), precision=HIGHEST)

@@ -41,11 +41,13 @@ class Projection(abc.ABC):
       rank: r as an int or a fraction of n.
       stochastic: whether `init` or `refresh` use their key.
       uses_moment: whether `refresh` reads the inner optimizer's first moment.
+      every_step_only: whether the basis must be refreshed at every step.
     """
 
     rank: int | float
     stochastic: bool = False
     uses_moment: bool = False
+    every_step_only: bool = False
 
     def low_rank_shape(self, spec: MatrixSpec) -> tuple[int, ...]:
         """Shape of a = A P for one leaf."""
@@ -108,6 +110,12 @@ class Projection(abc.ABC):
         self, x: Float[Array, "*batch p r"], previous: Basis, current: Basis
     ) -> Float[Array, "*batch p r"]:
         """x Pᵀ_previous P_current: coordinates in the old subspace expressed in the new one."""
+
+    @abc.abstractmethod
+    def carry_squared(
+        self, x: Float[Array, "*batch p r"], previous: Basis, current: Basis
+    ) -> Float[Array, "*batch p r"]:
+        """x (R ∘ R) with R = Pᵀ_previous P_current: how variances of coordinates carry over."""
 
     @abc.abstractmethod
     def overlap(self, previous: Basis, current: Basis) -> Float[Array, "*batch"]:

@@ -1,6 +1,5 @@
 """Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax import selection
-from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
-from lowrank_optax.matrices import MatrixSpec, check_rank
+from lowrank_optax.matrices import MatrixSpec
 from lowrank_optax.projections.base import Basis, Moment, Projection
 
 
@@ -44,7 +42,7 @@ class FixedBasis(Projection):
     ) -> Int[Array, "*batch r"]:
         """Choose columns anew from their scores."""
         del basis, moment
-        return self.select(selection.column_scores(A, self.select.norm), rank, key)
+        return self.select(self.select.scores(A), rank, key)
 
     def project(
         self, A: Float[Array, "*batch m n"], basis: Int[Array, "*batch r"]
@@ -103,6 +101,15 @@ class FixedBasis(Projection):
         slots, found = _find(previous, current)
         return jnp.where(found[..., None, :], take_columns(x, slots), jnp.zeros((), x.dtype))
 
+    def carry_squared(
+        self,
+        x: Float[Array, "*batch m r"],
+        previous: Int[Array, "*batch r"],
+        current: Int[Array, "*batch r"],
+    ) -> Float[Array, "*batch m r"]:
+        """The same as `carry`: zeros and ones are their own squares."""
+        return self.carry(x, previous, current)
+
     def overlap(
         self, previous: Int[Array, "*batch r"], current: Int[Array, "*batch r"]
     ) -> Float[Array, "*batch"]:
@@ -129,57 +136,3 @@ def _find(
         search = jax.vmap(search)
     slots = jnp.minimum(search(previous, current), previous.shape[-1] - 1)
     return slots, jnp.take_along_axis(previous, slots, axis=-1) == current
-
-
-@dataclasses.dataclass(frozen=True)
-class Dct(FixedBasis):
-    """Columns of the discrete cosine transform; build it with `projections.dct`."""
-
-    rank: int | float
-    select: selection.Selection
-    kind: str
-
-    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """S = G Q by a fast transform."""
-        return orthogonal_dct(G) if self.kind == "II" else orthogonal_idct(G)
-
-    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """G = S Qᵀ by a fast transform."""
-        return orthogonal_idct(S) if self.kind == "II" else orthogonal_dct(S)
-
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Cosines of the chosen columns."""
-        return dct_columns(n, indices, dtype=dtype, kind=self.kind)
-
-
-def dct(
-    rank: int | float = 128, select: str | selection.Selection = "l1", *, kind: str = "II"
-) -> Dct:
-    """r columns of the orthonormal DCT, the ones that hold most of the matrix they are chosen for.
-
-    Args:
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      select: "l1" or "l2" (the norm that ranks columns), or a `selection.Selection`.
-      kind: "II" for the DCT-II basis; "III" for its transpose, which some published code uses.
-
-    Returns:
-      A projection for `scale_by_low_rank`.
-
-    Raises:
-      TypeError, ValueError: if an argument is out of range.
-
-    Reference:
-      arXiv 2505.17967, section 2.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import lowrank_optax as lro
-      >>> projection = lro.projections.dct(rank=2)
-      >>> S = projection.analyze(jnp.outer(jnp.ones(3), jnp.arange(4.0)))
-      >>> projection.refresh(S, None, 2, None).tolist()
-      [0, 1]
-    """
-    check_rank(rank)
-    if kind not in ("II", "III"):
-        raise ValueError(f"kind={kind!r} is unknown; use 'II' or 'III'.")
-    return Dct(rank, selection.resolve(select), kind)

@@ -13,9 +13,7 @@ from lowrank_optax.projections.base import Basis, Projection
 class LearnedBasis(Projection):
     """The span of the columns of a matrix P, which subclasses choose in `refresh`."""
 
-    def init(
-        self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
-    ) -> Float[Array, "*batch n r"]:
+    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> Basis:
         """The first r coordinates."""
         del key
         eye = jnp.eye(spec.n, spec.rank, dtype=jnp.promote_types(dtype, jnp.float32))
@@ -38,6 +36,13 @@ class LearnedBasis(Projection):
         """x (Pᵀ_previous P_current), the r × r product first."""
         R = jnp.matmul(self.matrix(previous).mT, self.matrix(current), precision=HIGHEST)
         return jnp.matmul(x, R.astype(x.dtype), precision=HIGHEST)
+
+    def carry_squared(
+        self, x: Float[Array, "*batch m r"], previous: Basis, current: Basis
+    ) -> Float[Array, "*batch m r"]:
+        """x (R ∘ R) with R = Pᵀ_previous P_current."""
+        R = jnp.matmul(self.matrix(previous).mT, self.matrix(current), precision=HIGHEST)
+        return jnp.matmul(x, jnp.square(R).astype(x.dtype), precision=HIGHEST)
 
     def overlap(self, previous: Basis, current: Basis) -> Float[Array, "*batch"]:
         """‖Pᵀ_previous P_current‖² / r."""

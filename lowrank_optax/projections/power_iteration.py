@@ -56,9 +56,8 @@ class PowerIteration(LearnedBasis):
 
         def start() -> Float[Array, "*batch n r"]:
             V = right_singular_vectors(A, rank)[0].astype(basis.dtype)
-            return keep_finite(
-                V, jnp.broadcast_to(jnp.eye(*basis.shape[-2:], dtype=V.dtype), V.shape)
-            )
+            coordinates = jnp.eye(V.shape[-2], V.shape[-1], dtype=V.dtype)
+            return keep_finite(V, jnp.broadcast_to(coordinates, V.shape))
 
         return jax.lax.cond(jnp.any(basis != 0), iterate, start)
 

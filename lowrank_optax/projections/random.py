@@ -6,6 +6,7 @@ import math
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
 from lowrank_optax.matrices import check_rank
 from lowrank_optax.projections.base import Moment
@@ -33,6 +34,7 @@ class Random(LearnedBasis):
     ) -> Float[Array, "*batch n r"]:
         """A fresh draw, whatever A is."""
         del A, moment
+        key = require_key(key, "projections.random")
         normal = jax.random.normal(key, basis.shape, basis.dtype)
         return normal / math.sqrt(rank) if self.kind == "gaussian" else orthonormal_columns(normal)
 

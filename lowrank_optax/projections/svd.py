@@ -35,7 +35,7 @@ class Svd(LearnedBasis):
         key: PRNGKeyArray | None,
         moment: Moment | None = None,
     ) -> Float[Array, "*batch n r"]:
-        """Select among A's right singular vectors; the old basis where the SVD fails."""
+        """Select among A's right singular vectors; the old basis where A has none to offer."""
         del moment
         select_key, svd_key = (None, None) if key is None else jax.random.split(key)
         count = self.select.candidates(rank, min(A.shape[-2:]))
@@ -44,7 +44,8 @@ class Svd(LearnedBasis):
         if count > rank:
             chosen = self.select(s, rank, select_key)
             V = jnp.take_along_axis(V, chosen[..., None, :], axis=-1)
-        return keep_finite(V.astype(basis.dtype), basis)
+        nonzero = jnp.any(s > 0, axis=-1)[..., None, None]
+        return jnp.where(nonzero, keep_finite(V.astype(basis.dtype), basis), basis)
 
 
 def svd(

@@ -18,8 +18,19 @@ OPTIMIZERS = {
     "trion": functools.partial(lro.trion, 1e-2),
     "dct_adamw": functools.partial(lro.dct_adamw, 1e-2),
     "dct_adamw 4 bits": functools.partial(lro.dct_adamw, 1e-2, error_feedback=4, update_interval=2),
+    "dion": functools.partial(lro.dion, 1e-2),
+    "galore": functools.partial(lro.galore, 1e-1, update_interval=3, method="gram"),
+    "galore hybrid": functools.partial(lro.galore, 1e-1, update_interval=3, select="hybrid"),
+    "golore": functools.partial(lro.golore, 1e-1, update_interval=3, random_after=4),
+    "ldadamw": functools.partial(lro.ldadamw, 1e-2),
+    "frugal": functools.partial(lro.frugal, 1e-2, update_interval=3),
+    "fira": functools.partial(lro.fira, 1e-2, update_interval=3),
+    "online_subspace_descent": functools.partial(lro.online_subspace_descent, 1e-1),
+    "low_rank": functools.partial(
+        lro.low_rank, 1e-2, update_interval=3, stagger=True, inner="lion", transport="rotate"
+    ),
 }
-STATIC = ("rank", "ns_steps", "error_feedback", "update_interval", "seed")
+STATIC = ("rank", "ns_steps", "power_iters", "error_feedback", "update_interval", "random_after")
 
 # Odd sizes, one row, stacked squares, heads; and leaves that are no matrices.
 NUMBERS = {

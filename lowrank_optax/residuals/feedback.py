@@ -1,98 +1,31 @@
-"""The residual axis: what happens to the part of the gradient outside the subspace.
+"""Residuals that remember: the momentum of Dion and Trion, and error feedback."""
 
-A residual may add what it stored to the new coefficients before the subspace is chosen
-(`accumulate`), and forms the step from the inner optimizer's direction and what was left over
-(`finish`). All of it happens in the projection's domain (see `projections.base`).
-"""
-
-import abc
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from lowrank_optax.arguments import check_fraction, require_static
 from lowrank_optax.linalg.quantization import dequantize, quantize
 from lowrank_optax.matrices import MatrixSpec
-from lowrank_optax.projections.base import Basis, Projection
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What one matrix leaf knows when its step is formed.
-
-    Attributes:
-      projection: the projection.
-      basis: its current basis.
-      A: what was projected, in the domain, shape (..., m, n).
-      a: its coordinates in the subspace, shape (..., m, r).
-      u: the inner optimizer's scaled direction, shape (..., m, r).
-      key: a random key, or None for a deterministic residual.
-      moment_loss: what the transport of the first moment lost, m Pᵀ_previous − n Pᵀ in the domain,
-        if the residual `uses_moment`.
-    """
-
-    projection: Projection
-    basis: Basis
-    A: Float[Array, "*batch m n"]
-    a: Float[Array, "*batch p r"]
-    u: Float[Array, "*batch p r"]
-    key: PRNGKeyArray | None
-    moment_loss: Float[Array, "*batch m n"] | None = None
-
-    def lifted(self) -> Float[Array, "*batch m n"]:
-        """u Pᵀ in weight space."""
-        return self.projection.lift(self.u, self.basis, self.A.shape[-2:])
-
-    def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch m n"]:
-        """A with its part inside and its part outside the subspace scaled, in the domain."""
-        return self.projection.reweight(self.A, self.a, self.basis, inside, outside)
-
-
-class Residual(abc.ABC):
-    """Contract of the residual axis. Hashable and stateless.
-
-    Attributes:
-      stochastic: whether `finish` uses the step's key.
-      uses_moment: whether `finish` uses the step's `moment_loss`.
-    """
-
-    stochastic: bool = False
-    uses_moment: bool = False
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Any:
-        """State for one leaf: arrays, or () for none."""
-        del spec, dtype
-        return ()
-
-    def accumulate(self, S: Float[Array, "*batch m n"], state: Any) -> Float[Array, "*batch m n"]:
-        """What to project, given the new coefficients S and what is stored."""
-        del state
-        return S
-
-    @abc.abstractmethod
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """The step in weight space, and the new state."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Discard(Residual):
-    """Drop it; build with `residuals.discard`."""
-
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """u Pᵀ."""
-        return step.lifted(), state
+from lowrank_optax.residuals.base import Residual, Step
 
 
 @dataclasses.dataclass(frozen=True)
 class Momentum(Residual):
-    """Keep it in a momentum; build with `residuals.momentum`."""
+    """Keep it in a momentum; build with `residuals.momentum` or `residuals.error_feedback`."""
 
     inside: Any
     outside: Any
     dtype: Any
+    moment_decay: Any = None
+
+    @property
+    def uses_moment(self) -> bool:  # type: ignore[override]
+        """Whether the transport's loss is fed back too."""
+        return self.moment_decay is not None
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch m n"]:
         """Zeros."""
@@ -104,7 +37,16 @@ class Momentum(Residual):
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
         """u Pᵀ, and the decayed momentum."""
-        return step.lifted(), step.reweighted(self.inside, self.outside).astype(state.dtype)
+        left = step.reweighted(self.inside, self.outside) + _moment_error(step, self.moment_decay)
+        return step.lifted(), left.astype(state.dtype)
+
+
+class Unquantized(Momentum):
+    """Error feedback is a momentum whose applied part is forgotten, kept in computing precision."""
+
+    def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch m n"]:
+        """Zeros in at least float32."""
+        return super().init(spec, jnp.promote_types(dtype, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +56,12 @@ class ErrorFeedback(Residual):
     bits: int
     block_size: int
     stochastic: bool
+    moment_decay: Any = None
+
+    @property
+    def uses_moment(self) -> bool:  # type: ignore[override]
+        """Whether the transport's loss is fed back too."""
+        return self.moment_decay is not None
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Any:
         """Quantised zeros, which are all zeros; computed, XLA would fold them at great length."""
@@ -132,21 +80,15 @@ class ErrorFeedback(Residual):
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
         """u Pᵀ, and what the subspace left over."""
-        error = step.reweighted(0.0, 1.0)
+        error = step.reweighted(0.0, 1.0) + _moment_error(step, self.moment_decay)
         key = step.key if self.stochastic else None
         stored = quantize(error, bits=self.bits, block_size=self.block_size, key=key)
         return step.lifted(), stored
 
 
-def discard() -> Residual:
-    """Drop the part outside the subspace, as GaLore does: the step is u Pᵀ.
-
-    Example:
-      >>> import lowrank_optax as lro
-      >>> lro.residuals.discard()
-      Discard()
-    """
-    return Discard()
+def _moment_error(step: Step, b1: Any) -> Any:
+    """b1 / (1 − b1) times what the first moment lost in transport; 0 if that is not fed back."""
+    return 0.0 if b1 is None else b1 / (1 - b1) * step.moment_loss
 
 
 def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) -> Residual:
@@ -177,7 +119,11 @@ def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) ->
 
 
 def error_feedback(
-    bits: int | None = 8, *, block_size: int = 256, rounding: str = "nearest"
+    bits: int | None = 8,
+    *,
+    block_size: int = 256,
+    rounding: str = "nearest",
+    moment_decay: Any = None,
 ) -> Residual:
     """Add the part outside the subspace to the next gradient: E ← A − A P Pᵀ with A = G + E.
 
@@ -188,12 +134,14 @@ def error_feedback(
         None to store it unquantised in the computing dtype.
       block_size: entries of a row that share one range.
       rounding: "nearest" or "stochastic" (unbiased; needs a random key in the state).
+      moment_decay: β₁ of the inner Adam, to feed back β₁ / (1 − β₁) times what the transport of its
+        first moment lost as well, as LDAdam does; None not to.
 
     Raises:
       ValueError: if an argument is unknown.
 
     Reference:
-      arXiv 2505.17967, algorithm 2.
+      arXiv 2505.17967, algorithm 2; arXiv 2410.16103, algorithm 1, for `moment_decay`.
 
     Example:
       >>> import lowrank_optax as lro
@@ -206,13 +154,5 @@ def error_feedback(
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is unknown; use 'nearest' or 'stochastic'.")
     if bits is None or bits == 32:
-        return Unquantized(0.0, 1.0, None)
-    return ErrorFeedback(bits, block_size, rounding == "stochastic")
-
-
-class Unquantized(Momentum):
-    """Error feedback is a momentum whose applied part is forgotten, kept in computing precision."""
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch m n"]:
-        """Zeros in at least float32."""
-        return super().init(spec, jnp.promote_types(dtype, jnp.float32))
+        return Unquantized(0.0, 1.0, None, moment_decay)
+    return ErrorFeedback(bits, block_size, rounding == "stochastic", moment_decay)

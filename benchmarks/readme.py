@@ -1,0 +1,71 @@
+"""Writes the tables of README.md from the JSON that the benchmarks wrote.
+
+Run from the repository's root: ``python -m benchmarks.readme``.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import optimizers, trade_offs
+from benchmarks.timing import markdown_table
+from training.results import caption
+from training.results import markdown_table as comparison_table
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def compare(results: dict[str, Any]) -> str:
+    """The comparison at equal tokens, and the command that made it."""
+    return f"{comparison_table(results['runs'])}\n{caption(results)}"
+
+
+def dct(results: dict[str, Any]) -> str:
+    """Speed of the transform against jax.scipy.fft."""
+    rows = [
+        (
+            length["n"],
+            *(f"{length['speedup_fft_over_jax_scipy'][kind]:.1f}×" for kind in ("dct", "idct")),
+        )
+        for length in results["results"]
+        if length["n"] >= 1024
+    ]
+    header = ("n", "DCT-II: times faster", "inverse: times faster")
+    return f"{markdown_table(header, rows)}\n"
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "compare": compare,
+    "trade_offs": lambda results: "\n\n".join(
+        trade_offs.table(study, rows) for study, rows in results["studies"].items()
+    ),
+    "optimizers": lambda results: "\n\n".join(
+        optimizers.table(result) for result in results["ranks"]
+    ),
+    "dct": dct,
+}
+
+
+def render(readme: str) -> str:
+    """The README with every section between its markers made anew."""
+    for name, section in SECTIONS.items():
+        results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        block = f"<!-- begin {name} -->\n{section(results).strip()}\n<!-- end {name} -->"
+        pattern = rf"<!-- begin {name} -->.*?<!-- end {name} -->"
+        readme, count = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"README.md has {count} sections named {name}; it needs exactly one")
+    return readme
+
+
+def main() -> None:
+    """Rewrites README.md."""
+    path = ROOT / "README.md"
+    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

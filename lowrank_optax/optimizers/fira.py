@@ -1,0 +1,92 @@
+"""Fira."""
+
+from typing import Any
+
+import optax
+
+from lowrank_optax import residuals
+from lowrank_optax.dimension_numbers import DimensionNumbers
+from lowrank_optax.inner import scale_by_adam_bias_correction, scale_by_uncorrected_adam
+from lowrank_optax.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers.recipe import optimizer
+from lowrank_optax.projections import Projection, by_name
+from lowrank_optax.refresh import UpdateInterval
+from lowrank_optax.selection import Selection
+
+
+def fira(
+    learning_rate: optax.ScalarOrSchedule,
+    rank: int | float = 128,
+    *,
+    projection: str | Projection = "svd",
+    select: str | Selection | None = None,
+    update_interval: UpdateInterval = 200,
+    scale: Any = 0.25,
+    growth_limit: Any = 1.01,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    stagger: bool = False,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """Fira: Adam inside a subspace, and outside it the gradient scaled like Adam scales the inside.
+
+    a = G P; u = m / (√v + ε), Adam without bias correction; S = φ (G − a Pᵀ) with
+    φ_i = ‖u_i‖ / ‖a_i‖ for every row, limited in its growth;
+    W ← (1 − η λ) W − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) (scale · u Pᵀ + S).
+
+    Args:
+      learning_rate: η, a number or a schedule.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      projection: "svd", "dct" or another name of `projections.by_name`, or a projection, whose own
+        rank and selection then hold.
+      select: how the projection selects; None for its default.
+      update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
+      scale: α, factor of the step inside the subspace.
+      growth_limit: γ, the largest growth of ‖S‖ from one step to the next.
+      b1, b2, eps: of Adam.
+      stagger: spread the matrices' refreshes over the interval.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2410.01623, algorithm 1.
+      Differs from the published code in taking the true complement G − a Pᵀ for any scale, and in
+      decaying the weights with the update, not after it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.fira(1e-3, rank=2, projection="dct", select="importance")
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    return optimizer(
+        lambda **numbers: optax.chain(
+            scale_by_low_rank(
+                scale_by_uncorrected_adam(b1, b2, eps),
+                by_name(projection, rank, select),
+                update_interval=update_interval,
+                stagger=stagger,
+                residual=residuals.norm_scaling(growth_limit),
+                scale=scale,
+                compress=compress,
+                seed=seed,
+                **numbers,
+            ),
+            scale_by_adam_bias_correction(b1, b2),
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        dimension_numbers=dimension_numbers,
+        fallback=fallback,
+    )

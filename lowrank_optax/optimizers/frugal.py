@@ -1,0 +1,86 @@
+"""FRUGAL."""
+
+from typing import Any
+
+import optax
+
+from lowrank_optax import residuals
+from lowrank_optax.dimension_numbers import DimensionNumbers
+from lowrank_optax.inner import Inner, resolve
+from lowrank_optax.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers.recipe import optimizer
+from lowrank_optax.projections import Projection, by_name
+from lowrank_optax.refresh import UpdateInterval
+from lowrank_optax.selection import Selection
+
+
+def frugal(
+    learning_rate: optax.ScalarOrSchedule,
+    rank: int | float = 0.25,
+    *,
+    projection: str | Projection = "svd",
+    select: str | Selection | None = None,
+    update_interval: UpdateInterval = 200,
+    inactive_scale: Any = 1.0,
+    inner: Inner = "adam",
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    stagger: bool = False,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """FRUGAL: the inner optimizer inside a subspace, sign descent outside it.
+
+    Every T steps the subspace P is chosen and the inner optimizer starts anew; a = G P;
+    W ← (1 − η λ) W − η inner(a) Pᵀ − η · inactive_scale · sign(G − a Pᵀ).
+
+    Args:
+      learning_rate: η, a number or a schedule.
+      rank: r as an int, or the density: a fraction in (0, 1] of the compressed dimension.
+      projection: "svd", "dct", "random", "identity" or another name of `projections.by_name`, or a
+        projection, whose own rank and selection then hold.
+      select: how the projection selects; None for its default.
+      update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
+      inactive_scale: step size of the sign descent relative to η.
+      inner: "adam", "lion", "sgd", … or any optax transformation.
+      b1, b2, eps: of the inner optimizer.
+      stagger: spread the matrices' refreshes over the interval.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2411.07837, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.frugal(1e-3, projection="dct", inner="lion")
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    return optimizer(
+        lambda **numbers: scale_by_low_rank(
+            resolve(inner, b1=b1, b2=b2, eps=eps),
+            by_name(projection, rank, select),
+            update_interval=update_interval,
+            stagger=stagger,
+            transport="reset",
+            residual=residuals.sign_descent(inactive_scale),
+            compress=compress,
+            seed=seed,
+            **numbers,
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        dimension_numbers=dimension_numbers,
+        fallback=fallback,
+    )

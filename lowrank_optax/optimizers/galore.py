@@ -1,0 +1,161 @@
+"""GaLore, its importance-sampled form I3S, and GoLore."""
+
+import math
+from typing import Any
+
+import optax
+
+from lowrank_optax import projections
+from lowrank_optax.dimension_numbers import DimensionNumbers
+from lowrank_optax.inner import Inner, resolve, scale_by_published_adam
+from lowrank_optax.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers.recipe import optimizer
+from lowrank_optax.projections.switch import switch
+from lowrank_optax.refresh import UpdateInterval
+from lowrank_optax.selection import Selection
+
+
+def galore(
+    learning_rate: optax.ScalarOrSchedule,
+    rank: int | float = 128,
+    *,
+    update_interval: UpdateInterval = 200,
+    scale: Any = 0.25,
+    select: str | Selection = "top",
+    method: str = "exact",
+    inner: Inner = "adam",
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    stagger: bool = False,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """GaLore: the inner optimizer on the gradient's leading singular vectors, kept for T steps.
+
+    Every T steps P = the r leading right singular vectors of G; a = G P;
+    W ← (1 − η λ) W − η · scale · inner(a) Pᵀ. The moments stay as they are when P changes.
+
+    Args:
+      learning_rate: η, a number or a schedule.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
+      scale: factor of the low-rank step.
+      select: "top"; "importance" samples singular vectors in proportion to their singular values
+        (I3S); "hybrid" takes the best and samples the rest, and rotates the first moment.
+      method: of the SVD, "exact", "gram" or "randomized".
+      inner: "adam" (with eps added to the uncorrected second moment, as published), "adam8bit",
+        "adam_mini", "adafactor", "lion", "sgd", or any optax transformation.
+      b1, b2, eps: of the inner optimizer.
+      stagger: spread the matrices' refreshes over the interval.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2403.03507, algorithm 2; I3S for `select="importance"`.
+      Differs from the published code in decaying the weights with the update, not after it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.galore(1e-2, rank=2, select="importance")
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    adam = scale_by_published_adam(b1, b2, eps)
+    return optimizer(
+        lambda **numbers: scale_by_low_rank(
+            adam if inner == "adam" else resolve(inner, b1=b1, b2=b2, eps=eps),
+            projections.svd(rank, select, method=method),
+            update_interval=update_interval,
+            stagger=stagger,
+            transport="rotate_first" if select == "hybrid" else "keep",
+            scale=scale,
+            compress=compress,
+            seed=seed,
+            **numbers,
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        dimension_numbers=dimension_numbers,
+        fallback=fallback,
+    )
+
+
+def golore(
+    learning_rate: optax.ScalarOrSchedule,
+    rank: int | float = 128,
+    *,
+    update_interval: int = 200,
+    random_after: int = 0,
+    scale: Any = 0.25,
+    inner: Inner = "adam",
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    stagger: bool = False,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """GoLore: GaLore whose subspace is random, at once or once the gradient is mostly noise.
+
+    Every T steps P = the leading singular vectors before step `random_after`, and a uniformly
+    random orthonormal basis from then on; the first moment is expressed in the new basis.
+
+    Args:
+      learning_rate: η, a number or a schedule.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      update_interval: T, refreshing where count % T == 0.
+      random_after: first step from which a refresh draws at random; 0 for always.
+      scale: factor of the low-rank step.
+      inner: "adam", "sgd" (momentum), or any optax transformation with a first moment.
+      b1, b2, eps: of the inner optimizer.
+      stagger: spread the matrices' refreshes over the interval.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2410.11289, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.golore(1e-2, rank=2, inner="sgd")
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    refreshes = math.ceil(random_after / update_interval)
+    projection = switch(projections.svd(rank), projections.random(rank), refreshes)
+    return optimizer(
+        lambda **numbers: scale_by_low_rank(
+            resolve(inner, b1=b1, b2=b2, eps=eps),
+            projection if refreshes else projections.random(rank),
+            update_interval=update_interval,
+            stagger=stagger,
+            transport="rotate_first",
+            scale=scale,
+            compress=compress,
+            seed=seed,
+            **numbers,
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        dimension_numbers=dimension_numbers,
+        fallback=fallback,
+    )

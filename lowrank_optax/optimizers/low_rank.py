@@ -1,0 +1,95 @@
+"""An optimizer put together from the axes by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from lowrank_optax import residuals
+from lowrank_optax.dimension_numbers import DimensionNumbers
+from lowrank_optax.inner import Inner, resolve
+from lowrank_optax.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers.recipe import optimizer
+from lowrank_optax.projections import Projection, by_name
+from lowrank_optax.refresh import UpdateInterval
+from lowrank_optax.selection import Selection
+from lowrank_optax.transports import Transport
+
+RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
+    "discard": residuals.discard,
+    "sign_descent": residuals.sign_descent,
+    "sgd": residuals.sgd,
+    "norm_scaling": residuals.norm_scaling,
+    "error_feedback": residuals.error_feedback,
+    "momentum": residuals.momentum,
+}
+
+
+def low_rank(
+    learning_rate: optax.ScalarOrSchedule,
+    rank: int | float = 128,
+    *,
+    projection: str | Projection = "dct",
+    select: str | Selection | None = None,
+    update_interval: UpdateInterval = 1,
+    stagger: bool = False,
+    transport: str | Transport = "keep",
+    residual: str | residuals.Residual = "discard",
+    inner: Inner = "adam",
+    scale: Any = 1.0,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    seed: Any = 0,
+    compress: str = "smallest",
+) -> optax.GradientTransformationExtraArgs:
+    """Any combination of the five axes, by name or by object, as an optimizer.
+
+    Args:
+      learning_rate: η, a number or a schedule.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      projection, select: a name and a selection as for `projections.by_name`, or a projection.
+      update_interval, stagger, transport, scale: as for `scale_by_low_rank`.
+      residual: "discard", "sign_descent", "sgd", "norm_scaling", "error_feedback", "momentum", or
+        one from `residuals`.
+      inner: "adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd", or any optax
+        transformation.
+      b1, b2, eps: of the inner optimizer.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.low_rank(1e-3, rank=2, select="importance", residual="norm_scaling")
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    if isinstance(residual, str) and residual not in RESIDUALS:
+        raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
+    return optimizer(
+        lambda **numbers: scale_by_low_rank(
+            resolve(inner, b1=b1, b2=b2, eps=eps),
+            by_name(projection, rank, select),
+            update_interval=update_interval,
+            stagger=stagger,
+            transport=transport,
+            residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
+            scale=scale,
+            compress=compress,
+            seed=seed,
+            **numbers,
+        ),
+        learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        dimension_numbers=dimension_numbers,
+        fallback=fallback,
+    )

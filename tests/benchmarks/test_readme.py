@@ -1,0 +1,34 @@
+"""Figures in the README come from the JSON that a benchmark wrote."""
+
+import pathlib
+import re
+
+from benchmarks.readme import ROOT, render
+
+
+def test_the_readmes_tables_are_those_of_the_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render(readme) == readme
+
+
+def test_every_file_that_the_readme_points_to_is_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)#]+)", readme)
+    assert links
+    assert [link for link in links if not pathlib.Path(ROOT, link).exists()] == []
+
+
+def test_the_readmes_python_examples_run():
+    """Each block in turn, in one namespace with a model that they refer to."""
+    import jax.numpy as jnp
+    import optax
+
+    params = {"w": jnp.ones((16, 32)), "b": jnp.ones(32)}
+    names = {"optax": optax, "params": params, "print": lambda *_: None}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(block, names)
+    updates, _ = names["low_rank_lion"].update(params, names["low_rank_lion"].init(params), params)
+    assert updates["w"].shape == (16, 32)
