@@ -10,6 +10,9 @@ import optax
 
 from lowrank_optax.projections.base import Projection
 
+# Large enough that an inner optimizer that stores large arrays in 8 bits does so.
+TEMPLATE = jax.ShapeDtypeStruct((256, 64), jnp.float32)
+
 
 class Transport(abc.ABC):
     """Contract of the transport axis. Hashable and stateless."""
@@ -93,10 +96,8 @@ class Rotate(Transport):
 
     def check(self, inner: optax.GradientTransformation) -> None:
         """Raise unless the inner optimizer keeps an array like its input."""
-        template = jnp.zeros((3, 2))
-        state = jax.eval_shape(inner.init, template)
-        movable = lambda x: x.shape == template.shape and jnp.issubdtype(x.dtype, jnp.floating)
-        marked = optax.tree.map_params(inner, movable, state)
+        state = jax.eval_shape(inner.init, TEMPLATE)
+        marked = optax.tree.map_params(inner, _is_moment, state)
         if not any(leaf is True for leaf in jax.tree.leaves(marked)):
             raise ValueError(
                 f"transport='rotate' moves per-coordinate moments, but the state of "
@@ -134,8 +135,9 @@ class RotateFirstMoment(Transport):
 
     def check(self, inner: optax.GradientTransformation) -> None:
         """Raise unless the inner optimizer keeps a first moment."""
-        state = jax.eval_shape(inner.init, jnp.zeros((3, 2)))
-        if not _first_moment(state):
+        state = jax.eval_shape(inner.init, TEMPLATE)
+        field = _first_moment(state)
+        if field is None or not _is_moment(optax.tree_utils.tree_get(state, field)):
             raise ValueError(
                 f"transport='rotate_first' moves the first moment ('mu' or 'trace'), but the state "
                 f"of {inner_name(inner)} has none; use transport='keep' or 'reset', or an inner "
@@ -159,6 +161,15 @@ class RotateFirstMoment(Transport):
             projection.carry, optax.tree_utils.tree_get(state, field), previous, current
         )
         return optax.tree_utils.tree_set(state, **{field: moved})
+
+
+def _is_moment(leaf: Any) -> bool:
+    """Whether a leaf of a state for `TEMPLATE` is a plain array with one entry per coordinate."""
+    return (
+        isinstance(leaf, jax.ShapeDtypeStruct)
+        and leaf.shape == TEMPLATE.shape
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
 
 
 def _first_moment(state: Any) -> str | None:
@@ -222,11 +233,14 @@ class RotateMoments(Transport):
 def require_fields(
     user: str, inner: optax.GradientTransformation, fields: tuple[str, ...], remedy: str
 ) -> None:
-    """Raise unless the inner optimizer's state has exactly one of each field."""
-    state = jax.eval_shape(inner.init, jnp.zeros((3, 2)))
-    missing = [
-        field for field in fields if len(optax.tree_utils.tree_get_all_with_path(state, field)) != 1
-    ]
+    """Raise unless the inner optimizer's state has one of each field, as plain arrays."""
+    state = jax.eval_shape(inner.init, TEMPLATE)
+
+    def usable(field: str) -> bool:
+        found = optax.tree_utils.tree_get_all_with_path(state, field)
+        return len(found) == 1 and (field == "count" or _is_moment(found[0][1]))
+
+    missing = [field for field in fields if not usable(field)]
     if missing:
         raise ValueError(
             f"{user} uses the moments {fields}, but the state of {inner_name(inner)} has no "
@@ -236,15 +250,8 @@ def require_fields(
 
 def inner_name(inner: optax.GradientTransformation) -> str:
     """The name of the function that made a transformation, for messages."""
-    init = inspect_unwrapped(inner.init)
-    return getattr(init, "__qualname__", type(init).__name__).split(".")[0]
-
-
-def inspect_unwrapped(function: Any) -> Any:
-    """The function behind decorators and partials."""
-    while hasattr(function, "__wrapped__") or hasattr(function, "func"):
-        function = getattr(function, "__wrapped__", None) or function.func
-    return function
+    name = getattr(inner.init, "__qualname__", type(inner.init).__name__).split(".")[0]
+    return "a stateless transformation" if name == "init_empty_state" else name
 
 
 TRANSPORTS: dict[str, Transport] = {

@@ -31,7 +31,8 @@ def right_singular_vectors(
       oversampling, power_iterations: of "randomized".
 
     Returns:
-      Vectors in columns, (..., n, k), and values in descending order, (..., k).
+      Vectors in columns, (..., n, k), and values in descending order, (..., k); all
+      NaN for a matrix that is not finite.
 
     Raises:
       ValueError: if the method is unknown, or draws at random without a key.
@@ -49,6 +50,9 @@ def right_singular_vectors(
     m, n = A.shape[-2:]
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
+    # LAPACK's SVD never returns for some matrices with an infinite entry (JAX 0.10 on CPUs).
+    finite = jnp.all(jnp.isfinite(A), axis=(-2, -1), keepdims=True)
+    A = jnp.where(finite, A, jnp.nan)
     if method == "exact":
         _, s, Vt = jnp.linalg.svd(A, full_matrices=count > min(m, n))
         missing = max(0, count - s.shape[-1])

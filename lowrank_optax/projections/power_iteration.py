@@ -51,8 +51,11 @@ class PowerIteration(LearnedBasis):
             P = basis.astype(A.dtype)
             for _ in range(self.iterations):
                 b = jnp.matmul(B, P, precision=HIGHEST)
+                # Scaled, so that the squares of tiny gradients do not underflow.
+                largest = jnp.max(jnp.abs(b), axis=(-2, -1), keepdims=True)
+                b = b / jnp.where(largest > 0, largest, 1)
                 P = orthonormal_columns(jnp.matmul(B.mT, b, precision=HIGHEST), self.orthogonalize)
-            return keep_finite(P.astype(basis.dtype), basis)
+            return jnp.where(largest > 0, keep_finite(P.astype(basis.dtype), basis), basis)
 
         def start() -> Float[Array, "*batch n r"]:
             V = right_singular_vectors(A, rank)[0].astype(basis.dtype)

@@ -1,14 +1,56 @@
-"""Selection takes the columns that the theory says are best."""
+"""Selection takes the columns that the theory says are best, or samples them as it says."""
 
 import itertools
+import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lowrank_optax as lro
 from lowrank_optax import selection
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "data/golden/i3s_sampling.npz"
+DRAWS = 20_000
+RANDOM = {
+    "importance": selection.importance(),
+    "importance among 4": selection.importance("l2", candidates=4),
+    "hybrid": selection.hybrid(),
+    "hybrid(1)": selection.hybrid(1, "l2", candidates=6),
+    "uniform": selection.uniform(),
+}
+
+
+def sample(select, scores, rank, draws=DRAWS):
+    """`draws` independent selections, shape (draws, rank)."""
+    keys = jax.random.split(jax.random.key(0), draws)
+    return np.asarray(jax.vmap(lambda key: select(scores, rank, key))(keys))
+
+
+def frequencies(samples, members):
+    """How often each set of `members` was drawn; every sample must be one of them."""
+    counts = {tuple(member): 0 for member in np.asarray(members).tolist()}
+    for drawn in samples.tolist():
+        counts[tuple(drawn)] += 1
+    return np.array(list(counts.values()))
+
+
+def set_probabilities(weights, rank):
+    """Every set of `rank` columns, and its probability under successive weighted draws."""
+    weights = np.asarray(weights, np.float64)
+    members = list(itertools.combinations(range(len(weights)), rank))
+    probabilities = []
+    for member in members:
+        total = 0.0
+        for order in itertools.permutations(member):
+            before = np.cumsum([0.0, *weights[list(order[:-1])]])
+            total += np.prod(weights[list(order)] / (weights.sum() - before))
+        probabilities.append(total)
+    return members, np.array(probabilities)
 
 
 @given(seed=st.integers(0, 10**6), m=st.integers(1, 6), n=st.integers(1, 7), data=st.data())
@@ -45,3 +87,147 @@ def test_an_unknown_selection_or_norm_is_explained():
         selection.resolve("best")
     with pytest.raises(ValueError, match="norm='l3' is unknown; use one of"):
         selection.Top("l3")
+
+
+def test_importance_sampling_matches_exact_enumeration():
+    golden = np.load(GOLDEN)
+    scores = jnp.asarray(golden["s"], jnp.float32)
+    members, expected = golden["set_members"], golden["set_prob"].astype(np.float64)
+    for select, given_scores in (
+        (selection.importance(), scores[:8]),
+        (selection.importance(candidates=8), scores),
+    ):
+        samples = sample(select, given_scores, 4)
+        observed = frequencies(samples, np.sort(members, axis=-1))
+        assert scipy.stats.chisquare(observed, DRAWS * expected / expected.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("count", "field"), [(8, "inclusion_prob"), (16, "inclusion_prob_all")])
+def test_importance_sampling_includes_each_singular_vector_as_often_as_it_should(count, field):
+    golden = np.load(GOLDEN)
+    samples = sample(selection.importance(), jnp.asarray(golden["s"][:count], jnp.float32), 4)
+    observed = np.bincount(samples.ravel(), minlength=count)
+    # Each count is binomial.
+    for successes, probability in zip(observed, golden[field].astype(np.float64), strict=True):
+        assert scipy.stats.binomtest(int(successes), DRAWS, probability).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_importance_sampling_of_dct_columns_is_in_proportion_to_their_norms(norm):
+    rng = np.random.default_rng(1)
+    G = jnp.asarray(rng.normal(size=(9, 6)) * [1, 1, 4, 1, 1, 9], jnp.float32)
+    projection = lro.projections.dct(3, selection.importance(norm))
+    S = projection.analyze(G)
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    samples = np.asarray(jax.vmap(lambda key: projection.refresh(S, None, 3, key))(keys))
+    norms = np.linalg.norm(np.asarray(S, np.float64), ord={"l1": 1, "l2": 2}[norm], axis=0)
+    members, expected = set_probabilities(norms, 3)
+    assert scipy.stats.chisquare(frequencies(samples, members), DRAWS * expected).pvalue > 1e-3
+    members, wrong = set_probabilities(norms**2, 3)
+    assert scipy.stats.chisquare(frequencies(samples, members), DRAWS * wrong).pvalue < 1e-3
+
+
+def test_uniform_draws_every_set_equally_often():
+    members = list(itertools.combinations(range(6), 3))
+    observed = frequencies(sample(selection.uniform(), jnp.arange(6.0), 3), members)
+    assert scipy.stats.chisquare(observed).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("select", "others"),
+    [
+        (selection.hybrid(2), 5),
+        (selection.hybrid(), 5),
+        (selection.hybrid(0.3), 5),
+        (selection.hybrid(2, candidates=4), 2),
+    ],
+)
+def test_hybrid_takes_the_best_and_the_rest_uniformly(select, others):
+    scores = jnp.array([0.0, 9.0, 3.0, 1.0, 8.0, 2.0, 0.5])
+    samples = sample(select, scores, 4)
+    assert ((samples == 1).any(-1) & (samples == 4).any(-1)).all()
+    rest = np.array([2, 5, 3, 6, 0])[:others]
+    counts = np.bincount(samples.ravel(), minlength=7)
+    assert counts[rest].sum() == 2 * DRAWS
+    # For every column the chance is 2 of the others.
+    for count in counts[rest]:
+        p = 2 / others
+        assert (count == DRAWS) if p == 1 else scipy.stats.binomtest(count, DRAWS, p).pvalue > 1e-3
+
+
+def test_hybrid_of_nothing_but_the_best_is_top_and_rank_one_takes_the_best():
+    scores = jnp.array([0.5, 3.0, 9.0, 1.0])
+    for r0 in (3, 7, 1.0):
+        assert selection.hybrid(r0)(scores, 3, jax.random.key(0)).tolist() == [1, 2, 3]
+    assert selection.hybrid()(scores, 1, jax.random.key(0)).tolist() == [2]
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5, 7])
+def test_columns_of_score_zero_are_drawn_only_when_no_other_is_left(rank):
+    scores = jnp.array([0.0, 1e-30, 5.0, 0.0, 1e30, 1.0, 0.0])
+    samples = sample(selection.importance(), scores, rank, draws=200)
+    positive = np.isin(samples, [1, 2, 4, 5]).sum(-1)
+    assert (positive == min(rank, 4)).all()
+    if rank == 5:
+        assert set(samples.ravel()) == set(range(7))  # and then each of them may be
+    assert (np.diff(samples) > 0).all()
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_random_selections_are_ascending_distinct_and_in_range_whatever_the_scores(name, bad):
+    select = RANDOM[name]
+    scores = jnp.abs(jax.random.normal(jax.random.key(1), (2, 3, 7))).at[0].set(bad)
+    for rank in (1, 3, 7):
+        indices = select(scores, rank, jax.random.key(2))
+        assert (indices.shape, indices.dtype) == ((2, 3, rank), jnp.int32)
+        assert (np.diff(indices) > 0).all()
+        assert indices.min() >= 0
+        assert indices.max() < 7
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_selections_follow_their_key_and_batches_are_independent(name):
+    scores = jnp.ones((50, 7))
+    select = RANDOM[name]
+    assert select.stochastic
+    first = select(scores, 2, jax.random.key(0))
+    np.testing.assert_array_equal(first, select(scores, 2, jax.random.key(0)))
+    assert (first != select(scores, 2, jax.random.key(1))).any()
+    assert len(np.unique(first, axis=0)) > 3
+
+
+def test_a_learned_basis_is_asked_for_as_many_columns_as_the_selection_needs():
+    assert selection.Top().candidates(3, 8) == 3
+    assert selection.Top().candidates(9, 8) == 9
+    assert selection.uniform().candidates(3, 8) == 8
+    assert selection.importance().candidates(9, 8) == 9
+    assert selection.importance(candidates=5).candidates(3, 8) == 5
+    assert selection.hybrid(candidates=5).candidates(3, 4) == 4
+    assert selection.hybrid(candidates=2).candidates(3, 8) == 3
+
+
+def test_names_stand_for_selections():
+    assert selection.resolve("l2") == selection.Top("l2")
+    assert selection.resolve("importance") == selection.importance("l1")
+    assert selection.resolve("hybrid") == selection.hybrid(0.5)
+    assert selection.resolve("uniform") == selection.uniform()
+    assert selection.resolve(selection.hybrid(3)) == selection.hybrid(3)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: selection.importance("l3"), "norm='l3' is unknown; use one of"),
+        (lambda: selection.importance(candidates=0), "candidates=0 must be at least 1, or None"),
+        (lambda: selection.hybrid(-1), "r0=-1 must be the number of best columns"),
+        (lambda: selection.hybrid(1.5), "r0=1.5 must be .* or a fraction in"),
+        (
+            lambda: selection.uniform()(jnp.ones(3), 1, None),
+            "select='uniform' draws at random: pass a key",
+        ),
+    ],
+)
+def test_bad_arguments_of_random_selections_are_explained(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,65 @@
+"""The Walsh–Hadamard transform: Sylvester's matrix, orthonormal, never formed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from lowrank_optax.linalg.hadamard import hadamard_columns, orthogonal_hadamard
+
+
+def draw(*shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 64])
+def test_it_is_sylvesters_matrix_in_orthonormal_form(n, float64):
+    H = scipy.linalg.hadamard(n) / np.sqrt(n)
+    x = draw(3, 2, n, dtype=jnp.float64)
+    np.testing.assert_allclose(orthogonal_hadamard(x), x @ H, atol=1e-13)
+    np.testing.assert_allclose(hadamard_columns(n, jnp.arange(n), jnp.float64), H, rtol=1e-15)
+
+
+def test_it_undoes_itself_along_any_axis():
+    x = draw(4, 16, 3)
+    y = orthogonal_hadamard(x, axis=1)
+    np.testing.assert_allclose(y[:, :, 2], orthogonal_hadamard(x[:, :, 2]), atol=1e-6)
+    np.testing.assert_allclose(orthogonal_hadamard(y, axis=-2), x, atol=1e-6)
+
+
+def test_columns_are_batched():
+    indices = jnp.array([[0, 5], [7, 1]])
+    columns = hadamard_columns(8, indices)
+    assert columns.shape == (2, 8, 2)
+    np.testing.assert_array_equal(columns[1], hadamard_columns(8, indices[1]))
+
+
+def test_half_precision_is_computed_in_float32():
+    x = draw(4, 64, dtype=jnp.bfloat16)
+    y = orthogonal_hadamard(x)
+    assert y.dtype == jnp.bfloat16
+    expected = orthogonal_hadamard(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_the_work_is_n_log_n_and_no_matrix_is_formed():
+    shape = jax.ShapeDtypeStruct((16, 1024), jnp.float32)
+    compiled = jax.jit(orthogonal_hadamard).lower(shape).compile()
+    assert "[1024,1024]" not in compiled.as_text()
+    # Ten stages of one addition per entry, with room for what fusion computes twice.
+    assert compiled.cost_analysis()["flops"] < 16 * 1024 * 10 * 10
+
+
+@pytest.mark.parametrize("n", [3, 12, 0])
+def test_another_length_is_refused_with_the_remedy(n):
+    message = rf"a power of two, not n = {n}: use the DCT, which takes any n"
+    with pytest.raises(ValueError, match=message):
+        orthogonal_hadamard(jnp.ones((2, n)))
+    with pytest.raises(ValueError, match=message):
+        hadamard_columns(n, jnp.array([0]))
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="takes real floating arrays, not int32"):
+        orthogonal_hadamard(jnp.arange(4))

@@ -1,0 +1,63 @@
+"""Right singular vectors by three methods, for every shape and for bad matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lowrank_optax.linalg.singular import METHODS, right_singular_vectors
+
+KEY = jax.random.key(0)
+
+
+def decaying(seed, *shape):
+    """A matrix whose singular values fall by a factor of two each."""
+    rng = np.random.default_rng(seed)
+    k = min(shape[-2:])
+    U = np.linalg.qr(rng.normal(size=(*shape[:-1], k)))[0]
+    V = np.linalg.qr(rng.normal(size=(*shape[:-2], shape[-1], k)))[0]
+    return jnp.asarray(U * 2.0 ** -np.arange(k) @ V.swapaxes(-1, -2), jnp.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(2, 14, 6), (5, 9)])
+def test_vectors_and_values_are_the_leading_ones(method, shape):
+    A = decaying(0, *shape)
+    V, s = right_singular_vectors(A, 3, method, KEY)
+    np.testing.assert_allclose(s, jnp.broadcast_to(2.0 ** -jnp.arange(3), s.shape), rtol=1e-4)
+    np.testing.assert_allclose(jnp.linalg.norm(A @ V, axis=-2), s, rtol=1e-4)
+    expected = jnp.broadcast_to(jnp.eye(3), (*shape[:-2], 3, 3))
+    np.testing.assert_allclose(V.mT @ V, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_vectors_than_rows_are_completed_to_an_orthonormal_basis(method):
+    V, s = right_singular_vectors(decaying(1, 3, 7), 5, method, KEY)
+    assert (V.shape, s.shape) == ((7, 5), (5,))
+    np.testing.assert_allclose(V.T @ V, jnp.eye(5), atol=1e-5)
+    np.testing.assert_allclose(s, [1, 0.5, 0.25, 0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tiny_matrices_do_not_underflow(method):
+    A = decaying(2, 14, 6)
+    _, s = right_singular_vectors(1e-30 * A, 3, method, KEY)
+    np.testing.assert_allclose(s / 1e-30, [1, 0.5, 0.25], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_matrix_that_is_not_finite_gives_nan_for_itself_alone(method, bad):
+    # The SVD of zeros with one infinity in the corner does not return.
+    A = jnp.stack([jnp.zeros((6, 4)).at[0, 0].set(bad), decaying(3, 6, 4)])
+    V, s = right_singular_vectors(A, 2, method, KEY)
+    assert jnp.isnan(V[0]).any()
+    assert not (s[0] > 0).any()
+    np.testing.assert_allclose(s[1], [1, 0.5], rtol=1e-4)
+
+
+def test_bad_arguments_are_explained():
+    with pytest.raises(ValueError, match="method='lanczos' is unknown; use one of"):
+        right_singular_vectors(jnp.eye(3), 1, "lanczos")
+    with pytest.raises(ValueError, match="method='randomized' draws at random: pass a key"):
+        right_singular_vectors(jnp.eye(3), 1, "randomized")
