@@ -1,7 +1,7 @@
 """How does the loss move with the rank, the width and the steps, beside memory and time?
 
 Run from the repository's root: ``python -m benchmarks.trade_offs --out runs/trade_offs``. One seed,
-at the learning rates that ``train.py compare --tune`` found for the small preset. Finished runs are
+at the learning rates that ``train.py compare --tune`` found for the small preset at 500 steps. Finished runs are
 reused. Prints tables and writes benchmarks/results/trade_offs.json.
 """
 
@@ -19,7 +19,7 @@ from training.corpus import load_corpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 BASE = CompareConfig(
-    steps=500,
+    steps=250,
     batch_size=8,
     fallback_learning_rate=0.003,
     checkpoint_every=0,
@@ -38,7 +38,7 @@ STUDIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         (name, {"hidden_size": width}) for width in (64, 256) for name in ("adamw", "muon", "trion")
     ],
     "steps": [
-        (name, {"steps": steps}) for steps in (250, 1000) for name in ("adamw", "muon", "trion")
+        (name, {"steps": steps}) for steps in (125, 500) for name in ("adamw", "muon", "trion")
     ],
 }
 

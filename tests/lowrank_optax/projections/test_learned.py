@@ -49,11 +49,9 @@ def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, m, n, rank)
     np.testing.assert_allclose(weighted, 2 * A - 1.5 * A @ P, atol=1e-4)
 
 
-@every_basis
+@pytest.mark.parametrize("name", [name for name in BASES if name != "random"])
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name, bad):
-    if name == "random":
-        pytest.skip("a random subspace does not look at the gradient")
     A = draw(1, 3, 10, 6)
     projection, basis = started(name, A, 3)
     new = projection.refresh(A.at[1].multiply(bad), basis, 3, KEY)
@@ -69,7 +67,7 @@ def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name, bad):
 @pytest.mark.parametrize("bad", [0.0, np.nan])
 def test_a_first_gradient_that_teaches_nothing_gives_some_finite_basis(name, bad):
     A = jnp.full((10, 6), bad)
-    projection, basis = started(name, A, 3)
+    _, basis = started(name, A, 3)
     np.testing.assert_allclose(basis.T @ basis, jnp.eye(3), atol=1e-5)
 
 
