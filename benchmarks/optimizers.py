@@ -22,11 +22,27 @@ from benchmarks.timing import interleaved_seconds, markdown_table, median, ratio
 LAYERS, HIDDEN, INTERMEDIATE = 4, 512, 1376
 RANK_FRACTIONS = (1 / 4, 1 / 16)
 LEARNING_RATE = 1e-2
+NEVER = 10**6  # an interval longer than the benchmark: only the first, untimed, step refreshes
 
 OURS: dict[str, Callable[[int], optax.GradientTransformation]] = {
     "trion": lambda rank: lro.trion(LEARNING_RATE, rank),
     "dct_adamw (8-bit feedback)": lambda rank: lro.dct_adamw(LEARNING_RATE, rank),
     "dct_adamw (no feedback)": lambda rank: lro.dct_adamw(LEARNING_RATE, rank, error_feedback=None),
+    "dion": lambda rank: lro.dion(LEARNING_RATE, rank),
+    "ldadamw": lambda rank: lro.ldadamw(LEARNING_RATE, rank),
+    "online_subspace_descent": lambda rank: lro.online_subspace_descent(LEARNING_RATE, rank),
+    "galore (every step, gram)": lambda rank: lro.galore(
+        LEARNING_RATE, rank, update_interval=1, method="gram"
+    ),
+    "galore (between refreshes)": lambda rank: lro.galore(
+        LEARNING_RATE, rank, update_interval=NEVER
+    ),
+    "frugal dct (every step)": lambda rank: lro.frugal(
+        LEARNING_RATE, rank, projection="dct", update_interval=1
+    ),
+    "fira dct (every step)": lambda rank: lro.fira(
+        LEARNING_RATE, rank, projection="dct", update_interval=1
+    ),
 }
 
 

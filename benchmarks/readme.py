@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import optimizers, trade_offs
+from benchmarks import optimizers, subspaces, trade_offs
 from benchmarks.timing import markdown_table
 from training.results import caption
 from training.results import markdown_table as comparison_table
@@ -42,6 +42,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "trade_offs": lambda results: "\n\n".join(
         trade_offs.table(study, rows) for study, rows in results["studies"].items()
     ),
+    "subspaces": lambda results: subspaces.table(results, "gradient"),
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]
     ),

@@ -1,8 +1,8 @@
 """How does the loss move with the rank, the width and the steps, beside memory and time?
 
 Run from the repository's root: ``python -m benchmarks.trade_offs --out runs/trade_offs``. One seed,
-at the learning rates that ``train.py compare --tune`` found for the small preset at 500 steps. Finished runs are
-reused. Prints tables and writes benchmarks/results/trade_offs.json.
+at the learning rates that ``train.py compare --tune`` found for the small preset at 500 steps.
+Finished runs are reused. Prints tables and writes benchmarks/results/trade_offs.json.
 """
 
 import argparse

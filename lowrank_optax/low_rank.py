@@ -111,7 +111,7 @@ def scale_by_low_rank(
         mine = dataclasses.replace(engine, schedule=schedule.for_group(group, groups))
         return optax.GradientTransformationExtraArgs(mine.init, mine.update)
 
-    return grouped(make, engine.specs, schedule.most_groups)
+    return grouped(make, engine.specs, schedule.groups)
 
 
 def _has_masked(tree: Any) -> bool:
@@ -147,6 +147,12 @@ class _Engine:
         if self.residual.uses_moment:
             transports.require_fields(
                 f"the residual {self.residual}", self.inner, ("mu", "count"), "leave the moment out"
+            )
+        if self.residual.uses_rows and not self.projection.keeps_rows:
+            raise ValueError(
+                f"the residual {self.residual} scales rows, but the projection {self.projection} "
+                "mixes them; use a one-sided projection, or another residual such as "
+                "residuals.error_feedback()."
             )
         if self.projection.every_step_only and not self.schedule.every_step:
             raise ValueError(

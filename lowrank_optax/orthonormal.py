@@ -103,7 +103,7 @@ def scale_by_dion(
     *,
     momentum: Any = 0.95,
     power_iters: int = 1,
-    eps: float = 1e-8,
+    eps: Any = 1e-8,
     orthogonalize: str = "qr",
     shape_scale: str = "dion",
     dimension_numbers: DimensionNumbers = None,

@@ -14,19 +14,23 @@ UpdateInterval: TypeAlias = "int | Callable[[Array], Array] | Refresh"
 """What `update_interval=` takes: T, a function of the count, or a `Refresh`."""
 
 
+MOST_GROUPS = 64
+"""Groups that a staggered schedule splits leaves into; each has step counts of its own."""
+
+
 class Refresh(abc.ABC):
     """Contract of the refresh axis. Hashable and stateless.
 
     Attributes:
       every_step: the subspace changes at every step, so no predicate is compiled.
       grouped: leaves follow schedules of their own, in groups.
-      most_groups: the largest number of groups; None for one per leaf.
+      groups: the number of groups; None for one per leaf.
       uses_overlap: `advance` reads the overlap of the new subspace with the old one.
     """
 
     every_step: bool = False
     grouped: bool = False
-    most_groups: int | None = None
+    groups: int | None = None
     uses_overlap: bool = False
 
     def init(self) -> Any:
@@ -112,9 +116,9 @@ class Staggered(Every):
     grouped = True
 
     @property
-    def most_groups(self) -> int:  # type: ignore[override]
-        """One group per step of the interval."""
-        return self.interval
+    def groups(self) -> int:  # type: ignore[override]
+        """One group per step of the interval, within reason."""
+        return min(self.interval, MOST_GROUPS)
 
     def for_group(self, group: int, groups: int) -> Refresh:
         """Offsets spread evenly over the interval."""

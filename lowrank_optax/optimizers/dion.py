@@ -16,7 +16,7 @@ def dion(
     *,
     momentum: Any = 0.95,
     power_iters: int = 1,
-    eps: float = 1e-8,
+    eps: Any = 1e-8,
     orthogonalize: str = "qr",
     shape_scale: str = "dion",
     weight_decay: Any = 0.0,

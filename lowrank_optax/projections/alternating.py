@@ -14,11 +14,15 @@ from lowrank_optax.projections.learned import LearnedBasis
 
 
 class Factors(NamedTuple):
-    """Factors of the current step: A ≈ P Rᵀ, and Q, which is R with columns of unit length."""
+    """Factors of the current step: A ≈ P Rᵀ, and Q, which is R with columns of unit length.
+
+    `start` is where the next step starts: Q, or the last start if A was zero.
+    """
 
     P: Float[Array, "*batch m r"]
     R: Float[Array, "*batch n r"]
     Q: Float[Array, "*batch n r"]
+    start: Float[Array, "*batch n r"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Alternating(LearnedBasis):
 
     rank: int | float
     iterations: int
-    eps: float
+    eps: Any
     orthogonalize: str
 
     stochastic = True
@@ -56,19 +60,19 @@ class Alternating(LearnedBasis):
         """One or more alternating iterations from the last Q."""
         del rank, key, moment
         dot = lambda x, y: jnp.matmul(x, y, precision=HIGHEST)
-        Q = basis.astype(A.dtype)
+        start = basis.astype(A.dtype)
         for _ in range(self.iterations):
-            P = orthonormal_columns(dot(A, Q), self.orthogonalize)
+            P = orthonormal_columns(dot(A, start), self.orthogonalize)
             P = keep_finite(P, jnp.zeros_like(P))
             R = dot(A.mT, P)
             lengths = jnp.linalg.norm(R, axis=-2, keepdims=True)
-            # A zero gradient leaves nothing to normalise: keep the directions at hand.
-            Q = jnp.where(jnp.any(lengths > 0, axis=-1, keepdims=True), R / (lengths + self.eps), Q)
-        return Factors(P, R, Q)
+            Q = R / (lengths + self.eps)
+            start = jnp.where(jnp.any(lengths > 0, axis=-1, keepdims=True), Q, start)
+        return Factors(P, R, Q, start)
 
     def matrix(self, basis: Factors | Array) -> Float[Array, "*batch n r"]:
         """Q."""
-        return basis.Q if isinstance(basis, Factors) else basis
+        return basis.start if isinstance(basis, Factors) else basis
 
     def project(self, A: Float[Array, "*batch m n"], basis: Factors) -> Float[Array, "*batch m r"]:
         """P, the orthonormal coordinates."""
@@ -99,14 +103,14 @@ class Alternating(LearnedBasis):
     ) -> Float[Array, "*batch n r"]:
         """Q, from which the next step starts."""
         del A, a, u, refreshed
-        return basis.Q
+        return basis.start
 
 
 def alternating(
     rank: int | float = 128,
     *,
     iterations: int = 1,
-    eps: float = 1e-8,
+    eps: Any = 1e-8,
     orthogonalize: str = "qr",
 ) -> Alternating:
     """Dion's factors: a power iteration from the last Q, orthonormal on the longer side.

@@ -42,12 +42,14 @@ class Projection(abc.ABC):
       stochastic: whether `init` or `refresh` use their key.
       uses_moment: whether `refresh` reads the inner optimizer's first moment.
       every_step_only: whether the basis must be refreshed at every step.
+      keeps_rows: whether row i of a = A P belongs to row i of A.
     """
 
     rank: int | float
     stochastic: bool = False
     uses_moment: bool = False
     every_step_only: bool = False
+    keeps_rows: bool = True
 
     def low_rank_shape(self, spec: MatrixSpec) -> tuple[int, ...]:
         """Shape of a = A P for one leaf."""

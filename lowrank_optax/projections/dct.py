@@ -39,7 +39,8 @@ def dct(
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      select: "l1" or "l2" (the norm that ranks columns), or a `selection.Selection`.
+      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
+        `selection.Selection`.
       kind: "II" for the DCT-II basis; "III" for its transpose, which some published code uses.
 
     Returns:

@@ -50,7 +50,9 @@ class OnlinePca(LearnedBasis):
         """The best subspace for A, and a fresh optimizer."""
         del key, moment
         V = canonical_signs(right_singular_vectors(A, rank)[0]).astype(basis.P.dtype)
-        P = keep_finite(V, basis.P)
+        # The singular vectors of a zero gradient are finite, and mean nothing.
+        known = jnp.any(A != 0, axis=(-2, -1), keepdims=True)
+        P = jnp.where(known, keep_finite(V, basis.P), basis.P)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
     def settle(

@@ -1,4 +1,4 @@
-"""A fixed random orthogonal basis that is never stored: a signed permutation, then the DCT."""
+"""A fixed random orthogonal basis that is never stored: random signs, then the DCT."""
 
 import dataclasses
 from typing import Any
@@ -16,36 +16,29 @@ from lowrank_optax.projections.fixed import FixedBasis
 
 @dataclasses.dataclass(frozen=True)
 class RandomOrthogonal(FixedBasis):
-    """Columns of Q = D Π C; build it with `projections.random_orthogonal`."""
+    """Columns of Q = D C; build it with `projections.random_orthogonal`."""
 
     rank: int | float
     select: selection.Selection
     seed: int
 
     def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """S = G Q: signs, permutation, fast transform."""
-        signs, order = self._draw(G.shape[-1], G.dtype)
-        return orthogonal_dct(jnp.take(G * signs, order, axis=-1, mode="clip"))
+        """S = G Q: signs, then a fast transform."""
+        return orthogonal_dct(G * self._signs(G.shape[-1], G.dtype))
 
     def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """G = S Qᵀ: the inverses in reverse order."""
-        signs, order = self._draw(S.shape[-1], S.dtype)
-        inverse = jnp.argsort(order)
-        return signs * jnp.take(orthogonal_idct(S), inverse, axis=-1, mode="clip")
+        """G = S Qᵀ: the inverse transform, then signs."""
+        return orthogonal_idct(S) * self._signs(S.shape[-1], S.dtype)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Cosines of the chosen columns, their rows permuted and signed."""
-        signs, order = self._draw(n, dtype)
-        cosines = dct_columns(n, indices, dtype=dtype)
-        return signs[:, None] * jnp.take(cosines, jnp.argsort(order), axis=-2, mode="clip")
+        """Cosines of the chosen columns with signed rows."""
+        return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)[:, None]
 
-    def _draw(self, n: int, dtype: Any) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    def _signs(self, n: int, dtype: Any) -> Float[Array, " n"]:
         # From bits and a named generator, so that neither the default dtype nor the default
         # generator of a program that resumes from a checkpoint changes the basis.
         key = jax.random.key(self.seed, impl="threefry2x32")
-        bits = jax.random.bits(key, (2, n), jnp.uint32)
-        signs = 1 - 2 * (bits[0] & 1).astype(dtype)
-        return signs, jnp.argsort(bits[1])
+        return 1 - 2 * (jax.random.bits(key, (n,), jnp.uint32) & 1).astype(dtype)
 
 
 def random_orthogonal(
@@ -53,11 +46,11 @@ def random_orthogonal(
 ) -> RandomOrthogonal:
     """r columns of a random orthogonal n × n basis that is drawn once, from a seed.
 
-    Q = D Π C: a random sign for every coordinate, a random order of the coordinates, and the
-    orthonormal DCT-II. It is orthogonal for any n, has a fast transform, spreads any vector over
-    its columns with high probability, and takes no memory. Permuting or signing the
-    columns as well would only rename them. For a subspace drawn anew at every refresh see
-    `projections.random`.
+    Q = D C: a random sign for every coordinate, then the orthonormal DCT-II. It is orthogonal for
+    any n, has a fast transform, takes no memory, and spreads the energy of any vector over its
+    columns, |xᵀ q| ≤ 2 √(log(2 n / δ) / n) ‖x‖ for all columns q with probability 1 − δ.
+    Random signs or a random order of the columns as well would only rename them. For a subspace
+    drawn anew at every refresh see `projections.random`.
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
@@ -72,7 +65,7 @@ def random_orthogonal(
       TypeError, ValueError: if an argument is out of range.
 
     Reference:
-      Structured random orthogonal transforms: arXiv 1011.1595.
+      arXiv 1011.1595, on the same construction with the Walsh–Hadamard transform.
 
     Example:
       >>> import jax.numpy as jnp

@@ -22,6 +22,8 @@ class TwoSided(Projection):
     left: Projection
     right: Projection
 
+    keeps_rows = False
+
     @property
     def rank(self) -> int | float:  # type: ignore[override]
         """The right one's, whose axis is the compressed one."""

@@ -55,10 +55,12 @@ class Residual(abc.ABC):
     Attributes:
       stochastic: whether `finish` uses the step's key.
       uses_moment: whether `finish` uses the step's `moment_loss`.
+      uses_rows: whether `finish` compares rows of a with rows of A.
     """
 
     stochastic: bool = False
     uses_moment: bool = False
+    uses_rows: bool = False
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Any:
         """State for one leaf: arrays, or () for none."""

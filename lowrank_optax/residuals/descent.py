@@ -41,6 +41,8 @@ class NormScaling(Residual):
     growth_limit: Any
     eps: float
 
+    uses_rows = True
+
     def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch"]:
         """Norm of the last residual step; 0 before the first."""
         return jnp.zeros(spec.batch, jnp.promote_types(dtype, jnp.float32))

@@ -30,5 +30,5 @@ def test_the_readmes_python_examples_run():
     assert len(blocks) >= 3
     for block in blocks:
         exec(block, names)
-    updates, _ = names["low_rank_lion"].update(params, names["low_rank_lion"].init(params), params)
+    updates, _ = names["new"].update(params, names["new"].init(params), params)
     assert updates["w"].shape == (16, 32)

@@ -59,8 +59,9 @@ AXES = (tuple(PROJECTIONS), TRANSPORTS, tuple(RESIDUALS), INNERS, tuple(SCHEDULE
 
 
 def valid(combination):
-    _, transport, _, inner, _ = combination
-    return inner in MOVABLE[transport]
+    projection, transport, residual, inner, _ = combination
+    mixes_rows = projection == "two_sided" and residual == "norm_scaling"
+    return inner in MOVABLE[transport] and not mixes_rows
 
 
 def pairwise():
@@ -143,6 +144,12 @@ def test_a_projection_that_needs_the_moment_says_so():
 def test_factors_that_live_from_step_to_step_cannot_rest():
     with pytest.raises(ValueError, match=r"Alternating.*update_interval=1"):
         lro.scale_by_low_rank(optax.identity(), lro.projections.alternating(2), update_interval=5)
+
+
+def test_a_residual_by_rows_refuses_a_projection_that_mixes_them():
+    both = lro.projections.two_sided(lro.projections.dct(2), lro.projections.dct(2))
+    with pytest.raises(ValueError, match=r"NormScaling.*TwoSided.*error_feedback"):
+        lro.low_rank(0.1, projection=both, residual="norm_scaling")
 
 
 def test_staggering_needs_an_interval():

@@ -208,13 +208,13 @@ def test_a_hadamard_basis_names_the_parameter_whose_size_is_no_power_of_two():
 
 def test_a_random_orthogonal_basis_depends_on_its_seed_alone():
     first, same, other = (
-        projections.random_orthogonal(2, seed=seed).columns(jnp.arange(8), 8, jnp.float32)
+        projections.random_orthogonal(2, seed=seed).columns(jnp.arange(2), 64, jnp.float32)
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, same)
-    assert jnp.max(jnp.abs(jnp.abs(first) - jnp.abs(other))) > 0.1
+    assert float(jnp.linalg.norm(first.T @ other)) < 1  # √2 for equal subspaces
     with jax.enable_x64(False), jax.default_prng_impl("rbg"):
-        elsewhere = projections.random_orthogonal(2, seed=0).columns(jnp.arange(8), 8, jnp.float32)
+        elsewhere = projections.random_orthogonal(2, seed=0).columns(jnp.arange(2), 64, jnp.float32)
     np.testing.assert_allclose(elsewhere, first, atol=1e-6)
 
 
