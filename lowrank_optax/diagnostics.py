@@ -71,6 +71,52 @@ def projection_error(
     return jnp.sqrt(share)
 
 
+def subspace_overlap(
+    U: Float[Array, "*batch n r"], V: Float[Array, "*batch n r"]
+) -> Float[Array, "*batch"]:
+    """How much two r-dimensional subspaces share: ‖Uᵀ V‖² / r in the Frobenius norm.
+
+    Args:
+      U, V: orthonormal bases in columns, shape (..., n, r); of a fixed basis, its
+        `FixedBasis.columns`.
+
+    Returns:
+      Values in [0, 1], shape (...,): 1 for equal subspaces, 0 for orthogonal ones.
+
+    Reference:
+      I3S, equation 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> I = jnp.eye(4)
+      >>> float(lro.diagnostics.subspace_overlap(I[:, :2], I[:, 1:3]))
+      0.5
+    """
+    product = jnp.matmul(U.mT, V, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(jnp.square(product), axis=(-2, -1)) / U.shape[-1]
+
+
+def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    """Singular values of an update, largest first, as shares of the largest.
+
+    Args:
+      update: shape (..., m, n).
+
+    Returns:
+      Values in [0, 1], shape (..., min(m, n)); zeros for a zero update.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> lro.diagnostics.update_spectrum(jnp.diag(jnp.array([1.0, 4.0]))).tolist()
+      [1.0, 0.25]
+    """
+    values = jnp.linalg.svd(update, compute_uv=False)
+    largest = values[..., :1]
+    return values / jnp.where(largest > 0, largest, 1)
+
+
 def _choose(A: Float[Array, "*batch m n"], projection: Projection) -> Basis:
     rows, columns = A.ndim - 2, A.ndim - 1
     rank = resolve_rank(projection.rank, A.shape[columns])

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax import refresh, residuals, transports
+from lowrank_optax.compatibility import check
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.groups import grouped
 from lowrank_optax.matrices import MatrixTree, SpecTable, matrix_specs
@@ -103,7 +104,7 @@ def scale_by_low_rank(
         ),
         seed=seed,
     )
-    engine.check()
+    check(inner, projection, schedule, engine.transport, engine.residual)
     if not schedule.grouped:
         return optax.GradientTransformationExtraArgs(engine.init, engine.update)
 
@@ -133,33 +134,6 @@ class _Engine:
     @property
     def stochastic(self) -> bool:
         return self.projection.stochastic or self.residual.stochastic
-
-    def check(self) -> None:
-        """Raise if values of different axes cannot work together."""
-        self.transport.check(self.inner)
-        if self.projection.uses_moment:
-            transports.require_fields(
-                f"the projection {self.projection}",
-                self.inner,
-                ("mu", "count"),
-                "let it follow the gradient alone",
-            )
-        if self.residual.uses_moment:
-            transports.require_fields(
-                f"the residual {self.residual}", self.inner, ("mu", "count"), "leave the moment out"
-            )
-        if self.residual.uses_rows and not self.projection.keeps_rows:
-            raise ValueError(
-                f"the residual {self.residual} scales rows, but the projection {self.projection} "
-                "mixes them; use a one-sided projection, or another residual such as "
-                "residuals.error_feedback()."
-            )
-        if self.projection.every_step_only and not self.schedule.every_step:
-            raise ValueError(
-                f"the projection {self.projection} carries its factor from step to step, so it "
-                "cannot keep a subspace for several; use update_interval=1, or another projection "
-                "such as projections.power_iteration()."
-            )
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
@@ -257,15 +231,15 @@ class _Engine:
                 )
                 for i, spec in tree.matrices.items()
             }
-            moved = self.transport(
-                self.inner,
-                inner_state,
-                self._zeros(tree),
-                tree.build(bases.__getitem__),
-                tree.build(new.__getitem__),
-                self.projection,
+            change = transports.Change(
+                inner=self.inner,
+                state=inner_state,
+                template=self._zeros(tree),
+                previous=tree.build(bases.__getitem__),
+                current=tree.build(new.__getitem__),
+                projection=self.projection,
             )
-            return new, moved
+            return new, self.transport(change)
 
         if self.schedule.every_step:
             return choose()

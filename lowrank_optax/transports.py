@@ -14,6 +14,39 @@ from lowrank_optax.projections.base import Projection
 TEMPLATE = jax.ShapeDtypeStruct((256, 64), jnp.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A change of the subspace, as a transport sees it.
+
+    Attributes:
+      inner: the inner optimizer.
+      state: its state.
+      template: tree of low-rank zeros, like what the inner optimizer sees.
+      previous: tree of the old bases.
+      current: tree of the new ones.
+      projection: what expresses coordinates of one basis in another one.
+    """
+
+    inner: optax.GradientTransformation
+    state: Any
+    template: Any
+    previous: Any
+    current: Any
+    projection: Projection
+
+    def with_fields(self, **fields: Any) -> Any:
+        """The state with fields replaced, wherever in it they are."""
+        return optax.tree_utils.tree_set(self.state, **fields)
+
+    def field(self, name: str) -> Any:
+        """A field of the state, wherever in it it is."""
+        return optax.tree_utils.tree_get(self.state, name)
+
+    def carried(self, moment: Any) -> Any:
+        """A tree of low-rank arrays in the new coordinates."""
+        return jax.tree.map(self.projection.carry, moment, self.previous, self.current)
+
+
 class Transport(abc.ABC):
     """Contract of the transport axis. Hashable and stateless."""
 
@@ -24,24 +57,8 @@ class Transport(abc.ABC):
         del inner
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
-        """The inner optimizer's state for the new subspace.
-
-        Args:
-          inner: the inner optimizer.
-          state: its state.
-          template: tree of low-rank zeros, like what the inner optimizer sees.
-          previous, current: trees of bases.
-          projection: what expresses coordinates of one basis in another one.
-        """
+    def __call__(self, change: Change) -> Any:
+        """The inner optimizer's state for the new subspace."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +67,9 @@ class Keep(Transport):
 
     name = "keep"
 
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
+    def __call__(self, change: Change) -> Any:
         """The state as it is."""
-        del inner, template, previous, current, projection
-        return state
+        return change.state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +78,9 @@ class Reset(Transport):
 
     name = "reset"
 
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
+    def __call__(self, change: Change) -> Any:
         """A fresh state."""
-        del state, previous, current, projection
-        return inner.init(template)
+        return change.inner.init(change.template)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +104,16 @@ class Rotate(Transport):
                 "optimizer such as optax.scale_by_adam()."
             )
 
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
+    def __call__(self, change: Change) -> Any:
         """Every array like the input is carried over."""
-        shapes = jax.tree.map(lambda leaf: leaf.shape, template)
+        shapes = jax.tree.map(lambda leaf: leaf.shape, change.template)
 
         def move(x: Any, shape: tuple[int, ...], old: Any, new: Any) -> Any:
-            return projection.carry(x, old, new) if x.shape == shape else x
+            return change.projection.carry(x, old, new) if x.shape == shape else x
 
-        state = optax.tree.map_params(inner, move, state, shapes, previous, current)
+        state = optax.tree.map_params(
+            change.inner, move, change.state, shapes, change.previous, change.current
+        )
         if optax.tree_utils.tree_get_all_with_path(state, "nu"):
             nu = optax.tree_utils.tree_get(state, "nu")
             state = optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
@@ -144,23 +137,11 @@ class RotateFirstMoment(Transport):
                 "optimizer such as optax.scale_by_adam()."
             )
 
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
+    def __call__(self, change: Change) -> Any:
         """The first moment is carried over."""
-        del inner, template
-        field = _first_moment(state)
+        field = _first_moment(change.state)
         assert field is not None
-        moved = jax.tree.map(
-            projection.carry, optax.tree_utils.tree_get(state, field), previous, current
-        )
-        return optax.tree_utils.tree_set(state, **{field: moved})
+        return change.with_fields(**{field: change.carried(change.field(field))})
 
 
 def _is_moment(leaf: Any) -> bool:
@@ -205,29 +186,19 @@ class RotateMoments(Transport):
             "use transport='keep' or 'reset'",
         )
 
-    def __call__(
-        self,
-        inner: optax.GradientTransformation,
-        state: Any,
-        template: Any,
-        previous: Any,
-        current: Any,
-        projection: Projection,
-    ) -> Any:
+    def __call__(self, change: Change) -> Any:
         """Both moments."""
-        del inner, template
-        get = lambda field: optax.tree_utils.tree_get(state, field)
-        t = jnp.maximum(get("count"), 1)
+        t = jnp.maximum(change.field("count"), 1)
         first, second = 1 - self.b1**t, 1 - self.b2**t
+        mu, projection = change.field("mu"), change.projection
 
         def rotate_second(m: Any, v: Any, old: Any, new: Any) -> Any:
             n = projection.carry(m, old, new)
             spread = projection.carry_squared(v / second - jnp.square(m / first), old, new)
             return jnp.abs(second * (spread + jnp.square(n / first))).astype(v.dtype)
 
-        mu = jax.tree.map(projection.carry, get("mu"), previous, current)
-        nu = jax.tree.map(rotate_second, get("mu"), get("nu"), previous, current)
-        return optax.tree_utils.tree_set(state, mu=mu, nu=nu)
+        nu = jax.tree.map(rotate_second, mu, change.field("nu"), change.previous, change.current)
+        return change.with_fields(mu=change.carried(mu), nu=nu)
 
 
 def require_fields(

@@ -110,8 +110,8 @@ def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) ->
 
     Example:
       >>> import lowrank_optax as lro
-      >>> lro.residuals.momentum(0.9)
-      Momentum(inside=0.9, outside=1.0, dtype=None)
+      >>> lro.residuals.momentum(0.9).inside
+      0.9
     """
     check_fraction("momentum", decay)
     check_fraction("residual_decay", residual_decay)
