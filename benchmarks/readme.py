@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import optimizers, subspaces, trade_offs
+from benchmarks import optimizers, subspaces, svd, trade_offs
 from benchmarks.timing import markdown_table
 from training.results import caption
 from training.results import markdown_table as comparison_table
@@ -46,6 +46,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]
     ),
+    "svd": svd.table,
     "dct": dct,
 }
 

@@ -197,7 +197,7 @@ def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400
     return Adaptive(interval, threshold, longest)
 
 
-def resolve(update_interval: UpdateInterval, stagger: bool = False) -> Refresh:
+def resolve(update_interval: Any, stagger: bool = False) -> Refresh:
     """Turn what `update_interval=` and `stagger=` take into a schedule.
 
     Raises:

@@ -12,6 +12,7 @@ from lowrank_optax.projections.online_pca import online_pca
 from lowrank_optax.projections.power_iteration import power_iteration
 from lowrank_optax.projections.random import random
 from lowrank_optax.projections.random_orthogonal import random_orthogonal
+from lowrank_optax.projections.scheduled_rank import scheduled_rank
 from lowrank_optax.projections.svd import svd
 from lowrank_optax.projections.two_sided import two_sided
 
@@ -31,6 +32,7 @@ __all__ = [
     "online_pca",
     "power_iteration",
     "random",
+    "scheduled_rank",
     "svd",
     # Both sides
     "two_sided",

@@ -1,0 +1,67 @@
+"""How much faster are the approximate right singular subspaces than the exact SVD?
+
+Run from the repository's root: ``python -m benchmarks.svd``. Prints a table and writes
+benchmarks/results/svd.json.
+"""
+
+import argparse
+import functools
+import pathlib
+from typing import Any
+
+import jax
+
+from benchmarks.timing import interleaved_seconds, markdown_table, median, ratio, write_json
+from lowrank_optax.linalg.singular import METHODS, right_singular_vectors
+
+SHAPES = ((512, 512), (1024, 512), (2048, 512), (2048, 1024))
+RANK_FRACTION = 1 / 4
+
+
+def measure(m: int, n: int, repeats: int) -> dict[str, Any]:
+    """Times the r leading right singular vectors of one random matrix by every method."""
+    A = jax.random.normal(jax.random.key(0), (m, n))
+    programs = {}
+    for method in METHODS:
+        function = functools.partial(
+            right_singular_vectors, count=round(RANK_FRACTION * n), method=method
+        )
+        compiled = jax.jit(lambda A, key, function=function: function(A, key=key)).lower(
+            A, jax.random.key(1)
+        )
+        programs[method] = functools.partial(compiled.compile(), A, jax.random.key(1))
+    samples = interleaved_seconds(programs, repeats)
+    return {
+        "m": m,
+        "n": n,
+        "median_seconds": {method: median(values) for method, values in samples.items()},
+        "exact_over": {method: ratio(samples, "exact", method) for method in METHODS},
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Milliseconds of the exact SVD, and how many times faster the others are."""
+    header = ("m × n", "exact, ms", "gram: times faster", "randomized: times faster")
+    rows = [
+        (
+            f"{row['m']} × {row['n']}",
+            f"{1e3 * row['median_seconds']['exact']:.0f}",
+            *(f"{row['exact_over'][method]:.1f}×" for method in ("gram", "randomized")),
+        )
+        for row in results["shapes"]
+    ]
+    return markdown_table(header, rows)
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    results = {"shapes": [measure(m, n, arguments.repeats) for m, n in SHAPES]}
+    print(table(results))
+    write_json(pathlib.Path(__file__).parent / "results" / "svd.json", results)
+
+
+if __name__ == "__main__":
+    main()
