@@ -19,7 +19,7 @@ def ldadamw(
     b2: Any = 0.99,
     eps: Any = 1e-8,
     rho: Any = 0.908,
-    error_feedback: bool | int = True,
+    error_feedback: bool | int | None = True,
     weight_decay: Any = 0.0,
     mask: Any = None,
     dimension_numbers: DimensionNumbers = None,
@@ -38,8 +38,8 @@ def ldadamw(
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       b1, b2, eps: of Adam.
       rho: ρ, the weight of the momentum in the power iteration.
-      error_feedback: True for E in computing precision, 8 or 4 for E in that many bits, False for
-        none.
+      error_feedback: True or 32 for E in computing precision, 8 or 4 for E in that many bits, False
+        or None for none.
       weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
 
     Raises:

@@ -142,3 +142,20 @@ def test_the_optimizer_follows_the_golden_trajectory(method, name, dtype, reques
     )
     assert np.isfinite(trajectory).all()
     assert golden.trajectory_error(trajectory, arrays["params"]) <= LIMITS[dtype]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["dion_tall_r4", "dion_wide_r4"])
+def test_dion_by_cholesky_qr_follows_the_same_trajectory(name):
+    config, arrays = golden.load(name)
+    tx = lro.dion(
+        config["lr"],
+        config["rank"],
+        momentum=config["mu"],
+        weight_decay=config["weight_decay"],
+        orthogonalize="cholesky_qr",
+        **COMMON,
+    )
+    change = set_first_factor(arrays)
+    trajectory, _ = golden.replay(tx, arrays, jnp.dtype("float64"), change_state=change)
+    assert golden.trajectory_error(trajectory, arrays["params"]) <= LIMITS["float64"]
