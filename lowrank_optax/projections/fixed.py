@@ -1,5 +1,6 @@
 """Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
 
+import abc
 from typing import Any
 
 import jax
@@ -21,9 +22,9 @@ class FixedBasis(Projection):
         """Whether the selection draws columns at random."""
         return self.select.stochastic
 
+    @abc.abstractmethod
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """The chosen columns of Q, shape (..., n, r)."""
-        raise NotImplementedError
 
     def init(
         self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
