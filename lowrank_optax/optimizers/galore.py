@@ -12,7 +12,8 @@ from lowrank_optax.low_rank import scale_by_low_rank
 from lowrank_optax.optimizers.recipe import optimizer
 from lowrank_optax.projections.switch import switch
 from lowrank_optax.refresh import UpdateInterval
-from lowrank_optax.selection import Selection
+from lowrank_optax.selection import Hybrid, Selection
+from lowrank_optax.selection import resolve as resolve_selection
 
 
 def galore(
@@ -70,13 +71,14 @@ def galore(
       (4, 8)
     """
     adam = scale_by_published_adam(b1, b2, eps)
+    selection = resolve_selection(select)
     return optimizer(
         lambda **numbers: scale_by_low_rank(
             adam if inner == "adam" else resolve(inner, b1=b1, b2=b2, eps=eps),
-            projections.svd(rank, select, method=method),
+            projections.svd(rank, selection, method=method),
             update_interval=update_interval,
             stagger=stagger,
-            transport="rotate_first" if select == "hybrid" else "keep",
+            transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
             scale=scale,
             compress=compress,
             seed=seed,

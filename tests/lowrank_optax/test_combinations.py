@@ -169,3 +169,14 @@ def test_at_full_rank_on_a_fixed_basis_adam_is_adam_in_rotated_coordinates(basis
         updates, state = tx.update(grad, state)
         expected, adam_state = adam.update(projection.analyze(grad.T), adam_state)
         np.testing.assert_allclose(projection.analyze(updates.T), expected, atol=2e-5)
+
+
+def test_galore_rotates_the_first_moment_for_a_hybrid_selection_however_it_is_given():
+    trajectories = []
+    for select in ("hybrid", lro.selection.hybrid()):
+        tx = lro.galore(0.1, 2, update_interval=1, select=select, dimension_numbers=NUMBERS)
+        state = jax.jit(tx.init)(draw(0))
+        for seed in range(3):
+            updates, state = jax.jit(tx.update)(draw(seed), state)
+        trajectories.append(updates)
+    chex.assert_trees_all_equal(*trajectories)
