@@ -4,9 +4,10 @@ from lowrank_optax import diagnostics, inner, projections, refresh, residuals, s
 from lowrank_optax.adam8bit import scale_by_adam8bit
 from lowrank_optax.adam_mini import scale_by_adam_mini
 from lowrank_optax.dimension_numbers import matrix_dimension_numbers
+from lowrank_optax.engine import LowRankState
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.newton_schulz import newton_schulz
-from lowrank_optax.low_rank import LowRankState, scale_by_low_rank
+from lowrank_optax.low_rank import scale_by_low_rank
 from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.memory import MemoryReport, memory_report
 from lowrank_optax.optimizers import (
@@ -23,6 +24,7 @@ from lowrank_optax.optimizers import (
 )
 from lowrank_optax.orthonormal import scale_by_dion, scale_by_trion
 from lowrank_optax.refresh import adaptive
+from lowrank_optax.sharding import state_shardings, with_shardings, zero
 
 __all__ = [
     # Named optimizers
@@ -58,6 +60,10 @@ __all__ = [
     "matrix_dimension_numbers",
     "matrix_specs",
     "memory_report",
+    # Several devices
+    "state_shardings",
+    "with_shardings",
+    "zero",
     # Mathematics and measurements
     "dct_columns",
     "dct_matrix",

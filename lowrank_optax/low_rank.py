@@ -1,33 +1,18 @@
-"""The engine: any inner optimizer inside any subspace, with the five axes as its arguments."""
+"""Any inner optimizer inside any subspace, with the five axes as its arguments."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax import refresh, residuals, transports
 from lowrank_optax.compatibility import check
 from lowrank_optax.dimension_numbers import DimensionNumbers
+from lowrank_optax.engine import Engine, Scale
 from lowrank_optax.groups import grouped
-from lowrank_optax.matrices import MatrixTree, SpecTable, matrix_specs
-from lowrank_optax.projections.base import Moment, Projection
-
-Scale = Any
-"""A number, or a function of the matrix's specification (for scales that depend on its shape)."""
-
-
-class LowRankState(NamedTuple):
-    """State of `scale_by_low_rank`; trees are like the parameters, masked where not a matrix."""
-
-    refresh: Any  # the schedule's state: () for every step, else an int32 count or more
-    key: Any  # shape (2,), uint32; () when nothing is random
-    basis: Any  # per matrix: int32 (*batch, r) of a fixed basis, or (*batch, n, r)
-    inner: Any  # the inner optimizer's state for a tree of (*batch, m, r)
-    residual: Any  # per matrix: what the residual stores
+from lowrank_optax.matrices import SpecTable, matrix_specs
+from lowrank_optax.projections.base import Projection
 
 
 def scale_by_low_rank(
@@ -41,6 +26,7 @@ def scale_by_low_rank(
     scale: Scale = 1.0,
     dimension_numbers: DimensionNumbers = None,
     compress: str = "smallest",
+    zero_axis: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Run `inner` on the coordinates of the gradient in an r-dimensional subspace.
@@ -64,6 +50,9 @@ def scale_by_low_rank(
       scale: factor of u; a number or a function of the `MatrixSpec`.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
       compress: which side to compress, as for `matrix_specs`.
+      zero_axis: mesh axis, or several, over which the state and the work of parameters that every
+        device holds are split by rows (ZeRO-1); where the rows do not divide evenly they stay
+        whole, which `memory_report` shows. What is gathered is u (m × r), never the step (m × n).
       seed: of the random key in the state, if any part is random.
 
     Returns:
@@ -87,21 +76,27 @@ def scale_by_low_rank(
       >>> updates["w"].shape
       (4, 8)
     """
+
+    def specs(tree: Any, compress: Any = "smallest") -> SpecTable:
+        return matrix_specs(
+            tree,
+            projection.rank,
+            dimension_numbers=dimension_numbers,
+            compress=compress,
+            partial=_has_masked(tree),
+        )
+
     schedule = refresh.resolve(update_interval, stagger)
-    engine = _Engine(
+    engine = Engine(
         inner=optax.with_extra_args_support(inner),
         projection=projection,
         schedule=schedule,
         transport=transports.resolve(transport),
         residual=residual or residuals.discard(),
         scale=scale,
-        specs=lambda tree: matrix_specs(
-            tree,
-            projection.rank,
-            dimension_numbers=dimension_numbers,
-            compress=compress,
-            partial=_has_masked(tree),
-        ),
+        specs=specs,
+        compress=compress,
+        zero_axis=zero_axis,
         seed=seed,
     )
     check(inner, projection, schedule, engine.transport, engine.residual)
@@ -112,172 +107,9 @@ def scale_by_low_rank(
         mine = dataclasses.replace(engine, schedule=schedule.for_group(group, groups))
         return optax.GradientTransformationExtraArgs(mine.init, mine.update)
 
-    return grouped(make, engine.specs, schedule.groups)
+    return grouped(make, specs, schedule.groups)
 
 
 def _has_masked(tree: Any) -> bool:
     is_masked = lambda node: isinstance(node, optax.MaskedNode)
     return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Engine:
-    inner: optax.GradientTransformationExtraArgs
-    projection: Projection
-    schedule: refresh.Refresh
-    transport: transports.Transport
-    residual: residuals.Residual
-    scale: Scale
-    specs: Callable[[Any], SpecTable]
-    seed: Any
-
-    @property
-    def stochastic(self) -> bool:
-        return self.projection.stochastic or self.residual.stochastic
-
-    def init(self, params: Any) -> LowRankState:
-        tree = MatrixTree(params, self.specs(params))
-        key = jax.random.PRNGKey(self.seed) if self.stochastic else None
-        return LowRankState(
-            refresh=self.schedule.init(),
-            key=() if key is None else key,
-            basis=tree.build(lambda i: self.projection.init(*tree.typed(i), _fold(key, i))),
-            inner=self.inner.init(self._zeros(tree)),
-            residual=tree.build(lambda i: self.residual.init(*tree.typed(i))),
-        )
-
-    def update(
-        self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, LowRankState]:
-        tree = MatrixTree(updates, self.specs(updates))
-        previous, stored = tree.read(state.basis), tree.read(state.residual)
-        key, step_key = (None, None) if not self.stochastic else jax.random.split(state.key)
-
-        A = {i: self._accumulate(tree.matrix(i), stored[i]) for i in tree.matrices}
-        due = self.schedule.every_step or self.schedule.due(state.refresh)
-        bases, transported = self._refresh(A, previous, state.inner, tree, step_key, due)
-        a = {i: self.projection.project(A[i], bases[i]) for i in tree.matrices}
-        directions, inner_state = self.inner.update(
-            tree.build(lambda i: a[i].astype(tree.leaves[i].dtype)),
-            transported,
-            self._coordinates(params, bases),
-            **extra_args,
-        )
-        u = {i: d.astype(A[i].dtype) for i, d in tree.read(directions).items()}
-        losses = self._moment_losses(A, state.inner, transported, previous, bases, tree)
-        steps = {}
-        for i, spec in tree.matrices.items():
-            scale = self.scale(spec) if callable(self.scale) else self.scale
-            step = residuals.Step(
-                projection=self.projection,
-                basis=bases[i],
-                A=A[i],
-                a=a[i],
-                direction=u[i],
-                u=u[i] * jnp.asarray(scale, A[i].dtype),
-                key=_fold(step_key, 2 * i + 1),
-                moment_loss=losses.get(i),
-            )
-            steps[i], stored[i] = self.residual.finish(step, stored[i])
-        settled = {i: self.projection.settle(bases[i], A[i], a[i], u[i], due) for i in bases}
-        new_state = LowRankState(
-            refresh=self.schedule.advance(state.refresh, due, self._overlap(previous, bases)),
-            key=() if key is None else key,
-            basis=tree.build(settled.__getitem__),
-            inner=inner_state,
-            residual=tree.build(stored.__getitem__),
-        )
-        return tree.replace(steps), new_state
-
-    def _zeros(self, tree: MatrixTree) -> Any:
-        """What the inner optimizer is initialised with."""
-        return tree.build(
-            lambda i: jnp.zeros(
-                self.projection.low_rank_shape(tree.matrices[i]), tree.leaves[i].dtype
-            )
-        )
-
-    def _accumulate(self, G: Float[Array, "*batch m n"], stored: Any) -> Array:
-        computing = jnp.promote_types(G.dtype, jnp.float32)
-        return self.residual.accumulate(self.projection.analyze(G.astype(computing)), stored)
-
-    def _coordinates(self, params: Any, bases: dict[int, Any]) -> Any:
-        """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
-        if params is None:
-            return None
-        tree = MatrixTree(params, self.specs(params))
-        return tree.build(
-            lambda i: self.projection.project(
-                self.projection.analyze(tree.matrix(i)), bases[i]
-            ).astype(tree.leaves[i].dtype)
-        )
-
-    def _refresh(
-        self,
-        A: dict[int, Array],
-        bases: dict[int, Any],
-        inner_state: Any,
-        tree: MatrixTree,
-        key: Any,
-        due: Any,
-    ) -> tuple[dict[int, Any], Any]:
-        """New bases and the transported inner state, where it is time for them."""
-
-        def choose() -> tuple[dict[int, Any], Any]:
-            moments = self._moments(inner_state, tree) if self.projection.uses_moment else {}
-            new = {
-                i: self.projection.refresh(
-                    A[i], bases[i], spec.rank, _fold(key, 2 * i), moments.get(i)
-                )
-                for i, spec in tree.matrices.items()
-            }
-            change = transports.Change(
-                inner=self.inner,
-                state=inner_state,
-                template=self._zeros(tree),
-                previous=tree.build(bases.__getitem__),
-                current=tree.build(new.__getitem__),
-                projection=self.projection,
-            )
-            return new, self.transport(change)
-
-        if self.schedule.every_step:
-            return choose()
-        # One scalar predicate outside every batch: under a vmap it would become a select, and the
-        # factorisation would run at every step.
-        return jax.lax.cond(due, choose, lambda: (bases, inner_state))
-
-    def _moments(self, inner_state: Any, tree: MatrixTree) -> dict[int, Moment]:
-        mu = tree.read(optax.tree_utils.tree_get(inner_state, "mu"))
-        count = optax.tree_utils.tree_get(inner_state, "count")
-        return {i: Moment(mu[i], count) for i in tree.matrices}
-
-    def _moment_losses(
-        self,
-        A: dict[int, Array],
-        before: Any,
-        after: Any,
-        previous: dict[int, Any],
-        bases: dict[int, Any],
-        tree: MatrixTree,
-    ) -> dict[int, Array]:
-        """m Pᵀ_previous − n Pᵀ for residuals that make up for what the transport lost."""
-        if not self.residual.uses_moment:
-            return {}
-        old, new = self._moments(before, tree), self._moments(after, tree)
-        embed = self.projection.embed
-        return {
-            i: embed(old[i].mu.astype(A[i].dtype), previous[i], A[i].shape[-2:])
-            - embed(new[i].mu.astype(A[i].dtype), bases[i], A[i].shape[-2:])
-            for i in tree.matrices
-        }
-
-    def _overlap(self, previous: dict[int, Any], bases: dict[int, Any]) -> Array | None:
-        if not self.schedule.uses_overlap:
-            return None
-        overlaps = [jnp.min(self.projection.overlap(previous[i], bases[i])) for i in bases]
-        return jnp.min(jnp.stack(overlaps)) if overlaps else jnp.zeros(())
-
-
-def _fold(key: PRNGKeyArray | None, i: int) -> Array | None:
-    return None if key is None else jax.random.fold_in(key, i)

@@ -18,8 +18,9 @@ from optax.contrib import MuonDimensionNumbers
 
 from lowrank_optax.arguments import require_static
 from lowrank_optax.dimension_numbers import DimensionNumbers, path_string, resolve
+from lowrank_optax.sharding.types import spec_of
 
-COMPRESS_CHOICES = ("smallest", "in", "out")
+COMPRESS_CHOICES = ("smallest", "in", "out", "unsharded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,7 @@ class MatrixTree:
     """
 
     def __init__(self, tree: Any, table: SpecTable):
+        self.table = table
         self.leaves, treedef = jax.tree.flatten(tree)
         self.treedef: Any = treedef
         self.matrices = {i: spec for i, spec in enumerate(table) if spec is not None}
@@ -161,7 +163,7 @@ def matrix_specs(
     rank: int | float = 128,
     *,
     dimension_numbers: DimensionNumbers = None,
-    compress: str = "smallest",
+    compress: str | Sequence[str | None] = "smallest",
     partial: bool = False,
 ) -> SpecTable:
     """Work out the matrix view, the compressed side and the rank of every leaf from its shape.
@@ -172,7 +174,10 @@ def matrix_specs(
       dimension_numbers: None for `matrix_dimension_numbers`; else a pytree (or prefix) of
         `optax.contrib.MuonDimensionNumbers` or None, a callable from `params` to one, or
         (regex, value) pairs over the "/"-joined paths. Axes not named are batch axes.
-      compress: side of W (out, in) to compress: "smallest" (a tie compresses "in"), "in", "out".
+      compress: side of W (out, in) to compress: "smallest" (a tie compresses "in"), "in", "out",
+        "unsharded" (the smaller side that is not split over devices, so that no device needs
+        another one's part of a row; the smaller one if both are), or one of "in" and "out" for
+        every leaf, in the order of `jax.tree.leaves`.
       partial: `params` is a masked part of the tree, so patterns need not all match.
 
     Returns:
@@ -191,15 +196,16 @@ def matrix_specs(
       w     (4, 8)  (1, 8, 4)       in          2
     """
     check_rank(rank)
-    if compress not in COMPRESS_CHOICES:
+    if isinstance(compress, str) and compress not in COMPRESS_CHOICES:
         raise ValueError(f"compress={compress!r} is unknown; use one of {COMPRESS_CHOICES}.")
     leaves = jax.tree_util.tree_leaves_with_path(params)
     paths = [path_string(path) for path, _ in leaves]
     dims = resolve(params, paths, dimension_numbers, partial)
     shapes = [tuple(leaf.shape) for _, leaf in leaves]
+    choices = [compress] * len(leaves) if isinstance(compress, str) else compress
     specs = [
-        None if number is None or 0 in shape else _spec(path, shape, number, rank, compress)
-        for path, shape, number in zip(paths, shapes, dims, strict=True)
+        None if number is None or 0 in leaf.shape else _spec(path, leaf, number, rank, choice)
+        for path, (_, leaf), number, choice in zip(paths, leaves, dims, choices, strict=True)
     ]
     return SpecTable(tuple(paths), tuple(shapes), tuple(specs))
 
@@ -227,26 +233,42 @@ def resolve_rank(rank: int | float, n: int) -> int:
 
 
 def _spec(
-    path: str,
-    shape: tuple[int, ...],
-    number: MuonDimensionNumbers,
-    rank: int | float,
-    compress: str,
+    path: str, leaf: Any, number: MuonDimensionNumbers, rank: int | float, compress: str | None
 ) -> MatrixSpec:
-    in_axes = _axes(number.reduction_axis, "reduction_axis", path, shape)
-    out_axes = _axes(number.output_axis, "output_axis", path, shape)
-    if set(in_axes) & set(out_axes):
+    shape = tuple(leaf.shape)
+    axes = {
+        "in": _axes(number.reduction_axis, "reduction_axis", path, shape),
+        "out": _axes(number.output_axis, "output_axis", path, shape),
+    }
+    if set(axes["in"]) & set(axes["out"]):
         raise ValueError(
-            f"{path} of shape {shape}: reduction_axis {in_axes} and output_axis {out_axes} "
+            f"{path} of shape {shape}: reduction_axis {axes['in']} and output_axis {axes['out']} "
             "overlap; give each axis one role."
         )
-    fan_in = math.prod(shape[axis] for axis in in_axes)
-    fan_out = math.prod(shape[axis] for axis in out_axes)
-    side = ("in" if fan_out >= fan_in else "out") if compress == "smallest" else compress
-    rows, columns = (out_axes, in_axes) if side == "in" else (in_axes, out_axes)
-    n = fan_in if side == "in" else fan_out
-    batch = tuple(axis for axis in range(len(shape)) if axis not in in_axes + out_axes)
-    return MatrixSpec(path, shape, batch, rows, columns, side, resolve_rank(rank, n))
+    sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
+    side = "in" if sizes["out"] >= sizes["in"] else "out"
+    if compress == "unsharded":
+        side = _unsharded(path, leaf, axes, side)
+    elif compress in axes:
+        side = compress
+    rows, columns = axes["out" if side == "in" else "in"], axes[side]
+    batch = tuple(axis for axis in range(len(shape)) if axis not in rows + columns)
+    return MatrixSpec(path, shape, batch, rows, columns, side, resolve_rank(rank, sizes[side]))
+
+
+def _unsharded(path: str, leaf: Any, axes: dict[str, tuple[int, ...]], preferred: str) -> str:
+    """The preferred side, or the other one if that alone is whole on every device."""
+    partition = spec_of(leaf)
+    if partition is None:
+        raise ValueError(
+            f"{path} of shape {tuple(leaf.shape)}: compress='unsharded' needs to know how the "
+            "parameter is sharded, which under Auto mesh axes only the compiler does inside "
+            "jax.jit; call tx.init on the sharded parameters outside of it, wrap the optimizer as "
+            "lro.with_shardings(tx, param_shardings), or give the mesh Explicit axes."
+        )
+    split = {side: any(partition[axis] is not None for axis in axes[side]) for side in axes}
+    other = "out" if preferred == "in" else "in"
+    return other if split[preferred] and not split[other] else preferred
 
 
 def _axes(

@@ -9,6 +9,7 @@ import optax
 
 from lowrank_optax.dimension_numbers import path_string
 from lowrank_optax.matrices import format_table
+from lowrank_optax.owners import owner_finder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +96,11 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
       True
     """
     state = jax.eval_shape(tx.init, params)
-    paths = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
-    owned = [0] * len(paths)
+    find_owner = owner_finder(params)
+    owned = [0] * len(jax.tree.leaves(params))
     shared = 0
     for state_path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        owner = _owner(state_path, paths)
+        owner = find_owner(state_path)
         if owner is None:
             shared += _bytes(leaf)
         else:
@@ -109,16 +110,6 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
         for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params))
     )
     return MemoryReport(leaves, shared)
-
-
-def _owner(state_path: tuple[Any, ...], paths: dict[tuple[Any, ...], int]) -> int | None:
-    """The parameter whose path is the longest run inside the state's path."""
-    for length in range(len(state_path), -1, -1):
-        for start in range(len(state_path) - length + 1):
-            owner = paths.get(state_path[start : start + length])
-            if owner is not None:
-                return owner
-    return None
 
 
 def _bytes(leaf: Any) -> int:

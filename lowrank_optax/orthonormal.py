@@ -46,6 +46,7 @@ def scale_by_trion(
     momentum_dtype: Any = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalised low-rank momentum in a DCT subspace that is chosen anew at every step.
 
@@ -65,6 +66,7 @@ def scale_by_trion(
       momentum_dtype: dtype in which the momentum is stored; None for the parameters'.
       seed: of the random key, if any part is random.
       compress: which side to compress, as for `matrix_specs`.
+      zero_axis: mesh axis, or several, over which the state is split, as for `scale_by_low_rank`.
 
     Returns:
       A transformation whose state holds, per matrix, the momentum's coefficients (m, n) and r
@@ -94,6 +96,7 @@ def scale_by_trion(
         scale=shape_scale_function(shape_scale),
         dimension_numbers=dimension_numbers,
         compress=compress,
+        zero_axis=zero_axis,
         seed=seed,
     )
 
@@ -110,6 +113,7 @@ def scale_by_dion(
     momentum_dtype: Any = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalised low-rank momentum by a warm-started power iteration.
 
@@ -127,6 +131,7 @@ def scale_by_dion(
       momentum_dtype: dtype in which the momentum is stored; None for the parameters'.
       seed: of the normal draw.
       compress: which side Q lives on, as for `matrix_specs`.
+      zero_axis: mesh axis, or several, over which the state is split, as for `scale_by_low_rank`.
 
     Returns:
       A transformation whose state holds, per matrix, M (m, n) and Q (n, r), and one random key.
@@ -154,5 +159,6 @@ def scale_by_dion(
         scale=shape_scale_function(shape_scale),
         dimension_numbers=dimension_numbers,
         compress=compress,
+        zero_axis=zero_axis,
         seed=seed,
     )

@@ -49,6 +49,25 @@ def check_norm(norm: str) -> None:
         raise ValueError(f"norm={norm!r} is unknown; use one of {NORMS}.")
 
 
+def largest(
+    scores: Float[Array, "*batch n"], count: int
+) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
+    """The `count` largest entries of the last axis in descending order, and where they are.
+
+    What `jax.lax.top_k` returns, by a sort: XLA gathers the operand of a top-k from all devices,
+    even where only the axes before the last are sharded, and sorts every row where it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.selection import largest
+      >>> [x.tolist() for x in largest(jnp.array([1.0, 5.0, 2.0, 5.0]), 3)]
+      [[5.0, 5.0, 2.0], [1, 3, 2]]
+    """
+    positions = jnp.broadcast_to(jnp.arange(scores.shape[-1], dtype=jnp.int32), scores.shape)
+    negative, order = jax.lax.sort((-scores, positions), is_stable=True, num_keys=1)
+    return -negative[..., :count], order[..., :count]
+
+
 class Selection(abc.ABC):
     """Chooses r of n columns. Hashable and stateless; randomness comes as a key.
 
@@ -108,7 +127,7 @@ class Top(Selection):
     ) -> Int[Array, "*batch r"]:
         """The `rank` largest scores' indices, ascending."""
         del key
-        return jnp.sort(jax.lax.top_k(scores, rank)[1], axis=-1).astype(jnp.int32)
+        return jnp.sort(largest(scores, rank)[1], axis=-1).astype(jnp.int32)
 
 
 class Sampling(Selection):
@@ -143,7 +162,7 @@ class Importance(Sampling):
     ) -> Int[Array, "*batch r"]:
         """`rank` columns, each draw proportional to the remaining scores."""
         count = self.candidates(rank, scores.shape[-1])
-        weights, columns = jax.lax.top_k(scores, count)
+        weights, columns = largest(scores, count)
         # Below every logarithm of a positive float64, so that a score of zero (or NaN) only ever
         # loses; and small enough for float32 to tell the noise added to it apart.
         never = jnp.asarray(-1e3, weights.dtype)
@@ -168,7 +187,7 @@ class Hybrid(Sampling):
         """The r0 largest scores' indices and `rank` − r0 random ones."""
         best = self.r0 if isinstance(self.r0, int) else math.ceil(self.r0 * rank)
         count = self.candidates(rank, scores.shape[-1])
-        columns = jax.lax.top_k(scores, count)[1]
+        columns = largest(scores, count)[1]
         noise = jax.random.uniform(require_key(key, "select='hybrid'"), columns.shape)
         return _largest(jnp.where(jnp.arange(count) < best, 2.0, noise), columns, rank)
 
@@ -189,7 +208,7 @@ def _largest(
     priorities: Float[Array, "*batch k"], columns: Int[Array, "*batch k"], rank: int
 ) -> Int[Array, "*batch r"]:
     """The columns of the `rank` largest priorities, ascending."""
-    slots = jax.lax.top_k(priorities, rank)[1]
+    slots = largest(priorities, rank)[1]
     return jnp.sort(jnp.take_along_axis(columns, slots, axis=-1), axis=-1).astype(jnp.int32)
 
 

@@ -19,6 +19,7 @@ from lowrank_optax.linalg.dct_factored import (
     has_balanced_factors,
 )
 from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
+from lowrank_optax.sharding.types import on_several_devices
 
 __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orthogonal_idct"]
 
@@ -87,8 +88,7 @@ def choose_method(
         backend: "cpu", "gpu" or "tpu"; by default the backend JAX runs on.
         sharded: whether the array may be spread over devices; by default, whether a mesh of
             several devices is set (``jax.set_mesh``) and this is not the inside of a
-            ``jax.shard_map``. An array sharded without a mesh being set goes unseen under
-            jit: pass the method then.
+            ``jax.shard_map``.
 
     Returns:
         The method's name.
@@ -99,7 +99,7 @@ def choose_method(
     'factored'
     """
     backend = backend or jax.default_backend()
-    sharded = _mesh_is_set() if sharded is None else sharded
+    sharded = on_several_devices(None) if sharded is None else sharded
     if n <= _MATMUL_UP_TO:
         return "matmul"
     # XLA gathers the operand of an FFT whole onto every device (JAX 0.10), and TPUs have no
@@ -110,11 +110,6 @@ def choose_method(
     if has_balanced_factors(n):
         return "factored"
     return "matmul" if fft_is_out else "fft"
-
-
-def _mesh_is_set() -> bool:
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual
 
 
 # Measured by benchmarks/dct.py on two CPU cores: the product wins by up to 3 times at n <= 128,
@@ -152,7 +147,7 @@ def _validated_transform(x: Array, axis: int, method: str, *, inverse: bool) -> 
     if method not in METHODS:
         raise ValueError(f"unknown DCT method {method!r}: choose one of {', '.join(METHODS)}")
     if method == "auto":
-        method = choose_method(x.shape[axis], x.dtype)
+        method = choose_method(x.shape[axis], x.dtype, sharded=on_several_devices(x))
     if method == "factored" and not has_balanced_factors(x.shape[axis]):
         method = "matmul"
     return _transform(x, axis=axis, method=method, inverse=inverse)

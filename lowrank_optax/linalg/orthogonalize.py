@@ -42,7 +42,10 @@ def _cholesky_qr(x: Float[Array, "*batch m r"]) -> Float[Array, "*batch m r"]:
     lengths = jnp.linalg.norm(x, axis=-2, keepdims=True)
     x = x / jnp.where(lengths > 0, lengths, 1)
     L = jnp.linalg.cholesky(jnp.matmul(x.mT, x, precision=HIGHEST))
-    return jax.lax.linalg.triangular_solve(L, x, left_side=False, lower=True, transpose_a=True)
+    # The small inverse first: a triangular solve would gather x where its rows are apart.
+    identity = jnp.broadcast_to(jnp.eye(L.shape[-1], dtype=L.dtype), L.shape)
+    inverse = jax.lax.linalg.triangular_solve(L, identity, left_side=True, lower=True)
+    return jnp.matmul(x, inverse.mT, precision=HIGHEST)
 
 
 def canonical_signs(P: Float[Array, "*batch n r"]) -> Float[Array, "*batch n r"]:

@@ -6,14 +6,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
+from lowrank_optax.sharding.types import on_several_devices
 
-METHODS = ("exact", "gram", "randomized")
+METHODS = ("auto", "exact", "gram", "randomized")
 
 
 def right_singular_vectors(
     A: Float[Array, "*batch m n"],
     count: int,
-    method: str = "exact",
+    method: str = "auto",
     key: PRNGKeyArray | None = None,
     *,
     oversampling: int = 8,
@@ -26,7 +27,9 @@ def right_singular_vectors(
       count: k, how many, at most n.
       method: "exact" for the SVD; "gram" for the eigenvectors of the n × n Gram matrix AᵀA, which
         costs one product and an n × n eigenproblem but resolves only singular values above
-        √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors.
+        √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors;
+        "auto" for "gram" where A may be spread over several devices, which with rows apart adds up
+        n² numbers where an SVD would gather A, and "exact" elsewhere.
       key: for "randomized".
       oversampling, power_iterations: of "randomized".
 
@@ -50,6 +53,8 @@ def right_singular_vectors(
     m, n = A.shape[-2:]
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
+    if method == "auto":
+        method = "gram" if on_several_devices(A) else "exact"
     # LAPACK's SVD never returns for some matrices with an infinite entry (JAX 0.10 on CPUs).
     finite = jnp.all(jnp.isfinite(A), axis=(-2, -1), keepdims=True)
     A = jnp.where(finite, A, jnp.nan)
@@ -75,5 +80,5 @@ def right_singular_vectors(
         Y = jnp.matmul(A, orthonormal_columns(Y), precision=HIGHEST)
         Y = jnp.matmul(A.mT, orthonormal_columns(Y), precision=HIGHEST)
     Q = orthonormal_columns(Y)
-    V, s = right_singular_vectors(jnp.matmul(A, Q, precision=HIGHEST), count)
+    V, s = right_singular_vectors(jnp.matmul(A, Q, precision=HIGHEST), count, "exact")
     return jnp.matmul(Q, V, precision=HIGHEST), s

@@ -30,6 +30,7 @@ def dct_adamw(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """DCT-AdamW: AdamW on the r DCT columns that hold most of the gradient, with error feedback.
 
@@ -54,6 +55,7 @@ def dct_adamw(
         weight decay and mask.
       seed: of the random key, if any part is random.
       compress: which side to compress, as for `matrix_specs`.
+      zero_axis: mesh axis, or several, over which all state is split, as for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -93,6 +95,7 @@ def dct_adamw(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )
 
 

@@ -26,6 +26,7 @@ def dion(
     momentum_dtype: Any = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
 
@@ -36,7 +37,8 @@ def dion(
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       momentum, power_iters, eps, orthogonalize, shape_scale, momentum_dtype: as for
         `scale_by_dion`.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -70,4 +72,5 @@ def dion(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

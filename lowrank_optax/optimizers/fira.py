@@ -33,6 +33,7 @@ def fira(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Fira: Adam inside a subspace, and outside it the gradient scaled like Adam scales the inside.
 
@@ -51,7 +52,8 @@ def fira(
       growth_limit: γ, the largest growth of ‖S‖ from one step to the next.
       b1, b2, eps: of Adam.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -89,4 +91,5 @@ def fira(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

@@ -33,6 +33,7 @@ def frugal(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """FRUGAL: the inner optimizer inside a subspace, sign descent outside it.
 
@@ -50,7 +51,8 @@ def frugal(
       inner: "adam", "lion", "sgd", … or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -83,4 +85,5 @@ def frugal(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

@@ -23,7 +23,7 @@ def galore(
     update_interval: UpdateInterval = 200,
     scale: Any = 0.25,
     select: str | Selection = "top",
-    method: str = "exact",
+    method: str = "auto",
     inner: Inner = "adam",
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -35,6 +35,7 @@ def galore(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GaLore: the inner optimizer on the gradient's leading singular vectors, kept for T steps.
 
@@ -48,12 +49,13 @@ def galore(
       scale: factor of the low-rank step.
       select: "top"; "importance" samples singular vectors in proportion to their singular values
         (I3S); "hybrid" takes the best and samples the rest, and rotates the first moment.
-      method: of the SVD, "exact", "gram" or "randomized".
+      method: of the SVD, "auto", "exact", "gram" or "randomized", as for `projections.svd`.
       inner: "adam" (with eps added to the uncorrected second moment, as published), "adam8bit",
         "adam_mini", "adafactor", "lion", "sgd", or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -89,6 +91,7 @@ def galore(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )
 
 
@@ -110,6 +113,7 @@ def golore(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """GoLore: GaLore whose subspace is random, at once or once the gradient is mostly noise.
 
@@ -125,7 +129,8 @@ def golore(
       inner: "adam", "sgd" (momentum), or any optax transformation with a first moment.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -160,4 +165,5 @@ def golore(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

@@ -26,6 +26,7 @@ def ldadamw(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """LDAdamW: Adam in a subspace that follows momentum and gradient by a power iteration per step.
 
@@ -40,7 +41,8 @@ def ldadamw(
       rho: ρ, the weight of the momentum in the power iteration.
       error_feedback: True or 32 for E in computing precision, 8 or 4 for E in that many bits, False
         or None for none.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -75,4 +77,5 @@ def ldadamw(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

@@ -46,6 +46,7 @@ def low_rank(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Any combination of the five axes, by name or by object, as an optimizer.
 
@@ -59,7 +60,8 @@ def low_rank(
       inner: "adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd", or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -92,4 +94,5 @@ def low_rank(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

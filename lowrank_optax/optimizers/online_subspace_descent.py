@@ -31,6 +31,7 @@ def online_subspace_descent(
     fallback: optax.GradientTransformation | None = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Online Subspace Descent: the subspace moves by online PCA at every step, with no SVD.
 
@@ -48,7 +49,8 @@ def online_subspace_descent(
         sign is taken after projecting back, as published; "adafactor", "adam8bit", … or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress: as for `trion`.
+      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
+        for `trion`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -93,6 +95,7 @@ def online_subspace_descent(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )
 
 

@@ -8,6 +8,7 @@ import optax
 
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.matrices import matrix_specs
+from lowrank_optax.sharding.zero import zero
 
 
 def optimizer(
@@ -18,17 +19,19 @@ def optimizer(
     mask: Any,
     dimension_numbers: DimensionNumbers,
     fallback: optax.GradientTransformation | None,
+    zero_axis: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """`scale_by` with decay and learning rate on the matrices, `fallback` on all other leaves.
 
     Args:
-      scale_by: makes the transformation of the matrices from `dimension_numbers`.
+      scale_by: makes the transformation of the matrices from `dimension_numbers` and `zero_axis`.
       learning_rate: a number or a schedule.
       weight_decay: decoupled, multiplied by the learning rate.
       mask: tree or function of booleans: where to apply weight decay.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
       fallback: optimizer of all other leaves; None for AdamW with the same learning rate, weight
         decay and mask.
+      zero_axis: mesh axis or axes over which all state is split.
     """
 
     def descend(scale: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -49,8 +52,8 @@ def optimizer(
 
     return optax.partition(
         {
-            "matrices": descend(scale_by(dimension_numbers=dimension_numbers)),
-            "other": fallback or descend(optax.scale_by_adam()),
+            "matrices": descend(scale_by(dimension_numbers=dimension_numbers, zero_axis=zero_axis)),
+            "other": zero(fallback or descend(optax.scale_by_adam()), zero_axis),
         },
         labels,
     )

@@ -27,6 +27,7 @@ def trion(
     momentum_dtype: Any = None,
     seed: Any = 0,
     compress: str = "smallest",
+    zero_axis: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Trion: orthonormalised low-rank momentum in a DCT subspace chosen anew at every step.
 
@@ -45,6 +46,8 @@ def trion(
         weight decay and mask.
       seed: of the random key, if any part is random.
       compress: which side to compress, as for `matrix_specs`.
+      zero_axis: mesh axis, or several, over which all state is split where parameters are not
+        (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -80,4 +83,5 @@ def trion(
         mask=mask,
         dimension_numbers=dimension_numbers,
         fallback=fallback,
+        zero_axis=zero_axis,
     )

@@ -43,6 +43,8 @@ class Projection(abc.ABC):
       uses_moment: whether `refresh` reads the inner optimizer's first moment.
       every_step_only: whether the basis must be refreshed at every step.
       keeps_rows: whether row i of a = A P belongs to row i of A.
+      mixes_columns: whether `analyze` needs whole rows, so that a split of the columns over devices
+        has to become one of the rows.
     """
 
     rank: int | float
@@ -50,6 +52,7 @@ class Projection(abc.ABC):
     uses_moment: bool = False
     every_step_only: bool = False
     keeps_rows: bool = True
+    mixes_columns: bool = False
 
     def low_rank_shape(self, spec: MatrixSpec) -> tuple[int, ...]:
         """Shape of a = A P for one leaf."""

@@ -16,6 +16,7 @@ class FixedBasis(Projection):
     """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = G Q."""
 
     select: selection.Selection
+    mixes_columns = True
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -64,11 +65,10 @@ class FixedBasis(Projection):
         self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
     ) -> Float[Array, "*batch m n"]:
         """Coefficients that are u at the chosen columns and zero elsewhere."""
-        n, rank = shape[-1], u.shape[-1]
-        slots = jnp.full((*basis.shape[:-1], n), rank, jnp.int32)
-        ascending = jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), basis.shape)
-        slots = jnp.put_along_axis(slots, basis, ascending, axis=-1, inplace=False)
-        # A gather of columns, the last of them zero: on CPUs a scatter of columns is a serial loop.
+        # A gather of columns, the last of them zero: on CPUs a scatter of columns is a serial loop,
+        # and over several devices one of a batch is sent around.
+        slots, chosen = _find(basis, _all_columns(basis, shape[-1]))
+        slots = jnp.where(chosen, slots, u.shape[-1])
         padded = jnp.concatenate([u, jnp.zeros_like(u[..., :1])], axis=-1)
         return take_columns(padded, slots)
 
@@ -82,10 +82,8 @@ class FixedBasis(Projection):
     ) -> Float[Array, "*batch m n"]:
         """Multiply the chosen columns by `inside` and all others by `outside`."""
         del a
-        n = A.shape[-1]
-        weights = jnp.full((*basis.shape[:-1], n), outside, A.dtype)
-        chosen = jnp.full(basis.shape, inside, A.dtype)
-        weights = jnp.put_along_axis(weights, basis, chosen, axis=-1, inplace=False)
+        chosen = _find(basis, _all_columns(basis, A.shape[-1]))[1]
+        weights = jnp.where(chosen, jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype))
         return A * weights[..., None, :]
 
     def carry(
@@ -128,10 +126,14 @@ def take_columns(
     return take(x, indices)
 
 
+def _all_columns(basis: Int[Array, "*batch r"], n: int) -> Int[Array, "*batch n"]:
+    return jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (*basis.shape[:-1], n))
+
+
 def _find(
-    previous: Int[Array, "*batch r"], current: Int[Array, "*batch r"]
-) -> tuple[Int[Array, "*batch r"], Bool[Array, "*batch r"]]:
-    """For every current index its slot among the previous ones, and whether it is there."""
+    previous: Int[Array, "*batch r"], current: Int[Array, "*batch k"]
+) -> tuple[Int[Array, "*batch k"], Bool[Array, "*batch k"]]:
+    """For every current index its slot among the ascending previous, and if it has one."""
     search = lambda values, queries: jnp.searchsorted(values, queries, method="scan_unrolled")
     for _ in range(previous.ndim - 1):
         search = jax.vmap(search)

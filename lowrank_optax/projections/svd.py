@@ -52,7 +52,7 @@ def svd(
     rank: int | float = 128,
     select: str | selection.Selection = "top",
     *,
-    method: str = "exact",
+    method: str = "auto",
 ) -> Svd:
     """The span of r right singular vectors of the matrix they are chosen for.
 
@@ -60,7 +60,8 @@ def svd(
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       select: "top" for the r leading ones, "importance", "hybrid", "uniform", or a
         `selection.Selection` over the singular values.
-      method: "exact", "gram" (much faster for tall matrices), or "randomized".
+      method: "exact", "gram" (much faster for tall matrices), "randomized", or "auto": "gram" on
+        several devices, "exact" on one.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.

@@ -56,11 +56,14 @@ class Residual(abc.ABC):
       stochastic: whether `finish` uses the step's key.
       uses_moment: whether `finish` uses the step's `moment_loss`.
       uses_rows: whether `finish` compares rows of a with rows of A.
+      stores_matrix: whether the state holds a matrix like A; then `finish` may not use A for the
+        step itself but for the state only.
     """
 
     stochastic: bool = False
     uses_moment: bool = False
     uses_rows: bool = False
+    stores_matrix: bool = False
 
     def init(self, spec: MatrixSpec, dtype: Any) -> Any:
         """State for one leaf: arrays, or () for none."""

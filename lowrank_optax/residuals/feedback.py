@@ -22,6 +22,8 @@ class Momentum(Residual):
     dtype: Any
     moment_decay: Any = None
 
+    stores_matrix = True
+
     @property
     def uses_moment(self) -> bool:  # type: ignore[override]
         """Whether the transport's loss is fed back too."""
@@ -57,6 +59,8 @@ class ErrorFeedback(Residual):
     block_size: int
     stochastic: bool
     moment_decay: Any = None
+
+    stores_matrix = True
 
     @property
     def uses_moment(self) -> bool:  # type: ignore[override]

@@ -1,0 +1,103 @@
+"""Where the arrays of one step of the engine are to be."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from lowrank_optax.matrices import MatrixTree
+from lowrank_optax.owners import owner_finder
+from lowrank_optax.projections.base import Projection
+from lowrank_optax.sharding.layout import Layout, leaf_layout
+from lowrank_optax.sharding.regions import place
+from lowrank_optax.sharding.types import mesh_of, spec_of
+from lowrank_optax.sharding.zero import zero_axes
+
+FIELD_AXES = {"basis": "n", "inner": "m", "residual": "m"}
+"""What the first axis after the batch is, in the fields of the engine's state that have one."""
+
+
+class Placement:
+    """Layouts of a tree's matrices: of the parameter, and of the work on it.
+
+    The work is split as the parameter is, with two differences. Where a transform mixes the columns
+    of a row, a split of the columns becomes a split of the rows: m·n / devices numbers change
+    places instead of m·n being gathered. And `zero_axis` splits the rows further.
+
+    Under `Auto` mesh axes a parameter's sharding is not known here; then the compiler finds these
+    placements from those of the state, and only what `zero_axis` adds has to be said.
+
+    Args:
+      tree: the gradients or parameters.
+      projection: says whether it mixes columns, and whether the low-rank array has A's rows.
+      zero_axis: mesh axis or axes to split the rows over; None for none.
+
+    Raises:
+      ValueError: if the mesh has no such axis.
+    """
+
+    def __init__(self, tree: MatrixTree, projection: Projection, zero_axis: Any):
+        self.mesh = mesh_of(tree.leaves)
+        self.tree = tree
+        self.keeps_rows = projection.keeps_rows
+        self.base: dict[int, Layout] = {}
+        self.work: dict[int, Layout] = {}
+        self.zero_axes = zero_axes(zero_axis, self.mesh)
+        if self.mesh is None:
+            return
+        for i, spec in tree.matrices.items():
+            base = leaf_layout(self.mesh, spec, spec_of(tree.leaves[i]))
+            work = base.by_rows() if projection.mixes_columns else base
+            self.base[i] = base
+            self.work[i] = work.with_rows(self.zero_axes) if self.keeps_rows else work
+
+    @property
+    def splits_further(self) -> bool:
+        """Whether more is split than follows from the parameters."""
+        return bool(self.zero_axes)
+
+    def to_work(self, i: int, A: jax.Array) -> jax.Array:
+        """A (*batch, m, n) where the work on it is done."""
+        return self._placed(A, self.work, i, Layout.matrix)
+
+    def to_parameter(self, i: int, step: jax.Array) -> jax.Array:
+        """A matrix (*batch, m, n) where the parameter is."""
+        return self._placed(step, self.base, i, Layout.matrix)
+
+    def low_rank(self, i: int, a: jax.Array) -> jax.Array:
+        """A low-rank array (*batch, m, r) where the work on it is done."""
+        return self._placed(a, self.work, i, Layout.low_rank) if self.keeps_rows else a
+
+    def gather(self, i: int, u: jax.Array) -> jax.Array:
+        """The same with all the rows that the parameter's part has."""
+        return self._placed(u, self.base, i, Layout.low_rank) if self.keeps_rows else u
+
+    def partitions(self, state: Any) -> Any:
+        """A pytree of `PartitionSpec` like the engine's state, from its shapes."""
+        owner = owner_finder(self.tree.treedef.unflatten(self.tree.leaves))
+
+        def partition(path: Any, leaf: Any) -> PartitionSpec:
+            second = FIELD_AXES.get(path[0].name)
+            i = None if second is None else owner(path)
+            return PartitionSpec() if i is None else self.work[i].partition(leaf.shape, second)
+
+        return jax.tree_util.tree_map_with_path(partition, state)
+
+    def settle(self, state: Any) -> Any:
+        """The state where `partitions` says, if that is more than the compiler knows."""
+        if self.mesh is None or not self.splits_further:
+            return state
+        mesh = self.mesh
+        return jax.tree.map(lambda x, spec: place(x, mesh, spec), state, self.partitions(state))
+
+    def _placed(
+        self,
+        x: jax.Array,
+        layouts: dict[int, Layout],
+        i: int,
+        partition: Callable[[Layout], PartitionSpec],
+    ) -> jax.Array:
+        if self.mesh is None or not (layouts[i].known or self.splits_further):
+            return x
+        return place(x, self.mesh, partition(layouts[i]))

@@ -1,0 +1,78 @@
+"""Running mathematics that leaves the placing of its intermediate results to the compiler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lowrank_optax.sharding.types import AnyMesh, has_explicit, is_traced, with_axis_types
+
+
+def run_in_auto(
+    function: Callable[..., Any], partitions: Any, mesh: AnyMesh | None, *arguments: Any
+) -> Any:
+    """`function(*arguments)`, traced under `Auto` mesh axes whatever the caller's are.
+
+    Under `Explicit` axes every operation must say where its result is: a product of two arrays
+    with sharded rows, or a batched factorisation, is an error. Inside, the compiler decides, and
+    the results leave with the partitions that the caller expects.
+
+    Args:
+      function: of `arguments`; returns a pytree of arrays.
+      partitions: pytree of `PartitionSpec` like what it returns; used under `Explicit` axes only.
+      mesh: the mesh.
+      *arguments: pytrees; leaves that are no arrays are passed on as they are.
+    """
+    if not has_explicit(mesh):
+        return function(*arguments)
+    assert mesh is not None
+    leaves, treedef = jax.tree.flatten(arguments)
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
+
+    def of_arrays(arrays: dict[int, Any]) -> Any:
+        merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return function(*jax.tree.unflatten(treedef, merged))
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.sharding.auto_axes(of_arrays, out_sharding=partitions)(arrays)
+
+
+def initialise(
+    init: Callable[[Any], Any],
+    params: Any,
+    mesh: AnyMesh | None,
+    partition: Callable[[Any], Any],
+    *,
+    constrain: bool,
+) -> Any:
+    """`init(params)` with every array of the state made where it belongs.
+
+    Args:
+      init: makes a state from the parameters' shapes and dtypes.
+      params: the parameters.
+      mesh: their mesh.
+      partition: from the state's shapes to a pytree of `PartitionSpec` like it.
+      constrain: whether the partitions hold more than follows from the parameters', so that the
+        compiler must be told even where it knows theirs and we do not.
+    """
+    if mesh is None:
+        return init(params)
+    partitions = partition(jax.eval_shape(init, params))
+    if isinstance(mesh, Mesh) and not is_traced(params):
+        # Compiled, so that no device ever holds whole what is to be split.
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partitions)
+        run = lambda params: run_in_auto(init, partitions, mesh, params)
+        return jax.jit(run, out_shardings=shardings)(params)
+    if has_explicit(mesh) or not constrain:
+        return run_in_auto(init, partitions, mesh, params)
+    return jax.tree.map(lambda x, spec: place(x, mesh, spec), init(params), partitions)
+
+
+def place(x: jax.Array, mesh: AnyMesh, spec: PartitionSpec) -> jax.Array:
+    """Tell the compiler where an array is to be; inside `run_in_auto`, or under `Auto` axes."""
+    if is_traced(x):
+        target: AnyMesh = with_axis_types(mesh, AxisType.Auto)
+    else:
+        target = mesh if isinstance(mesh, Mesh) else jax.sharding.get_mesh()
+    return jax.lax.with_sharding_constraint(x, NamedSharding(target, spec))

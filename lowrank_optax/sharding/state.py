@@ -1,0 +1,155 @@
+"""Shardings of an optimizer's state, and optimizers that know those of their parameters."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from lowrank_optax.dimension_numbers import path_string
+from lowrank_optax.sharding.types import has_explicit, mesh_of, typed_spec, with_axis_types
+
+
+def state_shardings(tx: optax.GradientTransformation, params: Any, param_shardings: Any) -> Any:
+    """Where every array of an optimizer's state belongs, given where the parameters are.
+
+    Nothing is allocated: `tx.init` is traced with the shardings as part of the parameters' types,
+    and says by the types of its result where that is. So it works for any optax transformation;
+    for those of this library a low-rank array is split as the rows of its matrix are, a basis as
+    the columns, and what only a row's own columns matter to is split by rows on all mesh axes.
+
+    Args:
+      tx: the optimizer.
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      param_shardings: pytree (or prefix) of `NamedSharding`, all on one mesh.
+
+    Returns:
+      A pytree of `NamedSharding` like `tx.init(params)`: for `jax.jit(tx.init, out_shardings=…)`,
+      for the training step, and for restoring a checkpoint.
+
+    Raises:
+      TypeError, ValueError: if a sharding is not a `NamedSharding`, is on another mesh than the
+        others, or does not fit its parameter's shape.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.sharding import NamedSharding, PartitionSpec as P
+      >>> import lowrank_optax as lro
+      >>> mesh = jax.make_mesh((1,), ("fsdp",))
+      >>> params = {"w": jax.ShapeDtypeStruct((4, 8), jnp.float32)}
+      >>> tx = lro.scale_by_trion(rank=2)
+      >>> shardings = lro.state_shardings(tx, params, NamedSharding(mesh, P(None, "fsdp")))
+      >>> shardings.residual["w"].spec  # 8 rows and 4 columns of DCT coefficients
+      P('fsdp', None)
+    """
+    mesh, structs = _typed(params, param_shardings)
+    with jax.sharding.use_abstract_mesh(with_axis_types(mesh, AxisType.Explicit)):
+        state = jax.eval_shape(tx.init, structs)
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, typed_spec(leaf)), state)
+
+
+def with_shardings(
+    tx: optax.GradientTransformation, param_shardings: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Tell an optimizer under `Auto` mesh axes where its parameters are.
+
+    Under `Explicit` axes types say it. Under `Auto` axes the compiler alone knows, which suffices
+    but for two things: choosing the compressed axis by it (`compress="unsharded"`), and splitting
+    the state of parameters that are split already over one more axis (`zero_axis`).
+
+    Args:
+      tx: the optimizer.
+      param_shardings: pytree (or prefix) of `NamedSharding`, all on one mesh with `Auto` axes.
+
+    Returns:
+      The optimizer for parameters and gradients with these shardings.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+      >>> import lowrank_optax as lro
+      >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(AxisType.Auto,))
+      >>> sharding = NamedSharding(mesh, P("fsdp", None))
+      >>> tx = lro.with_shardings(lro.trion(0.02, rank=2, compress="unsharded"), sharding)
+      >>> state = jax.jit(tx.init)({"w": jnp.ones((4, 8))})
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def typed_call(function: Any, *arguments: tuple[Any, Any]) -> Any:
+        mesh = _common_mesh(jax.tree.leaves(param_shardings))
+        values = [value for value, _ in arguments]
+        specs = tuple(
+            jax.tree.map(lambda sharding: sharding.spec, shardings) for _, shardings in arguments
+        )
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return jax.sharding.explicit_axes(function, in_sharding=specs)(*values)
+
+    def init(params: Any) -> Any:
+        if has_explicit(mesh_of(params)):
+            return tx.init(params)
+        shardings = _broadcast(param_shardings, params)
+        state = typed_call(tx.init, (params, shardings))
+        places = state_shardings(tx, params, shardings)
+        return jax.tree.map(jax.lax.with_sharding_constraint, state, places)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        if has_explicit(mesh_of(updates)):
+            return tx.update(updates, state, params, **extra_args)
+        shardings = _broadcast(param_shardings, updates)
+        places = state_shardings(tx, updates if params is None else params, shardings)
+        given = [(updates, shardings), (state, places)]
+        if params is not None:
+            given.append((params, shardings))
+        function = lambda updates, state, params=None: tx.update(
+            updates, state, params, **extra_args
+        )
+        new_updates, new_state = typed_call(function, *given)
+        constrain = jax.lax.with_sharding_constraint
+        return (
+            jax.tree.map(constrain, new_updates, shardings),
+            jax.tree.map(constrain, new_state, places),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _typed(params: Any, param_shardings: Any) -> tuple[Mesh, Any]:
+    """The mesh, and the parameters' shapes with their shardings as types."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    shardings = jax.tree.leaves(_broadcast(param_shardings, params))
+    mesh = _common_mesh(shardings)
+    explicit = with_axis_types(mesh, AxisType.Explicit)
+    structs = []
+    for (path, leaf), sharding in zip(leaves, shardings, strict=True):
+        try:
+            sharding.shard_shape(leaf.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{path_string(path)} of shape {tuple(leaf.shape)} cannot be split as "
+                f"{sharding.spec} on the mesh {dict(mesh.shape)}: {error}"
+            ) from error
+        typed = NamedSharding(explicit, sharding.spec)
+        structs.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=typed))
+    return mesh, jax.tree.unflatten(jax.tree.structure(params), structs)
+
+
+def _broadcast(param_shardings: Any, params: Any) -> Any:
+    """One sharding per parameter."""
+    for sharding in jax.tree.leaves(param_shardings):
+        if not isinstance(sharding, NamedSharding):
+            raise TypeError(
+                f"param_shardings holds {sharding!r}; give a NamedSharding(mesh, PartitionSpec(…)) "
+                "per parameter, or one for all."
+            )
+    return jax.tree.broadcast(param_shardings, params)
+
+
+def _common_mesh(shardings: list[NamedSharding]) -> Mesh:
+    meshes = {sharding.mesh for sharding in shardings}
+    if len(meshes) != 1:
+        raise ValueError(
+            f"param_shardings name {len(meshes)} different meshes; put all parameters on one mesh."
+        )
+    mesh = meshes.pop()
+    assert isinstance(mesh, Mesh)
+    return mesh

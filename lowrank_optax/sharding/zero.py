@@ -1,0 +1,153 @@
+"""ZeRO-1: the state of parameters that every device holds, split over devices."""
+
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import PartitionSpec
+
+from lowrank_optax.owners import owner_finder
+from lowrank_optax.sharding.regions import initialise, place, run_in_auto
+from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of, typed_spec
+
+
+def zero_axes(zero_axis: Any, mesh: AnyMesh | None) -> tuple[str, ...]:
+    """The mesh axes that `zero_axis` names, () without a mesh: one device has nothing to split.
+
+    Args:
+      zero_axis: a name, several, or None.
+      mesh: the mesh.
+
+    Raises:
+      ValueError: if the mesh has no axis of that name.
+    """
+    names = axes_of(zero_axis)
+    if mesh is None:
+        return ()
+    for name in names:
+        if name not in mesh.axis_names:
+            raise ValueError(
+                f"zero_axis={zero_axis!r} is not an axis of the mesh {dict(mesh.shape)}; use one "
+                f"of {mesh.axis_names}, or None to keep the state whole."
+            )
+    return names
+
+
+def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransformationExtraArgs:
+    """Split the state and the work of an elementwise optimizer over a mesh axis (ZeRO-1).
+
+    Every array like a parameter is split along its largest axis that divides evenly; where none
+    does, it stays whole. The updates are gathered. The optimizers of this library do better by
+    their own `zero_axis`: of a matrix they gather the low-rank update.
+
+    Args:
+      tx: an optimizer that treats every entry by itself, such as `optax.adamw`.
+      axis: a mesh axis, or several; None returns `tx` as it is.
+
+    Returns:
+      The optimizer with the same state, spread out.
+
+    Raises:
+      ValueError: at `init` or `update`, if the mesh has no such axis.
+
+    Reference:
+      arXiv 1910.02054, section 5.1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import lowrank_optax as lro
+      >>> tx = lro.zero(optax.adamw(1e-3), "data")  # without a mesh it changes nothing
+      >>> state = tx.init({"w": jnp.ones((8, 4))})
+    """
+    tx = optax.with_extra_args_support(tx)
+    if axis is None:
+        return tx
+
+    def init(params: Any) -> Any:
+        split = _Split(params, axis)
+        return initialise(tx.init, params, split.mesh, split.partitions, constrain=True)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        split = _Split(updates, axis)
+
+        def step(updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
+            near = None if params is None else split.scatter(params)
+            updates, state = tx.update(split.scatter(updates), state, near, **extra_args)
+            return split.gather(updates), split.settle(state)
+
+        partitions = jax.tree.map(typed_spec, (updates, state))
+        return run_in_auto(step, partitions, split.mesh, updates, state, params, extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Split:
+    """How every parameter, and what is like it, is split."""
+
+    def __init__(self, params: Any, axis: Any):
+        self.mesh = mesh_of(params)
+        self.params = params
+        axes = zero_axes(axis, self.mesh)
+        leaves, treedef = jax.tree.flatten(params)
+        self.treedef: Any = treedef
+        self.whole = [_whole(leaf) for leaf in leaves]
+        self.parts = [
+            _split_further(leaf.shape, whole, axes, self.mesh)
+            for leaf, whole in zip(leaves, self.whole, strict=True)
+        ]
+
+    def scatter(self, tree: Any) -> Any:
+        return self._placed(tree, self.parts)
+
+    def gather(self, tree: Any) -> Any:
+        split = [part != whole for part, whole in zip(self.parts, self.whole, strict=True)]
+        return self._placed(
+            tree, [w if s else None for w, s in zip(self.whole, split, strict=True)]
+        )
+
+    def partitions(self, state: Any) -> Any:
+        owner, leaves = owner_finder(self.params), jax.tree.leaves(self.params)
+
+        def partition(path: Any, leaf: Any) -> PartitionSpec:
+            i = owner(path)
+            if i is None or leaf.shape != leaves[i].shape:
+                return PartitionSpec()
+            return PartitionSpec(*self.parts[i])
+
+        return jax.tree_util.tree_map_with_path(partition, state)
+
+    def settle(self, state: Any) -> Any:
+        if self.mesh is None:
+            return state
+        mesh = self.mesh
+        return jax.tree.map(lambda x, spec: place(x, mesh, spec), state, self.partitions(state))
+
+    def _placed(self, tree: Any, partitions: list[Any]) -> Any:
+        if self.mesh is None:
+            return tree
+        leaves = [
+            x if spec is None else place(x, self.mesh, PartitionSpec(*spec))
+            for x, spec in zip(self.treedef.flatten_up_to(tree), partitions, strict=True)
+        ]
+        return self.treedef.unflatten(leaves)
+
+
+def _whole(leaf: Any) -> tuple[Any, ...]:
+    """The parameter's own partition; the compiler's choice where it is not known."""
+    spec = spec_of(leaf)
+    return (PartitionSpec.UNCONSTRAINED,) * len(leaf.shape) if spec is None else tuple(spec)
+
+
+def _split_further(
+    shape: tuple[int, ...], whole: tuple[Any, ...], axes: tuple[str, ...], mesh: AnyMesh | None
+) -> tuple[Any, ...]:
+    free = PartitionSpec.UNCONSTRAINED
+    used = {name for entry in whole if entry is not free for name in axes_of(entry)}
+    extra = tuple(name for name in axes if name not in used)
+    if mesh is None or not extra:
+        return whole
+    for i in sorted(range(len(shape)), key=lambda i: -shape[i]):
+        entry = (() if whole[i] is free else axes_of(whole[i])) + extra
+        if shape[i] and shape[i] % shards(mesh, entry) == 0:
+            return (*whole[:i], entry, *whole[i + 1 :])
+    return whole
