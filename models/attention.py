@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from models.rope_scaling import RopeScaling
 
 MIN_QUERY_CHUNK = 64
 MAX_QUERY_CHUNKS = 4  # each is compiled separately
@@ -15,26 +17,33 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
 
 
 def rotary_tables(
-    positions: Int[Array, " time"], head_dim: int, theta: float
-) -> tuple[Float[Array, "time half"], Float[Array, "time half"]]:
+    positions: Int[Array, "*batch time"],
+    head_dim: int,
+    theta: float,
+    scaling: RopeScaling | None = None,
+) -> tuple[Float[Array, "*batch time half"], Float[Array, "*batch time half"]]:
     """Cosines and sines of the rotary angles ``position * theta ** (-2k / head_dim)``, float32.
 
     Args:
-      positions: (time,) integer positions.
+      positions: integer positions, (time,) or, where they differ from row to row, (batch, time).
       head_dim: even width of one head; k runs over its half.
       theta: base of the wavelengths.
+      scaling: how the frequencies ``theta ** (-2k / head_dim)`` are changed; ``None``: not at all.
 
     Reference: RoFormer (arXiv 2104.09864), Eq. 15.
     """
     exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angles = positions.astype(jnp.float32)[:, None] * theta**-exponents
+    frequencies = theta**-exponents
+    if scaling is not None:
+        frequencies = scaling.scale(frequencies)
+    angles = positions.astype(jnp.float32)[..., None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def apply_rotary(
     x: Float[Array, "batch time heads head_dim"],
-    cosines: Float[Array, "time half"],
-    sines: Float[Array, "time half"],
+    cosines: Float[Array, "*#batch time half"],
+    sines: Float[Array, "*#batch time half"],
 ) -> Float[Array, "batch time heads head_dim"]:
     """Turn the plane of features (k, k + head_dim / 2) by its angle, in float32 at least.
 
@@ -42,7 +51,7 @@ def apply_rotary(
     the same up to a permutation of the query and key projections' outputs.
     """
     first, second = jnp.split(x.astype(at_least_float32(x.dtype)), 2, axis=-1)
-    cosines, sines = cosines[:, None, :], sines[:, None, :]
+    cosines, sines = cosines[..., None, :], sines[..., None, :]
     turned = [first * cosines - second * sines, second * cosines + first * sines]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
@@ -74,20 +83,48 @@ def causal_attention(
     )
 
 
+def cached_attention(
+    query: Float[Array, "batch heads head_dim"],
+    key: Float[Array, "batch kv_heads capacity head_dim"],
+    value: Float[Array, "batch kv_heads capacity head_dim"],
+    positions: Int[Array, " batch"],
+) -> Float[Array, "batch heads head_dim"]:
+    """Exact softmax attention of one position a row to itself and the earlier ones.
+
+    Args:
+      query: of the token at ``positions``.
+      key: of every position of a row in its slot; later slots may hold anything finite.
+      value: likewise.
+      positions: of the queries, one a row.
+    """
+    batch, heads, head_dim = query.shape
+    kv_heads, capacity = key.shape[1:3]
+    query = query.reshape(batch, kv_heads, heads // kv_heads, 1, head_dim)
+    visible = (jnp.arange(capacity) <= positions[:, None])[:, None, None, None, :]
+    return _attend_where(visible, query, key, value).reshape(batch, heads, head_dim)
+
+
 def _attend(query, key, value, start):
     """Attention of the queries (batch, kv_heads, group, rows, head_dim) at ``start`` onwards."""
+    stop = start + query.shape[3]
+    visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+    return _attend_where(visible, query, key[:, :, :stop], value[:, :, :stop])
+
+
+def _attend_where(
+    visible: Bool[Array, "*#batch rows time"],
+    query: Float[Array, "batch kv_heads group rows head_dim"],
+    key: Float[Array, "batch kv_heads time head_dim"],
+    value: Float[Array, "batch kv_heads time head_dim"],
+) -> Float[Array, "batch kv_heads group rows head_dim"]:
     batch, kv_heads, group, rows, head_dim = query.shape
-    stop = start + rows
+    time = key.shape[2]
     # The query heads of a group share their keys: as rows of one matrix they are one product.
     flat = query.reshape(batch, kv_heads, group * rows, head_dim)
     scores = jnp.einsum(
-        "bkqd,bktd->bkqt",
-        flat,
-        key[:, :, :stop],
-        preferred_element_type=at_least_float32(query.dtype),
-    ).reshape(batch, kv_heads, group, rows, stop)
-    visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+        "bkqd,bktd->bkqt", flat, key, preferred_element_type=at_least_float32(query.dtype)
+    ).reshape(batch, kv_heads, group, rows, time)
     scores = jnp.where(visible, scores * head_dim**-0.5, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, kv_heads, group * rows, stop)
-    return jnp.einsum("bkqt,bktd->bkqd", weights, value[:, :, :stop]).reshape(query.shape)
+    weights = weights.reshape(batch, kv_heads, group * rows, time)
+    return jnp.einsum("bkqt,bktd->bkqd", weights, value).reshape(query.shape)

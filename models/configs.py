@@ -31,6 +31,8 @@ import difflib
 
 import jax.numpy as jnp
 
+from models.rope_scaling import RopeScaling
+
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
@@ -46,6 +48,7 @@ class LlamaConfig:
       head_dim: width of one head, even; ``None`` means ``hidden_size // num_heads``.
       max_position: longest token sequence accepted.
       rope_theta: base of the rotary wavelengths.
+      rope_scaling: how the rotary frequencies are stretched; ``None``: not at all.
       norm_eps: added to the mean square in RMSNorm.
       qkv_bias: whether the query, key and value projections have a bias (Qwen2).
       tie_embeddings: whether the output head is the transposed token embedding.
@@ -68,6 +71,7 @@ class LlamaConfig:
     head_dim: int | None = None
     max_position: int = 1024
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-6
     qkv_bias: bool = False
     tie_embeddings: bool = False

@@ -48,12 +48,17 @@ class Attention(nnx.Module):
         self.v_proj = _linear(config, config.hidden_size, kv_size, rngs, use_bias=bias)
         self.o_proj = _linear(config, query_size, config.hidden_size, rngs, residual=True)
 
-    def __call__(self, x, cosines, sines):
+    def project(self, x, cosines, sines):
+        """Turned queries and keys, and values, each (batch, time, its heads, head_dim)."""
         heads = (*x.shape[:-1], -1, self.head_dim)
         query = apply_rotary(self.q_proj(x).reshape(heads), cosines, sines)
         key = apply_rotary(self.k_proj(x).reshape(heads), cosines, sines)
         value = self.v_proj(x).reshape(heads)
-        return self.o_proj(causal_attention(query, key, value).reshape(*x.shape[:-1], -1))
+        return query, key, value
+
+    def output(self, attended):
+        """What (batch, time, heads, head_dim) adds to the residual stream."""
+        return self.o_proj(attended.reshape(*attended.shape[:-2], -1))
 
 
 class MLP(nnx.Module):
@@ -79,7 +84,16 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(self, x, cosines, sines):
-        x = x + self.attention(self.input_norm(x), cosines, sines)
+        return self.with_keys_and_values(x, cosines, sines)[0]
+
+    def with_keys_and_values(self, x, cosines, sines):
+        """The layer's output, and the keys and values that a cache keeps of its input."""
+        query, key, value = self.attention.project(self.input_norm(x), cosines, sines)
+        return self.finish(x, causal_attention(query, key, value)), key, value
+
+    def finish(self, x, attended):
+        """The layer's output from its input and what each head attended to."""
+        x = x + self.attention.output(attended)
         return x + self.mlp(self.post_attention_norm(x))
 
 
@@ -127,11 +141,17 @@ class Llama(nnx.Module):
           ValueError: if ``tokens`` is not a (batch, time) array of integers, or is longer than
             ``max_position``.
         """
-        _check_tokens(tokens, self.config.max_position)
-        tables = rotary_tables(
-            jnp.arange(tokens.shape[1]), self.config.head_dim, self.config.rope_theta
-        )
-        x = self._apply_layers(self.embed_tokens(tokens), *tables)
+        check_tokens(tokens, self.config.max_position)
+        tables = self.rotary_tables(jnp.arange(tokens.shape[1]))
+        return self.logits(self._apply_layers(self.embed_tokens(tokens), *tables))
+
+    def rotary_tables(self, positions):
+        """Cosines and sines of the configured rotary angles, of positions (..., time)."""
+        config = self.config
+        return rotary_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+
+    def logits(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
+        """Final norm and output head of the last layer's output."""
         if self.config.tie_embeddings:
             head = self.embed_tokens.embedding[...].T
         else:
@@ -202,7 +222,8 @@ def _linear(config, in_features, out_features, rngs, *, use_bias=False, residual
     )
 
 
-def _check_tokens(tokens, max_position: int) -> None:
+def check_tokens(tokens, max_position: int) -> None:
+    """Refuses what is not (batch, time) token ids of at most ``max_position`` positions."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
             f"tokens must be an integer array (batch, time), got {tokens.dtype}{tokens.shape}"
