@@ -3,6 +3,9 @@
 python train.py                    a small model, Trion, Python's standard library as text
 python train.py pretrain --help    the options of a run
 python train.py compare --help     several optimizers on the same model and data
+python train.py prepare --help     a corpus tokenised once, into memory-mapped arrays
+
+Several processes: start each with --distributed; see --coordinator in the options of a run.
 """
 
 import shlex
@@ -14,17 +17,20 @@ from rich.console import Console
 
 from training.compare import compare
 from training.config import CompareConfig, PretrainConfig
+from training.distributed import is_first, start
 from training.errors import TrainingFailedError, UserError
 from training.interruption import InterruptedRunError
+from training.prepare import PrepareConfig, prepare
 from training.pretrain import pretrain
 
 Command = (
     Annotated[PretrainConfig, tyro.conf.subcommand("pretrain")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+    | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
 )
 
 
-def parse(arguments: list[str]) -> PretrainConfig | CompareConfig:
+def parse(arguments: list[str]) -> PretrainConfig | CompareConfig | PrepareConfig:
     """The configuration that the arguments describe; without a subcommand, of `pretrain`."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["pretrain", *arguments]
@@ -47,8 +53,12 @@ def main(arguments: list[str]) -> int:
         Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted after saving.
     """
     config = parse(arguments)
-    console = Console(soft_wrap=True)
     try:
+        if isinstance(config, PrepareConfig):
+            prepare(config, Console(soft_wrap=True))
+            return 0
+        start(config.processes)
+        console = Console(soft_wrap=True, quiet=not is_first())
         if isinstance(config, CompareConfig):
             compare(config, console, command=["train.py", *arguments])
         else:
@@ -60,7 +70,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except InterruptedRunError as interruption:
-        print(f"{interruption}\ncontinue with: {resume_command(arguments)}", file=sys.stderr)
+        if is_first():
+            print(f"{interruption}\ncontinue with: {resume_command(arguments)}", file=sys.stderr)
         return 128 + interruption.signal_number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -12,9 +12,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from training.errors import TrainingFailedError
+from training.distributed import processes_where
+from training.errors import TrainingFailedError, UserError
 
 _DISK_FULL_TEXTS = ("no space left on device", "disk quota exceeded", "file too large")
+_MOST_DIFFERENCES = 8  # named in a message
 _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,7 +38,10 @@ class Checkpoints:
                 preservation_policy=preservation_policy.LatestN(keep),
                 cleanup_tmp_directories=True,
             ),
-            item_names=("state", "data"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def latest_step(self) -> int | None:
@@ -72,7 +77,8 @@ class Checkpoints:
         """Refuses before anything is written, rather than leave half a checkpoint behind."""
         needed = sum(array.nbytes for array in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
-        if free < needed:
+        # In all processes or in none: writing is a joint effort.
+        if processes_where(free < needed):
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
     def wait(self) -> None:
@@ -86,7 +92,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads a checkpoint.
+        """Reads a checkpoint, onto whatever devices it is to be used on now.
 
         Args:
             step: one that is there.
@@ -94,7 +100,18 @@ class Checkpoints:
 
         Returns:
             (state, data iterator state).
+
+        Raises:
+            UserError: if the checkpoint's arrays are not those of `abstract_state`, with the paths.
         """
+        saved = self._manager.metadata(step).item_metadata["state"].tree
+        differences = describe_differences(saved, abstract_state)
+        if differences:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is of another model or optimizer; "
+                f"nothing was changed. Its arrays differ in\n{differences}\n"
+                "Use the options that it was written with, or start a new run with another --out."
+            )
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -125,6 +142,38 @@ class Checkpoints:
                 f"last good checkpoint: {self.describe_latest()}. "
                 "Free some space and continue with --resume."
             ) from error
+
+
+def describe_differences(saved: Any, expected: Any) -> str:
+    """A line for each array that only one of two trees has or that differs in shape or type.
+
+    Args:
+        saved: pytree of arrays, or anything with a shape and a dtype.
+        expected: the same.
+
+    Returns:
+        The first lines, and how many more there are; empty if the trees agree.
+    """
+    saved, expected = _arrays_by_path(saved), _arrays_by_path(expected)
+    lines = []
+    for path in sorted(saved.keys() | expected.keys()):
+        if path not in expected:
+            lines.append(f"  {path}: {saved[path]} in the checkpoint, not expected")
+        elif path not in saved:
+            lines.append(f"  {path}: missing in the checkpoint, {expected[path]} expected")
+        elif saved[path] != expected[path]:
+            lines.append(f"  {path}: {saved[path]} in the checkpoint, {expected[path]} expected")
+    if len(lines) > _MOST_DIFFERENCES:
+        lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} more"]
+    return "\n".join(lines)
+
+
+def _arrays_by_path(tree: Any) -> dict[str, str]:
+    """Path -> type and shape, as "float32(4, 8)". Named tuples and dictionaries look the same."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{leaf.shape}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -10,10 +10,12 @@ import jax
 from rich.console import Console
 from rich.markdown import Markdown
 
-from training.config import CompareConfig, PretrainConfig, TrainingConfig, parse_mesh, to_json
+from training.config import CompareConfig, PretrainConfig, TrainingConfig, to_json
 from training.corpus import Corpus, load_corpus
+from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError, UserError
 from training.loop import check_run_folder, train_run
+from training.mesh import make_mesh, parse_mesh
 from training.optimizers import accepted_options, check_options, get_entry
 from training.pretrain import model_config, resolve_config
 from training.results import (
@@ -23,7 +25,7 @@ from training.results import (
     git_commit,
     write_results,
 )
-from training.step import CompiledSteps, compile_steps, make_mesh
+from training.step import CompiledSteps, compile_steps
 
 MOST_EXTENSIONS = 8  # factors of 2 that --tune goes beyond its first three rates
 
@@ -115,10 +117,13 @@ class Comparison:
 
         A run that diverges has a `failure` and no losses.
         """
-        run = run_config(self.config, optimizer, learning_rate, seed)
-        check_run_folder(run, self.corpus.checksum)
+        with all_or_none():
+            run = run_config(self.config, optimizer, learning_rate, seed)
+            check_run_folder(run, self.corpus.checksum)
         summary_file, failure_file = run.out / "summary.json", run.out / "failure.txt"
-        if not summary_file.exists() and not failure_file.exists():
+        with all_or_none():  # so that no process looks for files that another is writing already
+            done = summary_file.exists() or failure_file.exists()
+        if not done:
             self.console.print(f"[bold]{run.out.name}[/bold]", highlight=False)
             try:
                 train_run(run, self._compiled(run), self.corpus, self.console)
@@ -126,7 +131,9 @@ class Comparison:
                 if not error.diverged:
                     raise
                 self.console.print(str(error), highlight=False)
-                failure_file.write_text(f"{error}\n")
+                with all_or_none():
+                    if is_first():
+                        failure_file.write_text(f"{error}\n")
         if failure_file.exists():
             reason = failure_file.read_text().strip()
             return diverged_summary(run.out, run.learning_rate, seed, reason)
@@ -179,9 +186,10 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}, but must be at least 1")
     check_options(config, names)
-    for name in names:
-        run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
-    comparison = Comparison(config, load_corpus(config), console)
+    with all_or_none():
+        for name in names:
+            run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
+        comparison = Comparison(config, load_corpus(config), console)
     grids: dict[str, dict[float, float]] = {}
     if config.tune:
         for name in names:
@@ -201,8 +209,9 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
         "tuning": grids,
         "runs": runs,
     }
-    write_results(config.out, results)
-    console.print(Markdown((config.out / "table.md").read_text()))
+    if is_first():
+        write_results(config.out, results)
+        console.print(Markdown((config.out / "table.md").read_text()))
     return results
 
 

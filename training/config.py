@@ -11,11 +11,23 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from training.distributed import DistributedOptions
 from training.errors import UserError, as_flag
+from training.mesh import batch_shards, mesh_text
 
 # Options that may change between an interrupted run and its --resume: they touch neither the
-# sequence of updates nor the losses in metrics.jsonl.
-RESUMABLE_OPTIONS = ("out", "resume", "keep_checkpoints", "checkpoint_every", "eval_every")
+# sequence of updates nor, but for rounding on another mesh, the losses in metrics.jsonl.
+RESUMABLE_OPTIONS = (
+    "out",
+    "resume",
+    "allow_changed_data",
+    "verify",
+    "keep_checkpoints",
+    "checkpoint_every",
+    "eval_every",
+    "mesh",
+    "zero",
+)
 
 
 # Options whose default is not a number say in their text what it is.
@@ -107,11 +119,15 @@ class TrainingConfig:
     seq_len: int = 256
     """Tokens per sequence."""
     data: str = "stdlib"
-    """stdlib (this Python's own source), a file, a folder or a glob; text or JSON lines."""
+    """stdlib (this Python's own source); a file, a folder or a glob of text, JSON lines or Parquet;
+    a data set as hf:NAME:CONFIG:SPLIT; or a folder that `train.py prepare` has written."""
     tokenizer: str = "bytes"
-    """How text becomes tokens."""
+    """bytes, bpe:SIZE (trained on the training part of the data), or the path of a tokenizer.json
+    or of a SentencePiece .model file."""
+    verify: bool = False
+    """Read prepared data once before training and compare their checksums."""
     validation_fraction: float = 0.05
-    """Share of the files held out for validation."""
+    """Share of the text held out for validation; prepared data come with theirs."""
     eval_batches: int = 16
     """Most validation batches read at each evaluation."""
     rank: Annotated[int | float | None, _UNSET] = None
@@ -136,7 +152,11 @@ class TrainingConfig:
     remat: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     mesh: Annotated[str | None, _UNSET] = None
-    """Devices, as data=N (default: all devices on the data axis)."""
+    """Devices per axis, as data=4,fsdp=2,tensor=2 or a part of it: data copies the parameters, fsdp
+    splits them and the optimizer's state, tensor splits the matrix products (default: all devices
+    on the data axis)."""
+    zero: bool = False
+    """Split the optimizer's state and work over the data axis (ZeRO-1)."""
     checkpoint_every: int = 100
     """Steps between checkpoints; one more is written at the end. 0: only at the end."""
     keep_checkpoints: int = 2
@@ -144,6 +164,9 @@ class TrainingConfig:
     eval_every: int = 100
     """Steps between evaluations; one more is made at the end. 0: only at the end."""
     hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters] = Hyperparameters()
+    processes: tyro.conf.OmitArgPrefixes[DistributedOptions] = dataclasses.field(
+        default_factory=DistributedOptions
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,6 +186,8 @@ class PretrainConfig(TrainingConfig):
     """Folder of the run (default: runs/PRESET-OPTIMIZER-SEED)."""
     resume: bool = False
     """Continue the run in --out from its newest checkpoint."""
+    allow_changed_data: bool = False
+    """Resume although files of the data have changed or vanished."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,24 +211,12 @@ class CompareConfig(TrainingConfig):
     """Folder of the runs, table.md, results.json and curves.png."""
 
 
-def parse_mesh(mesh: str | None, available: int) -> int:
-    """Number of devices on the data axis named by `mesh` ("data=N"; None means all).
+def check(config: TrainingConfig, mesh: dict[str, int]) -> None:
+    """Checks the numbers of a configuration against each other and the mesh.
 
-    Raises:
-        UserError: if the text is not data=N, or N devices are not there.
-    """
-    if mesh is None:
-        return available
-    axis, _, size = mesh.partition("=")
-    if axis != "data" or not size.isdecimal() or int(size) < 1:
-        raise UserError(f"--mesh {mesh}: expected data=N with N >= 1, e.g. --mesh data={available}")
-    if int(size) > available:
-        raise UserError(f"--mesh {mesh}: only {available} device(s) are available")
-    return int(size)
-
-
-def check(config: TrainingConfig, devices: int) -> None:
-    """Checks the numbers of a configuration against each other and the number of devices.
+    Args:
+        config: as given.
+        mesh: sizes of its axes, from `training.mesh.parse_mesh`.
 
     Raises:
         UserError: naming the option, its value and what it must be.
@@ -226,12 +239,19 @@ def check(config: TrainingConfig, devices: int) -> None:
         _require(config.rank >= 1, config, "rank", "an integer >= 1 or a fraction in (0, 1]")
     if config.warmup_steps is not None:
         _require(config.warmup_steps >= 0, config, "warmup_steps", "0 or more")
-    parts = devices * config.accumulate_steps
+    shards = batch_shards(mesh)
+    parts = shards * config.accumulate_steps
     if config.batch_size % parts:
         raise UserError(
-            f"--batch-size {config.batch_size} cannot be divided over {devices} device(s) x "
-            f"{config.accumulate_steps} micro-batch(es): use a multiple of {parts}, "
-            "or fewer devices with --mesh data=N"
+            f"--batch-size {config.batch_size} cannot be divided over {shards} device(s) (those of "
+            f"the axes data and fsdp) x {config.accumulate_steps} micro-batch(es): use a multiple "
+            f"of {parts}, or a smaller --mesh (now {mesh_text(mesh)})"
+        )
+    if config.zero and mesh.get("data", 1) == 1:
+        raise UserError(
+            f"--zero splits the optimizer's state over the data axis, and --mesh {mesh_text(mesh)} "
+            "has none of 2 or more devices: give one, e.g. --mesh data=2, or leave --zero out "
+            "(fsdp splits that state by itself)"
         )
 
 
@@ -242,7 +262,7 @@ def _require(condition: bool, config: TrainingConfig, name: str, expected: str) 
 
 def resolve(
     config: PretrainConfig,
-    devices: int,
+    mesh: dict[str, int],
     default_learning_rate: float,
     *,
     low_rank: bool,
@@ -252,7 +272,7 @@ def resolve(
 
     Args:
         config: as given, checked.
-        devices: on the data axis.
+        mesh: sizes of its axes.
         default_learning_rate: the optimizer's.
         low_rank: whether the optimizer has a rank; it stays None otherwise.
         has_fallback: whether it treats leaves that are not matrices by another optimizer.
@@ -268,7 +288,7 @@ def resolve(
         fallback_learning_rate=fallback_learning_rate if has_fallback else None,
         rank=rank if low_rank else None,
         warmup_steps=warmup_steps,
-        mesh=f"data={devices}",
+        mesh=mesh_text(mesh),
         out=out,
     )
 
@@ -277,6 +297,7 @@ def to_json(config: TrainingConfig, data_checksum: str) -> dict[str, Any]:
     """A configuration as the flat JSON object of `config.json`."""
     values = dataclasses.asdict(config)
     values.update(values.pop("hyperparameters"))
+    del values["processes"]  # where a run is made is not what it is
     values = {
         key: str(value) if isinstance(value, Path) else value for key, value in values.items()
     }
@@ -297,6 +318,8 @@ def check_same(saved_file: Path, current: dict[str, Any]) -> None:
     ignored = set(RESUMABLE_OPTIONS)
     if saved.get("schedule") == current["schedule"] == "constant":
         ignored.add("steps")  # a constant rate does not depend on where the run ends
+    if current.get("allow_changed_data"):
+        ignored.add("data_checksum")
     differences = [
         f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
         for key in sorted(saved.keys() | current.keys())

@@ -1,17 +1,30 @@
-"""The tokens of a run: documents read, split by file and tokenised once."""
+"""The tokens of a run: documents read, split by file and tokenised, or prepared arrays mapped."""
 
 import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
 
-import numpy as np
+from training.bpe import is_bpe, trained_tokenizer
+from training.config import PretrainConfig, TrainingConfig
+from training.data import Tokens, describe, load_documents, split_documents, tokenize
+from training.documents import SPLIT_SEED, Documents, describe_size
+from training.errors import UserError, as_user_error
+from training.reading import DataError
+from training.token_arrays import (
+    MANIFEST_FILE,
+    TokenArrays,
+    file_checksum,
+    is_prepared,
+    open_token_arrays,
+    write_json,
+)
+from training.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 
-from training.config import TrainingConfig
-from training.data import describe, load_documents, split_documents, tokenize
-from training.errors import as_user_error
-from training.tokenizers import get_tokenizer
-
-# Which files are held out does not depend on a run's seed: validation losses of different seeds
-# are of the same text.
-SPLIT_SEED = 0
+# In a run's folder: the checksum of every file that its tokens came from.
+DATA_FILE = "data.json"
+_MAX_FILES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,34 +32,162 @@ class Corpus:
     """Training and validation tokens.
 
     Attributes:
-        training: (tokens,) unsigned integers.
+        training: (tokens,) unsigned integers, in memory or mapped.
         validation: (tokens,) unsigned integers.
-        vocab_size: of the tokenizer.
-        checksum: SHA-256 of all documents.
+        tokenizer: that they were made with.
+        checksum: SHA-256 of all documents, or of the manifest of prepared arrays.
+        checksums: of every file, or array file, by name.
+        training_bytes: of the text that the training tokens stand for.
+        validation_bytes: of the text that the validation tokens stand for.
         description: sizes, for people.
     """
 
-    training: np.ndarray
-    validation: np.ndarray
-    vocab_size: int
+    training: Tokens
+    validation: Tokens
+    tokenizer: Tokenizer
     checksum: str
+    checksums: Mapping[str, str]
+    training_bytes: int
+    validation_bytes: int
     description: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokenizer."""
+        return self.tokenizer.vocab_size
+
+    def bits_per_byte(self, val_loss: float) -> float:
+        """The validation loss on a scale that does not depend on the tokenizer.
+
+        Args:
+            val_loss: in nats per token. Bytes per token are those of the whole validation text,
+                which evaluation batches are spread over evenly.
+
+        Returns:
+            Bits per byte of UTF-8 text; the cost of ends of texts is borne by the bytes.
+        """
+        return val_loss * len(self.validation) / (math.log(2) * self.validation_bytes)
+
+    def save_to_run(self, folder: Path) -> None:
+        """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed.
+
+        Args:
+            folder: of the run; exists.
+        """
+        self.tokenizer.save(folder)
+        write_json(folder / DATA_FILE, dict(self.checksums))
 
 
 def load_corpus(config: TrainingConfig) -> Corpus:
-    """Reads, splits and tokenises `config.data`.
+    """Reads, splits and tokenises `config.data`, or maps it if `train.py prepare` has done that.
 
     Raises:
-        UserError: for an unknown tokenizer or data that cannot be used, naming file and line.
+        UserError: for an unknown tokenizer or data that cannot be used, naming file and line; and
+            for data of a resumed run that are not what they were, unless the configuration allows
+            changed data.
     """
+    resumed = isinstance(config, PretrainConfig) and config.resume
     with as_user_error():
-        tokenizer = get_tokenizer(config.tokenizer)
-        documents = load_documents(config.data)
-        training, validation = split_documents(documents, config.validation_fraction, SPLIT_SEED)
-        return Corpus(
-            training=tokenize(training, tokenizer),
-            validation=tokenize(validation, tokenizer),
-            vocab_size=tokenizer.vocab_size,
-            checksum=documents.checksum,
-            description=f"{describe(training)} to train on, {describe(validation)} held out",
+        if is_prepared(config.data):
+            corpus = _map_arrays(config)
+        else:
+            corpus = _read_text(config, config.out if resumed else None)
+    if resumed and not config.allow_changed_data:
+        check_unchanged(config.out, corpus.checksums)
+    return corpus
+
+
+def check_unchanged(folder: Path, checksums: Mapping[str, str]) -> None:
+    """Checks that the files of a run's data are those that it was started with.
+
+    Args:
+        folder: of the run; nothing is checked if it has no data.json.
+        checksums: of the files now.
+
+    Raises:
+        UserError: naming the files that vanished, changed or are new.
+    """
+    path = folder / DATA_FILE
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    differences = [f"  {name} has vanished" for name in before if name not in checksums]
+    differences += [
+        f"  {name} has changed" if name in before else f"  {name} is new"
+        for name, checksum in checksums.items()
+        if before.get(name) != checksum
+    ]
+    if differences:
+        more = len(differences) - _MAX_FILES_SHOWN
+        shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
+        raise UserError(
+            f"cannot resume {folder}: its data are not what they were:\n"
+            + "\n".join(shown)
+            + "\nRestore the files, or go on with the data as they are by --allow-changed-data."
         )
+
+
+def _read_text(config: TrainingConfig, resumed: Path | None) -> Corpus:
+    tokenizer = None if is_bpe(config.tokenizer) else get_tokenizer(config.tokenizer)
+    documents = load_documents(config.data)
+    training, validation = split_documents(documents, config.validation_fraction, SPLIT_SEED)
+    if tokenizer is None and resumed and (resumed / DATA_FILE).exists():
+        # Changed data would train another one, and give every token another meaning.
+        tokenizer = stored_tokenizer(resumed, config.tokenizer)
+    elif tokenizer is None:
+        tokenizer = _trained(config, documents, training)
+    return Corpus(
+        training=tokenize(training, tokenizer),
+        validation=tokenize(validation, tokenizer),
+        tokenizer=tokenizer,
+        checksum=documents.checksum,
+        checksums=documents.checksums,
+        training_bytes=training.num_bytes,
+        validation_bytes=validation.num_bytes,
+        description=f"{describe(training)} to train on, {describe(validation)} held out",
+    )
+
+
+def _trained(config: TrainingConfig, documents: Documents, training: Documents) -> Tokenizer:
+    texts = (document.text for document in training.documents)
+    return trained_tokenizer(
+        config.tokenizer, texts, documents.checksums, config.validation_fraction
+    )
+
+
+def _map_arrays(config: TrainingConfig) -> Corpus:
+    folder = Path(config.data).expanduser()
+    arrays = open_token_arrays(folder, verify=config.verify)
+    _check_tokenizer(config, arrays)
+    manifest = arrays.manifest
+    training, validation = manifest["training"], manifest["validation"]
+    return Corpus(
+        training=arrays.training,
+        validation=arrays.validation,
+        tokenizer=arrays.tokenizer,
+        checksum=file_checksum(folder / MANIFEST_FILE),
+        checksums=arrays.checksums,
+        training_bytes=training["text_bytes"],
+        validation_bytes=validation["text_bytes"],
+        description=f"{_describe(training)} to train on, {_describe(validation)} held out",
+    )
+
+
+def _describe(split: dict[str, int]) -> str:
+    size = describe_size(split["text_bytes"])
+    return f"{split['tokens']:,} tokens ({size}, {split['documents']:,} documents)"
+
+
+def _check_tokenizer(config: TrainingConfig, arrays: TokenArrays) -> None:
+    """Refuses prepared data of another tokenizer than the one that is asked for."""
+    prepared = arrays.tokenizer
+    if config.tokenizer == prepared.name:
+        return
+    # The same file may be found by another path now.
+    if not is_bpe(name := config.tokenizer) and get_tokenizer(name).checksum == prepared.checksum:
+        return
+    raise DataError(
+        f"{config.data}: these data were prepared with the tokenizer {prepared.name}, and "
+        f"--tokenizer is {config.tokenizer}. Give --tokenizer {prepared.name}, or prepare the data "
+        "again with the other one."
+    )

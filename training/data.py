@@ -20,6 +20,7 @@ from training.documents import (
     load_documents,
     split_documents,
 )
+from training.token_arrays import MappedTokens
 from training.tokenizers import Tokenizer
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Document",
     "Documents",
     "PackedDataset",
+    "Tokens",
     "describe",
     "load_documents",
     "split_documents",
@@ -35,6 +37,12 @@ __all__ = [
     "train_loader",
     "validation_batches",
 ]
+
+# (tokens,) of any integer type, in memory or in memory-mapped files.
+Tokens = np.ndarray | MappedTokens
+
+# Texts given to a tokenizer at a time.
+_BATCH_DOCUMENTS = 256
 
 
 class BatchIterator(Protocol):
@@ -62,8 +70,10 @@ def tokenize(documents: Documents, tokenizer: Tokenizer) -> np.ndarray:
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     separator = np.array([tokenizer.eos_id], dtype)
     pieces = []
-    for document in documents.documents:
-        pieces += [tokenizer.encode(document.text).astype(dtype), separator]
+    texts = [document.text for document in documents.documents]
+    for start in range(0, len(texts), _BATCH_DOCUMENTS):
+        for tokens in tokenizer.encode_batch(texts[start : start + _BATCH_DOCUMENTS]):
+            pieces += [tokens.astype(dtype), separator]
     return np.concatenate(pieces[:-1])
 
 
@@ -82,7 +92,7 @@ class PackedDataset:
         ValueError: `tokens` is not a vector of integers, or `seq_len` is less than 1.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int):
+    def __init__(self, tokens: Tokens, seq_len: int):
         if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
             raise ValueError(
                 f"tokens must be a vector of integers, got {tokens.dtype} of shape {tokens.shape}: "
@@ -103,7 +113,7 @@ class PackedDataset:
 
 
 def train_loader(
-    tokens: np.ndarray,
+    tokens: Tokens,
     batch_size: int,
     seq_len: int,
     seed: int,
@@ -164,7 +174,7 @@ def train_loader(
 
 
 def validation_batches(
-    tokens: np.ndarray, batch_size: int, seq_len: int, max_batches: int | None = None
+    tokens: Tokens, batch_size: int, seq_len: int, max_batches: int | None = None
 ) -> np.ndarray:
     """Returns the fixed batches that the validation loss is measured on.
 
@@ -188,14 +198,12 @@ def validation_batches(
     if max_batches is not None:
         num_batches = min(num_batches, max_batches)
     num_chosen = num_batches * batch_size
-    starts = np.arange(num_chosen) * len(windows) // num_chosen * seq_len
-    chosen = tokens[starts[:, None] + np.arange(seq_len + 1)]
-    return chosen.astype(np.int32).reshape(num_batches, batch_size, seq_len + 1)
+    indices = np.arange(num_chosen) * len(windows) // num_chosen
+    chosen = np.stack([windows[int(index)]["tokens"] for index in indices])
+    return chosen.reshape(num_batches, batch_size, seq_len + 1)
 
 
-def _checked_windows(
-    tokens: np.ndarray, batch_size: int, seq_len: int, split: str
-) -> PackedDataset:
+def _checked_windows(tokens: Tokens, batch_size: int, seq_len: int, split: str) -> PackedDataset:
     """Returns the windows, or raises DataError where they do not fill one batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

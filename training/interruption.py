@@ -1,7 +1,15 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave; a second Ctrl-C leaves at once."""
+"""Ctrl-C and SIGTERM: finish the step, save, leave; a second Ctrl-C leaves at once.
+
+Of several processes any one may get the signal; all leave after the same step.
+"""
 
 import signal
 from types import FrameType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 class InterruptedRunError(Exception):
@@ -39,3 +47,35 @@ class StopRequest:
         del frame
         self.signal_number = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class AgreedStop:
+    """What to do about a stop request after a step: the same in all processes.
+
+    A single process looks at its own request. Several exchange theirs on the devices, in a
+    computation of one integer a step that runs beside the training step; the answer is read a step
+    later, when it is there already, so that nobody waits.
+
+    Args:
+        request: this process's.
+        mesh: of the training step.
+    """
+
+    def __init__(self, request: StopRequest, mesh: jax.sharding.Mesh):
+        self._request = request
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self._largest = jax.jit(jnp.max, out_shardings=replicated)
+        self._answer: jax.Array | None = None
+
+    def signal_number(self) -> int | None:
+        """The signal to leave for after this step, or None; to be asked once after every step."""
+        if jax.process_count() == 1:
+            return self._request.signal_number
+        answer = self._answer
+        own = np.array([self._request.signal_number or 0], np.int32)
+        everyone = jax.make_array_from_callback(
+            (self._sharding.num_devices,), self._sharding, lambda _: own
+        )
+        self._answer = self._largest(everyone)
+        return None if answer is None else int(answer) or None

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,8 +15,9 @@ from training.checkpoint import Checkpoints
 from training.config import PretrainConfig, check_same, to_json
 from training.corpus import Corpus
 from training.data import train_loader, validation_batches
+from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError, UserError, as_user_error
-from training.interruption import InterruptedRunError, StopRequest
+from training.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.metrics import MetricsLog, ProgressLine, TrainingClock, perplexity
 from training.plots import plot_run
 from training.step import CompiledSteps, TrainState, peak_learning_rates
@@ -48,19 +48,20 @@ def check_run_folder(config: PretrainConfig, checksum: str) -> None:
         )
 
 
-def create_run_folder(config: PretrainConfig, checksum: str) -> Path:
-    """Creates the run's folder, if it is a new one, with its config.json.
+def create_run_folder(config: PretrainConfig, checksum: str) -> None:
+    """Creates the run's folder, if it is a new one, with its config.json; the first process does.
 
     Raises:
         UserError: if it cannot be written.
     """
     text = json.dumps(to_json(config, checksum), indent=2) + "\n"
+    if not is_first():
+        return
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "config.json").write_text(text)
     except OSError as error:
         raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
-    return config.out
 
 
 @dataclasses.dataclass
@@ -87,10 +88,8 @@ class Run:
             TrainingFailedError: at a non-finite loss, or a full disk.
             InterruptedRunError: after a signal, with the state saved.
         """
-        peaks = jax.device_put(
-            peak_learning_rates(self.config),
-            jax.sharding.NamedSharding(self.steps.mesh, jax.sharding.PartitionSpec()),
-        )
+        peaks = self.steps.replicate(peak_learning_rates(self.config))
+        agreed = AgreedStop(stop, self.steps.mesh)
         self.clock.start()
         while self.step < self.config.steps:
             tokens = self.steps.shard_batch(next(self.data)["tokens"])
@@ -102,11 +101,11 @@ class Run:
             last = self.step == self.config.steps
             if last or self._due(self.config.eval_every):
                 self.evaluate()
-            stopping = stop.signal_number is not None
-            if last or stopping or self._due(self.config.checkpoint_every):
+            signal_number = agreed.signal_number()
+            if last or signal_number or self._due(self.config.checkpoint_every):
                 self.save()
-            if stopping and not last:
-                self.leave(stop.signal_number)
+            if signal_number and not last:
+                self.leave(signal_number)
         self.clock.stop()
 
     def _due(self, every: int) -> bool:
@@ -182,38 +181,51 @@ def open_run(
     config: PretrainConfig, steps: CompiledSteps, corpus: Corpus, console: Console
 ) -> Iterator[Run]:
     """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
-    with as_user_error():
-        data = train_loader(corpus.training, config.batch_size, config.seq_len, config.seed)
+    index, count = steps.process_rows
+    with all_or_none(), as_user_error():
+        data = train_loader(
+            corpus.training,
+            config.batch_size,
+            config.seq_len,
+            config.seed,
+            shard_index=index,
+            shard_count=count,
+        )
         validation = validation_batches(
             corpus.validation, config.batch_size, config.seq_len, config.eval_batches
         )
-    folder = create_run_folder(config, corpus.checksum)
-    checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
-    step = checkpoints.latest_step() or 0
-    if step:
-        state, data_state = checkpoints.restore(step, steps.abstract_state)
-        data.set_state(data_state)
-    else:
-        state = steps.init(config)
-    log = MetricsLog(folder / "metrics.jsonl", step)
-    tokens_per_step = config.batch_size * config.seq_len
-    with ProgressLine(console, config.steps, step, tokens_per_step) as progress:
-        try:
-            yield Run(
-                config=config,
-                steps=steps,
-                checkpoints=checkpoints,
-                log=log,
-                progress=progress,
-                clock=TrainingClock(log.records[-1]["seconds"] if log.records else 0.0),
-                data=data,
-                validation=[steps.shard_batch(batch) for batch in validation],
-                state=state,
-                step=step,
-            )
-        finally:
-            log.close()
-            checkpoints.close()
+        if not config.resume:
+            create_run_folder(config, corpus.checksum)
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(config.out / "checkpoints", config.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        step = checkpoints.latest_step() or 0
+        if step:
+            state, data_state = checkpoints.restore(step, steps.abstract_state)
+            data.set_state(data_state)
+        else:
+            state = steps.init(config)
+        with all_or_none():
+            # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
+            create_run_folder(config, corpus.checksum)
+            if is_first():
+                corpus.save_to_run(config.out)
+        log = MetricsLog(config.out / "metrics.jsonl", step, write=is_first())
+        stack.callback(log.close)
+        tokens_per_step = config.batch_size * config.seq_len
+        progress = ProgressLine(console, config.steps, step, tokens_per_step)
+        yield Run(
+            config=config,
+            steps=steps,
+            checkpoints=checkpoints,
+            log=log,
+            progress=stack.enter_context(progress),
+            clock=TrainingClock(log.records[-1]["seconds"] if log.records else 0.0),
+            data=data,
+            validation=[steps.shard_whole_batch(batch) for batch in validation],
+            state=state,
+            step=step,
+        )
 
 
 def train_run(
@@ -245,8 +257,10 @@ def train_run(
             run.train(stop)
             run.checkpoints.wait()
         finally:
-            if run.log.records:
+            if run.log.records and is_first():
                 plot_run(run.log.records, folder / "loss.png", title=folder.name)
         summary = summarize(config, steps, run.log.records)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        with all_or_none():
+            if is_first():
+                (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,10 +59,14 @@ class MetricsLog:
     Args:
         path: the file; created if missing.
         last_step: records of later steps are dropped (they are run again after a resume).
+        write: False to keep the records only, in processes that share the file with its writer.
     """
 
-    def __init__(self, path: Path, last_step: int):
+    def __init__(self, path: Path, last_step: int, *, write: bool = True):
         self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
+        self._file: TextIO | None = None
+        if not write:
+            return
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         temporary.replace(path)
@@ -71,12 +75,15 @@ class MetricsLog:
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
         self.records.append(record)
+        if self._file is None:
+            return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class ProgressLine:

@@ -120,6 +120,13 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 }
 
 
+# Optimizers of optax whose update of an entry of a matrix depends on no other entry.
+ELEMENTWISE = ("adamw", "lion", "sgd")
+
+# Mesh axis that --zero splits optimizer states over.
+ZERO_AXIS = "data"
+
+
 def get_entry(name: str) -> OptimizerEntry:
     """The registry's entry for an optimizer.
 
@@ -171,6 +178,24 @@ def check_options(config: TrainingConfig, names: list[str]) -> None:
             raise UserError(f"{as_flag(option)} is not an option of {', '.join(names)}: {takes}")
 
 
+def check_zero(name: str) -> None:
+    """Checks that an optimizer's state can be split over the data axis.
+
+    Raises:
+        UserError: naming it, and the optimizers that can.
+    """
+    able = [
+        other
+        for other, entry in OPTIMIZERS.items()
+        if other in ELEMENTWISE or "zero_axis" in inspect.signature(entry.build).parameters
+    ]
+    if name not in able:
+        raise UserError(
+            f"--zero does not go with {name}, which updates whole matrices only; use one of "
+            f"{', '.join(able)}, or split {name}'s state by --mesh fsdp=N"
+        )
+
+
 def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """The hyperparameters that were set, as arguments for a builder."""
     values = {name: value for name, value in vars(hyperparameters).items() if value is not None}
@@ -192,7 +217,7 @@ def build_optimizer(
 
     Args:
         name: a key of `OPTIMIZERS`.
-        config: supplies rank, weight decay, clipping and the hyperparameters.
+        config: supplies rank, weight decay, clipping, ZeRO and the hyperparameters.
         learning_rate: a float, or a float32 scalar array (traced or not).
         fallback_learning_rate: the same, for the leaves that are not matrices.
         seed: of the optimizers that draw random numbers.
@@ -202,6 +227,7 @@ def build_optimizer(
     """
     build = get_entry(name).build
     parameters = inspect.signature(build).parameters
+    zero_axis = ZERO_AXIS if config.zero else None
     context = {
         "rank": config.rank,
         "weight_decay": config.weight_decay,
@@ -210,10 +236,13 @@ def build_optimizer(
         "fallback": _adamw(fallback_learning_rate, weight_decay=config.weight_decay),
         "fallback_learning_rate": fallback_learning_rate,
         "seed": seed,
+        "zero_axis": zero_axis,
     }
     arguments = {key: value for key, value in context.items() if key in parameters}
     with as_user_error():
         optimizer = build(learning_rate, **(arguments | builder_arguments(config.hyperparameters)))
+    if zero_axis and name in ELEMENTWISE:
+        optimizer = lro.zero(optimizer, zero_axis)
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

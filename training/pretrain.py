@@ -8,12 +8,14 @@ from rich.console import Console
 
 from models.configs import get_config
 from models.llama import LlamaConfig
-from training.config import PretrainConfig, check, parse_mesh, resolve
+from training.config import PretrainConfig, check, resolve
 from training.corpus import Corpus, load_corpus
+from training.distributed import all_or_none
 from training.errors import UserError, as_user_error
 from training.loop import check_run_folder, train_run
-from training.optimizers import accepted_options, check_options, get_entry
-from training.step import compile_steps, make_mesh
+from training.mesh import make_mesh, parse_mesh
+from training.optimizers import accepted_options, check_options, check_zero, get_entry
+from training.step import compile_steps
 from training.summary import summary_table
 
 # The vocabulary is rounded up to this: odd sizes are slow, and do not divide over devices.
@@ -26,14 +28,16 @@ def resolve_config(config: PretrainConfig) -> PretrainConfig:
     Raises:
         UserError: naming the option, its value and the remedy.
     """
-    devices = parse_mesh(config.mesh, jax.device_count())
+    mesh = parse_mesh(config.mesh, jax.device_count(), jax.process_count())
     entry = get_entry(config.optimizer)
     check_options(config, [config.optimizer])
-    check(config, devices)
+    check(config, mesh)
+    if config.zero:
+        check_zero(config.optimizer)
     accepted = accepted_options(config.optimizer)
     return resolve(
         config,
-        devices,
+        mesh,
         entry.learning_rate,
         low_rank="rank" in accepted,
         has_fallback="fallback_learning_rate" in accepted,
@@ -98,10 +102,11 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
     Returns:
         The content of the run's summary.json.
     """
-    config = resolve_config(config)
-    corpus = load_corpus(config)
-    model = model_config(config, corpus.vocab_size)
-    check_run_folder(config, corpus.checksum)
+    with all_or_none():
+        config = resolve_config(config)
+        corpus = load_corpus(config)
+        model = model_config(config, corpus.vocab_size)
+        check_run_folder(config, corpus.checksum)
     announce(config, corpus, console)
     steps = compile_steps(config, model, make_mesh(parse_mesh(config.mesh, jax.device_count())))
     summary = train_run(config, steps, corpus, console)
@@ -112,10 +117,13 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
 def announce(config: PretrainConfig, corpus: Corpus, console: Console) -> None:
     """Says what is about to happen."""
     rank = "" if config.rank is None else f", rank {config.rank}"
+    zero = ", ZeRO" if config.zero else ""
+    count = jax.process_count()
+    processes = f", {count} processes" if count > 1 else ""
     console.print(
         f"{config.preset} Llama | {config.optimizer}, learning rate {config.learning_rate:g}"
         f"{rank} | {config.steps} steps of {config.batch_size} x {config.seq_len} "
-        f"tokens | {config.mesh} ({jax.default_backend()})\n"
+        f"tokens | {config.mesh}{zero} ({jax.default_backend()}{processes})\n"
         f"{config.data}: {corpus.description}",
         highlight=False,
     )

@@ -79,11 +79,11 @@ def find_files(data: str) -> Files:
     except (FileNotFoundError, NotADirectoryError):
         mode = 0
     except OSError as error:
-        raise _read_error(path, error) from error
+        raise read_error(path, error) from error
     if not mode:
         raise DataError(
-            f"{data!r}: no such file or folder. Give the path of a text or JSON-lines file, "
-            'a folder, a glob such as "texts/*.txt", or "stdlib".'
+            f"{data!r}: no such file or folder. Give the path of a text, JSON-lines or Parquet "
+            'file, a folder, a glob such as "texts/*.txt", a data set as "hf:NAME", or "stdlib".'
         )
     if stat.S_ISDIR(mode):
         return Files(_walk(path), from_folder=True)
@@ -103,7 +103,7 @@ def is_binary(path: Path) -> bool:
         with _open(path) as file:
             return b"\0" in file.read(_BINARY_PROBE_BYTES)
     except _READ_ERRORS as error:
-        raise _read_error(path, error) from error
+        raise read_error(path, error) from error
 
 
 def read_text(path: Path) -> bytes:
@@ -119,7 +119,7 @@ def read_text(path: Path) -> bytes:
         with _open(path) as file:
             data = file.read()
     except _READ_ERRORS as error:
-        raise _read_error(path, error) from error
+        raise read_error(path, error) from error
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -150,7 +150,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     yield number, _text_field(path, number, offset, line)
                 offset += len(line)
     except _READ_ERRORS as error:
-        raise _read_error(path, error, line=number + 1) from error
+        raise read_error(path, error, line=number + 1) from error
 
 
 def _text_field(path: Path, number: int, offset: int, line: bytes) -> bytes:
@@ -195,7 +195,7 @@ def _walk(root: Path, excluded: frozenset[str] = frozenset({"__pycache__"})) -> 
     """Returns the files below a folder, hidden ones and excluded folders left out."""
 
     def refuse(error: OSError) -> None:
-        raise _read_error(Path(error.filename), error) from error
+        raise read_error(Path(error.filename), error) from error
 
     paths = []
     for folder, subfolders, names in os.walk(root, onerror=refuse):
@@ -223,7 +223,7 @@ def _named(root: Path, paths: list[Path]) -> NamedPaths:
     return sorted((path.relative_to(root).as_posix(), path) for path in paths if path.is_file())
 
 
-def _read_error(path: Path, error: Exception, line: int | None = None) -> DataError:
+def read_error(path: Path, error: Exception, line: int | None = None) -> DataError:
     """Returns the error for people for an error of the operating system or of gzip."""
     where = f"{path}, line {line}" if line else f"{path}"
     if isinstance(error, EOFError):

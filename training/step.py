@@ -1,7 +1,10 @@
 """The compiled functions of a run: initialise, train one step, evaluate.
 
-They depend on the model, the shapes and the optimizer's kind, but neither on the seed nor on the
-peak learning rates, which are arguments: one compilation serves all runs of a comparison.
+They depend on the model, the shapes, the mesh and the optimizer's kind, but neither on the seed nor
+on the peak learning rates, which are arguments: one compilation serves all runs of a comparison.
+
+Shapes first, shardings second, arrays last: no array ever exists with another sharding than the one
+that the training step keeps it in.
 """
 
 import dataclasses
@@ -14,11 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import lowrank_optax as lro
 from models.llama import Llama, LlamaConfig
+from models.partitioning import gather_where_read, partition_specs
 from training.config import PretrainConfig, TrainingConfig
 from training.errors import as_user_error
+from training.mesh import batch_sharding, process_rows
 from training.optimizers import build_optimizer
 
 
@@ -29,13 +35,6 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar, steps done
     params: Any  # pure dict of arrays
     optimizer_state: optax.OptState
-
-
-def make_mesh(devices: int) -> Mesh:
-    """A mesh with one axis, `data`, over the first `devices` devices."""
-    return jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
 
 
 def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
@@ -89,26 +88,49 @@ def mean_gradient(
 
 @dataclasses.dataclass(frozen=True)
 class CompiledSteps:
-    """The functions of a run, compiled for one mesh. See `compile_steps`."""
+    """The functions of a run, compiled for one mesh. See `compile_steps`.
+
+    Attributes:
+        process_rows: (index, count): this process supplies the index-th of count equal parts of
+            every batch.
+        optimizer: at the peak learning rates.
+        abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
+    """
 
     mesh: Mesh
+    process_rows: tuple[int, int]
     init: Callable[[PretrainConfig], TrainState]
     train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Any, jax.Array], jax.Array]
     all_finite: Callable[[TrainState], jax.Array]
+    optimizer: optax.GradientTransformation
     abstract_state: TrainState
     compile_seconds: float
 
     def shard_batch(self, tokens: np.ndarray) -> jax.Array:
-        """Puts int32 (batch, time) host tokens on the devices, split over the data axis."""
-        sharding = NamedSharding(self.mesh, PartitionSpec("data"))
-        return jax.make_array_from_process_local_data(sharding, tokens)
+        """Puts this process's rows of a batch, int32 (rows, time), on its devices.
+
+        Returns:
+            The batch of all processes, split over the data and fsdp axes.
+        """
+        shape = (len(tokens) * self.process_rows[1], *tokens.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(self.mesh), tokens, shape)
+
+    def shard_whole_batch(self, tokens: np.ndarray) -> jax.Array:
+        """The same from int32 (batch, time) tokens that every process has all of."""
+        index, count = self.process_rows
+        return self.shard_batch(np.split(tokens, count)[index])
+
+    def replicate(self, values: np.ndarray) -> jax.Array:
+        """Puts the same values on all devices."""
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        return jax.make_array_from_process_local_data(replicated, values, values.shape)
 
 
-def peak_learning_rates(config: PretrainConfig) -> jax.Array:
+def peak_learning_rates(config: PretrainConfig) -> np.ndarray:
     """float32 (2,): the peak of the matrices' learning rate and of the fallback's."""
     fallback = config.fallback_learning_rate or config.learning_rate
-    return jnp.array([config.learning_rate, fallback], jnp.float32)
+    return np.array([config.learning_rate, fallback], np.float32)
 
 
 def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh) -> CompiledSteps:
@@ -117,18 +139,17 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
     Args:
         config: resolved; its learning rates and seed are not compiled in.
         model_config: the model's.
-        mesh: with the axis `data`.
+        mesh: with any of the axes data, fsdp and tensor.
 
     Raises:
         UserError: if the model or the optimizer rejects its configuration.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
-    batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
     schedule = learning_rate_schedule(config)
     with as_user_error():
-        graphdef, _ = nnx.split(
-            nnx.eval_shape(lambda: Llama(model_config, rngs=nnx.Rngs(0))), nnx.Param
-        )
+        model = nnx.eval_shape(lambda: Llama(model_config, rngs=nnx.Rngs(0)))
+        gather_where_read(model, mesh)
+        graphdef, _ = nnx.split(model, nnx.Param)
 
     def optimizer_for(learning_rate: Any, fallback: Any, seed: int) -> Any:
         return build_optimizer(
@@ -140,17 +161,14 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
         )
 
     def loss_fn(params: Any, tokens: jax.Array) -> jax.Array:
+        # A micro-batch of a split batch is not necessarily split any more.
+        tokens = jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh))
         return next_token_loss(graphdef, params, tokens)
 
-    @jax.jit
-    def init_params(key: jax.Array) -> Any:
-        return nnx.to_pure_dict(nnx.state(Llama(model_config, rngs=nnx.Rngs(key)), nnx.Param))
-
-    def init(run: PretrainConfig) -> TrainState:
-        optimizer = optimizer_for(run.learning_rate, run.fallback_learning_rate, run.seed)
-        params = init_params(jax.random.key(run.seed))
-        state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
-        return jax.device_put(state, replicated)
+    def init_model(key_data: jax.Array) -> tuple[jax.Array, Any]:
+        rngs = nnx.Rngs(jax.random.wrap_key_data(key_data))
+        params = nnx.to_pure_dict(nnx.state(Llama(model_config, rngs=rngs), nnx.Param))
+        return jnp.int32(0), params
 
     def train(
         state: TrainState, tokens: jax.Array, peaks: jax.Array
@@ -168,29 +186,70 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
         }
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
-    with as_user_error():
-        abstract = jax.eval_shape(lambda: init(config))
-    abstract_state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), abstract
-    )
+    with as_user_error(), jax.set_mesh(mesh):
+        step, params = jax.eval_shape(init_model, _key_data(0))
+        param_shardings = jax.tree.map(
+            lambda spec: NamedSharding(mesh, spec), partition_specs(params, mesh)
+        )
+        params = jax.tree.map(_with_sharding, params, param_shardings)
+        optimizer = optimizer_for(config.learning_rate, config.fallback_learning_rate, config.seed)
+        optimizer_state = jax.tree.map(
+            _with_sharding,
+            jax.eval_shape(optimizer.init, params),
+            lro.state_shardings(optimizer, params, param_shardings),
+        )
+        abstract_state = TrainState(_with_sharding(step, replicated), params, optimizer_state)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+    init_model = jax.jit(init_model, out_shardings=(shardings.step, shardings.params))
+
+    def init(run: PretrainConfig) -> TrainState:
+        optimizer = optimizer_for(run.learning_rate, run.fallback_learning_rate, run.seed)
+        step, params = init_model(_key_data(run.seed))
+        init_optimizer = jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)
+        return TrainState(step, params, init_optimizer(params))
+
     tokens = jax.ShapeDtypeStruct(
-        (config.batch_size, config.seq_len + 1), jnp.int32, sharding=batch_sharding
+        (config.batch_size, config.seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
     )
     start = time.perf_counter()
-    compiled = (
-        jax.jit(train, donate_argnums=0, out_shardings=replicated)
-        .lower(abstract_state, tokens, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated))
-        .compile()
-    )
+    with jax.set_mesh(mesh):
+        compiled = (
+            jax.jit(train, donate_argnums=0, out_shardings=(shardings, replicated))
+            .lower(
+                abstract_state, tokens, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated)
+            )
+            .compile()
+        )
     return CompiledSteps(
         mesh=mesh,
-        init=init,
+        process_rows=process_rows(mesh, config.batch_size),
+        init=_in_mesh(mesh, init),
         train=compiled,
-        evaluate=jax.jit(loss_fn),
-        all_finite=jax.jit(_all_finite),
+        evaluate=_in_mesh(mesh, jax.jit(loss_fn, out_shardings=replicated)),
+        all_finite=_in_mesh(mesh, jax.jit(_all_finite, out_shardings=replicated)),
+        optimizer=optimizer,
         abstract_state=abstract_state,
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _with_sharding(array: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _key_data(seed: int) -> np.ndarray:
+    """The key of a seed as an array of the host: the same for all devices of all processes."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+
+
+def _in_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced and called with this mesh as JAX's current one."""
+
+    def call(*args: Any) -> Any:
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return call
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """The figures of a finished run: summary.json and the table printed at the end."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ from rich.table import Table
 import lowrank_optax as lro
 from training.config import PretrainConfig
 from training.metrics import perplexity
-from training.optimizers import build_optimizer
 from training.step import CompiledSteps
 
 
@@ -26,18 +26,12 @@ def summarize(
 
     Args:
         config: resolved.
-        steps: of the run, for the shapes of its parameters.
+        steps: of the run, for its optimizer and the shapes of its parameters.
         records: of metrics.jsonl; the last one holds a validation loss.
     """
-    optimizer = build_optimizer(
-        config.optimizer,
-        config,
-        learning_rate=config.learning_rate,
-        fallback_learning_rate=config.fallback_learning_rate,
-        seed=config.seed,
-    )
     params = steps.abstract_state.params
-    memory = lro.memory_report(optimizer, params)
+    with jax.set_mesh(steps.mesh):
+        memory = lro.memory_report(steps.optimizer, params)
     seconds = records[-1]["seconds"]
     train_loss = final_train_loss(records)
     return {
@@ -56,8 +50,17 @@ def summarize(
         ),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
         "optimizer_state_bytes": memory.total_bytes,
+        "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
         "adamw_state_bytes": memory.adamw_bytes,
     }
+
+
+def bytes_per_device(arrays: Any) -> int:
+    """Bytes that each device holds of a pytree of sharded arrays, or of their shapes."""
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(arrays)
+    )
 
 
 def summary_table(summary: dict[str, Any], title: str) -> Table:
@@ -77,6 +80,9 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
         "parameters": f"{summary['parameters']:,}",
         "optimizer state": f"{readable_bytes(state)} (AdamW would hold {readable_bytes(adamw)})",
     }
+    on_device = summary["optimizer_state_bytes_per_device"]
+    if on_device < state:
+        rows["optimizer state per device"] = readable_bytes(on_device)
     for name, value in rows.items():
         table.add_row(name, value)
     return table

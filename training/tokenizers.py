@@ -1,10 +1,16 @@
-"""Tokenizers: text to token ids and back."""
+"""Tokenizers: text to token ids and back; found by name, and stored with a run."""
 
 import difflib
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from training.bpe import is_bpe, parse_size
+from training.huggingface_tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
+from training.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
 
 _END_OF_TEXT = 256
 
@@ -16,18 +22,30 @@ class Tokenizer(Protocol):
         name: the name that `get_tokenizer` finds it by.
         vocab_size: number of token ids, `eos_id` included; ids are 0 ... vocab_size - 1.
         eos_id: the id that separates documents.
+        checksum: SHA-256 of everything that decides the ids of a text.
     """
 
     name: str
     vocab_size: int
     eos_id: int
 
+    @property
+    def checksum(self) -> str: ...
+
     def encode(self, text: str | bytes) -> np.ndarray:
         """Returns the int32 token ids (tokens,) of `text`, without any end-of-text."""
         ...
 
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
+        """Returns what `encode` returns for each text, by several threads if that helps."""
+        ...
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of the token ids, end-of-text left out."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what `stored_tokenizer` needs into a folder that exists."""
         ...
 
 
@@ -46,6 +64,15 @@ class ByteTokenizer:
     vocab_size: int = 257
     eos_id: int = _END_OF_TEXT
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the name: there is nothing else to it."""
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Writes nothing."""
+        del folder
+
     def encode(self, text: str | bytes) -> np.ndarray:
         """Returns the bytes of a text as ids.
 
@@ -57,6 +84,10 @@ class ByteTokenizer:
         """
         data = text.encode("utf-8") if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8).astype(np.int32)
+
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
+        """Returns the ids of several texts."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Returns the text of byte ids.
@@ -80,22 +111,66 @@ class ByteTokenizer:
         return ids[ids != self.eos_id].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
 
-_TOKENIZERS = {ByteTokenizer.name: ByteTokenizer}
-
-
 def get_tokenizer(name: str) -> Tokenizer:
     """Returns the tokenizer of a name.
 
     Args:
-        name: "bytes".
+        name: "bytes", the path of a `tokenizer.json` or of a SentencePiece `.model` file, or a
+            folder that holds one. "bpe:SIZE" needs a corpus: see `training.corpus`.
 
     Raises:
-        ValueError: no tokenizer has this name; the message gives the nearest one.
+        ValueError: no tokenizer has this name (the message gives the nearest one), or its file
+            cannot be read.
     """
-    if name in _TOKENIZERS:
-        return _TOKENIZERS[name]()
-    nearest = difflib.get_close_matches(name, _TOKENIZERS, n=1, cutoff=0.4)
+    if name == ByteTokenizer.name:
+        return ByteTokenizer()
+    if is_bpe(name):
+        parse_size(name)
+        raise ValueError(
+            f"tokenizer {name!r} is trained on a corpus, and there is none here: give the "
+            "tokenizer.json of the run that trained it."
+        )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = _file_of_folder(path)
+    if path.suffix == ".json" and path.exists():
+        return HuggingFaceTokenizer.from_file(path, name)
+    if path.suffix == ".model" and path.exists():
+        return SentencePieceTokenizer.from_file(path, name)
+    if path.suffix in (".json", ".model"):
+        raise ValueError(f"tokenizer {name!r}: no such file. Check the path.")
+    known = (ByteTokenizer.name, "bpe:8192", TOKENIZER_FILE, MODEL_FILE)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(
-        f"unknown tokenizer {name!r}.{suggestion} Known tokenizers: {', '.join(_TOKENIZERS)}."
+        f"unknown tokenizer {name!r}.{suggestion} Known tokenizers: bytes, bpe:SIZE (trained on "
+        "the data), or the path of a tokenizer.json or of a SentencePiece .model file."
     )
+
+
+def _file_of_folder(folder: Path) -> Path:
+    """The tokenizer file in a folder; tokenizer.json first, as it says more."""
+    for name in (TOKENIZER_FILE, MODEL_FILE):
+        if (folder / name).exists():
+            return folder / name
+    raise ValueError(
+        f"tokenizer {str(folder)!r}: there is neither {TOKENIZER_FILE} nor {MODEL_FILE} in this "
+        "folder. Give a model's folder, or the file itself."
+    )
+
+
+def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Returns the tokenizer that a run or prepared data was made with.
+
+    Args:
+        folder: that `Tokenizer.save` wrote to.
+        name: of the tokenizer, as in the run's `config.json`.
+
+    Raises:
+        ValueError: its file is missing or cannot be read.
+    """
+    if name == ByteTokenizer.name:
+        return ByteTokenizer()
+    path = _file_of_folder(folder)
+    kind = HuggingFaceTokenizer if path.name == TOKENIZER_FILE else SentencePieceTokenizer
+    return kind.from_file(path, name)

@@ -6,11 +6,12 @@ import jax
 import pytest
 from rich.console import Console
 
-from training.config import Hyperparameters, PretrainConfig, parse_mesh
+from training.config import Hyperparameters, PretrainConfig
 from training.corpus import load_corpus
 from training.loop import check_run_folder, train_run
+from training.mesh import make_mesh, parse_mesh
 from training.pretrain import model_config, resolve_config
-from training.step import compile_steps, make_mesh
+from training.step import compile_steps
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +53,8 @@ class Trainer:
     def steps(self, config):
         """The compiled steps for a configuration."""
         corpus = load_corpus(config)
-        fields = ("optimizer", "mesh", "accumulate_steps", "dtype", "param_dtype", "clip_norm")
-        key = tuple(getattr(config, name) for name in fields)
+        fields = ("optimizer", "rank", "mesh", "zero", "accumulate_steps", "dtype", "param_dtype")
+        key = tuple(getattr(config, name) for name in (*fields, "clip_norm", "batch_size"))
         if key not in self._steps:
             mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
             self._steps[key] = compile_steps(config, model_config(config, corpus.vocab_size), mesh)

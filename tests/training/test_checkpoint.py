@@ -14,9 +14,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from training.checkpoint import Checkpoints, is_disk_full
-from training.errors import TrainingFailedError
-from training.step import make_mesh
+from training.checkpoint import Checkpoints, describe_differences, is_disk_full
+from training.errors import TrainingFailedError, UserError
+from training.mesh import make_mesh
 
 
 class State(NamedTuple):
@@ -33,7 +33,7 @@ def state():
 
 
 def abstract(state, devices=1):
-    sharding = NamedSharding(make_mesh(devices), PartitionSpec())
+    sharding = NamedSharding(make_mesh({"data": devices}), PartitionSpec())
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
@@ -103,6 +103,38 @@ def test_a_disk_that_fills_up_is_explained_and_leaves_the_earlier_checkpoint_int
     restored, _ = checkpoints.restore(1, abstract(state))
     np.testing.assert_array_equal(restored["kernel"], state["kernel"])
     assert "SignalingThread" not in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused_by_the_arrays_that_differ(checkpoints, state):
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    before = sorted(checkpoints.folder.rglob("*"))
+    params = {"a": {"kernel": jnp.zeros((10, 10))}, "c": state.params["b"]}
+    other = State(state.step, params, optax.sgd(0.1).init(params))
+    with pytest.raises(UserError) as failure:
+        checkpoints.restore(1, abstract(other))
+    message = str(failure.value).splitlines()
+    assert message[0] == (
+        f"checkpoint {checkpoints.folder}/1 is of another model or optimizer; nothing was changed. "
+        "Its arrays differ in"
+    )
+    assert (
+        "  params/a/kernel: float32(100000,) in the checkpoint, float32(10, 10) expected" in message
+    )
+    assert "  params/b: bfloat16(3, 2) in the checkpoint, not expected" in message
+    assert "  params/c: missing in the checkpoint, bfloat16(3, 2) expected" in message
+    assert "  optimizer_state/1/0/count: int32() in the checkpoint, not expected" in message
+    assert message[-1].startswith("Use the options that it was written with, or start a new run")
+    assert sorted(checkpoints.folder.rglob("*")) == before
+
+
+def test_many_differences_are_counted():
+    arrays = {f"{i:02}": jnp.zeros(i) for i in range(11)}
+    lines = describe_differences(arrays, {}).splitlines()
+    assert len(lines) == 9
+    assert lines[0] == "  00: float32(0,) in the checkpoint, not expected"
+    assert lines[-1] == "  and 3 more"
+    assert describe_differences(arrays, arrays) == ""
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(checkpoints):

@@ -8,6 +8,9 @@ import shutil
 import sysconfig
 from dataclasses import replace
 
+import datasets
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,9 @@ from training.documents import (
     load_documents,
     split_documents,
 )
+from training.hub import parse_hub_name
+from training.parquet import read_parquet
+from training.sources import find_sources
 
 
 def write(folder, files):
@@ -127,6 +133,78 @@ def test_json_lines_give_one_document_a_line(tmp_path, name):
         Document(f"{name}:4", "né\n\u2028third".encode()),
     )
     assert describe(documents) == "2 documents, 17 bytes"
+
+
+def test_a_parquet_file_gives_one_document_a_row_over_all_row_groups(tmp_path):
+    texts = [f"né {i}" if i % 7 else "" for i in range(3000)]
+    for kind in (pyarrow.string(), pyarrow.large_string()):
+        table = pyarrow.table({"url": ["u"] * 3000, "text": pyarrow.array(texts, kind)})
+        parquet.write_table(table, tmp_path / "a.parquet", row_group_size=700)
+        documents = load_documents(str(tmp_path))
+        assert documents.documents == tuple(
+            Document(f"a.parquet:{number}", text.encode())
+            for number, text in enumerate(texts, 1)
+            if text
+        )
+        assert documents.unit == "documents"
+
+
+def test_a_parquet_file_is_streamed(tmp_path):
+    table = pyarrow.table({"text": ["x" * 1000] * 20_000})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1000)
+    before = pyarrow.total_allocated_bytes()
+    rows = read_parquet(tmp_path / "a.parquet")
+    allocated = [pyarrow.total_allocated_bytes() - before for _ in rows]
+    # 20 MB of text in row groups of 1 MB.
+    assert len(allocated) == 20_000
+    assert max(allocated) < 8e6
+
+
+def test_a_data_set_by_name_is_streamed_shard_by_shard(tmp_path, tmp_path_factory, monkeypatch):
+    """A local folder stands in for the hub: the same builder reads it, only without a network."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    for shard in range(3):
+        lines = [json.dumps({"text": f"{shard}-{i}"}) + "\n" for i in range(4)]
+        (tmp_path / f"train-{shard}.jsonl").write_text("".join(lines))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "held out"}))
+    everything = load_documents(f"hf:{tmp_path}")
+    assert [document.text.decode() for document in everything.documents] == [
+        f"{shard}-{i}" for shard in range(3) for i in range(4)
+    ]
+    assert [source.name for source in find_sources(f"hf:{tmp_path}")] == [
+        f"{tmp_path}:train/{shard:05d}" for shard in range(3)
+    ]
+    first = load_documents(f"hf:{tmp_path}::train[:5]")
+    assert [document.text for document in first.documents] == [
+        document.text for document in everything.documents[:5]
+    ]
+    assert load_documents(f"hf:{tmp_path}::test").documents[0].text == b"held out"
+
+
+@pytest.mark.parametrize(
+    ("data", "parsed"),
+    [
+        ("hf:allenai/c4", ("allenai/c4", None, "train", None)),
+        ("hf:allenai/c4:en", ("allenai/c4", "en", "train", None)),
+        ("hf:allenai/c4:en:validation", ("allenai/c4", "en", "validation", None)),
+        ("hf:allenai/c4:en:train[:100]", ("allenai/c4", "en", "train", 100)),
+        ("hf:name::test", ("name", None, "test", None)),
+        ("hf:name[:7]", ("name", None, "train", 7)),
+    ],
+)
+def test_a_data_set_is_named_with_its_configuration_and_split(data, parsed):
+    assert parse_hub_name(data) == parsed
+
+
+def test_every_file_has_a_checksum_of_its_content(tmp_path):
+    line = json.dumps({"text": "one"}).encode()
+    write(tmp_path, {"a.jsonl": line, "b.txt": b"two", "c.png": b"\0"})
+    before = load_documents(str(tmp_path)).checksums
+    assert list(before) == ["a.jsonl", "b.txt"]
+    write(tmp_path, {"b.txt": b"other"})
+    after = load_documents(str(tmp_path)).checksums
+    assert after["a.jsonl"] == before["a.jsonl"]
+    assert after["b.txt"] != before["b.txt"]
 
 
 def test_a_compressed_text_file_is_one_document(tmp_path):

@@ -11,6 +11,8 @@ import optax
 import pytest
 
 from training.checkpoint import Checkpoints
+from training.config import to_json
+from training.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.interruption import InterruptedRunError
 from training.loop import check_run_folder
@@ -50,6 +52,7 @@ def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, t
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "metrics.jsonl",
+        "data.json",
         "summary.json",
         "loss.png",
         "checkpoints",
@@ -119,6 +122,20 @@ def test_resume_of_a_low_rank_optimizer_is_bit_for_bit(trainer, tmp_path, signal
         trainer(config)
     trainer(dataclasses.replace(config, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_path):
+    folder = tmp_path / "run"
+    trainer(trainer.config(folder))
+    # As if this configuration had meant another optimizer state when the run was started.
+    config = trainer.config(folder, optimizer="sgd", resume=True)
+    written = json.dumps(to_json(config, load_corpus(config).checksum))
+    (folder / "config.json").write_text(written)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=r"checkpoints/6 is of another(?s:.*)state/1/0/mu/"):
+        trainer(config)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert (folder / "config.json").read_text() == written
 
 
 def test_resuming_a_finished_run_changes_nothing(trainer, tmp_path):

@@ -3,11 +3,23 @@
 import gzip
 import json
 import os
+import sys
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
+from training import documents
 from training.documents import DataError, load_documents
+
+
+@pytest.fixture(autouse=True)
+def data_sets_cache(tmp_path_factory, monkeypatch):
+    """Keeps `datasets` from leaving its lock files at home."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
 
 GOOD_LINE = json.dumps({"text": "good"}).encode()
 
@@ -170,3 +182,95 @@ def test_a_json_line_that_is_not_utf8(tmp_path):
     offset = len(GOOD_LINE) + 1 + len(b'{"text": "caf')
     message = f"{path}, line 2: not UTF-8: byte 0xe9 (byte {offset} of the text)"
     assert error_of(path).startswith(message)
+
+
+def write_parquet(path, columns, **options):
+    parquet.write_table(pyarrow.table(columns), path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"body": ["a"], "id": [1]}, "there is no column \"text\" (its columns: 'body', 'id')"),
+        ({"text": [1, 2]}, 'the column "text" is of type int64, but must be of type string'),
+        ({"text": ["a", None]}, ', row 2: the column "text" is null. Remove the row.'),
+    ],
+)
+def test_a_parquet_file_without_texts_is_named(tmp_path, columns, problem):
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    message = error_of(path)
+    assert message.startswith(f"{path}")
+    assert problem in message
+
+
+def test_a_parquet_text_that_is_not_utf8_is_named_with_its_row(tmp_path):
+    raw = pyarrow.array([b"good", b"caf\xe9"], pyarrow.binary())
+    texts = pyarrow.StringArray.from_buffers(2, *raw.buffers()[1:])
+    path = write_parquet(tmp_path / "a.parquet", {"text": texts})
+    assert error_of(path).startswith(f"{path}, row 2: not UTF-8: byte 0xe9 (byte 3 of the text)")
+
+
+@pytest.mark.parametrize("kept", [0, 10, -20])
+def test_a_truncated_parquet_file_is_named(tmp_path, kept):
+    path = write_parquet(tmp_path / "a.parquet", {"text": ["some text"] * 100})
+    path.write_bytes(path.read_bytes()[:kept])
+    message = error_of(path)
+    assert message.startswith(f"{path}: cannot be read as Parquet: ")
+    assert message.endswith("Download or copy it again, or leave it out.")
+
+
+def test_damaged_parquet_pages_are_named(tmp_path):
+    texts = [f"text {i}" for i in range(200)]
+    path = write_parquet(tmp_path / "a.parquet", {"text": texts}, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes(content)
+    assert error_of(path).startswith(f"{path}: cannot be read as Parquet: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "module"), [("a.parquet", "pyarrow"), ("hf:owner/name", "datasets")]
+)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, data, module):
+    write_parquet(tmp_path / "a.parquet", {"text": ["a"]})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    message = error_of(data)
+    assert f"need the package {module}, which is not installed." in message
+    assert message.endswith('Install it with: pip install -e ".[data]"')
+
+
+@pytest.mark.parametrize("data", ["hf:", "hf:a:b:c:d", "hf:a[:0]", "hf:a[1:2]", "hf:a[:x]"])
+def test_a_malformed_name_of_a_data_set_is_explained(data):
+    message = error_of(data)
+    assert message.startswith(f"{data!r}: not the name of a data set. Write hf:NAME:CONFIG:SPLIT")
+    assert message.endswith("e.g. hf:allenai/c4:en:train[:100000].")
+
+
+@pytest.mark.parametrize("data", ["hf:{folder}::test", "hf:{folder}/missing", "hf:{folder}:en"])
+def test_a_data_set_that_is_not_there_is_explained(tmp_path, data):
+    (tmp_path / "train.jsonl").write_bytes(GOOD_LINE)
+    message = error_of(data.format(folder=tmp_path))
+    assert message.startswith(f"hf:{tmp_path}")
+    assert ": cannot be read: " in message
+    assert "Check the name, the configuration" in message
+
+
+def test_a_data_set_without_texts_is_explained(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"body": "a", "id": 1}\n')
+    message = error_of(f"hf:{tmp_path}")
+    assert message.startswith(f'hf:{tmp_path}, document 1: the field "text" is missing')
+    assert "(its fields: 'body', 'id')" in message
+
+
+def test_a_data_set_larger_than_memory_is_refused_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_MAX_STREAMED_BYTES", 10)
+    (tmp_path / "train.jsonl").write_bytes((GOOD_LINE + b"\n") * 5)
+    message = error_of(f"hf:{tmp_path}")
+    assert message == (
+        f"hf:{tmp_path}: more than 10 bytes of text, too much to be held in memory. Name its "
+        f"first documents only, as in hf:{tmp_path}[:3], or tokenise it once with "
+        "`train.py prepare`."
+    )
+    assert len(load_documents(f"hf:{tmp_path}[:2]")) == 2
