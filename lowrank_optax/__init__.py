@@ -25,6 +25,7 @@ from lowrank_optax.optimizers import (
 from lowrank_optax.orthonormal import scale_by_dion, scale_by_trion
 from lowrank_optax.refresh import adaptive
 from lowrank_optax.sharding import state_shardings, with_shardings, zero
+from lowrank_optax.synchronise import local_state_specs
 
 __all__ = [
     # Named optimizers
@@ -61,6 +62,7 @@ __all__ = [
     "matrix_specs",
     "memory_report",
     # Several devices
+    "local_state_specs",
     "state_shardings",
     "with_shardings",
     "zero",

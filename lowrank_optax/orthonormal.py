@@ -11,6 +11,7 @@ from lowrank_optax.arguments import require_static
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.low_rank import scale_by_low_rank
 from lowrank_optax.matrices import MatrixSpec
+from lowrank_optax.synchronise import resolve_sync
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -47,6 +48,8 @@ def scale_by_trion(
     seed: Any = 0,
     compress: str = "smallest",
     zero_axis: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalised low-rank momentum in a DCT subspace that is chosen anew at every step.
 
@@ -67,6 +70,10 @@ def scale_by_trion(
       seed: of the random key, if any part is random.
       compress: which side to compress, as for `matrix_specs`.
       zero_axis: mesh axis, or several, over which the state is split, as for `scale_by_low_rank`.
+      sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
+        devices average the columns' scores (n numbers) and b (m × r), and each keeps its own
+        momentum (see `local_state_specs`); None for gradients that come averaged.
+      sync_axis: axis of `jax.shard_map` that "low_rank" averages over.
 
     Returns:
       A transformation whose state holds, per matrix, the momentum's coefficients (m, n) and r
@@ -91,7 +98,7 @@ def scale_by_trion(
     """
     return scale_by_low_rank(
         inner.orthonormalize(ns_steps, ns_coeffs),
-        projections.dct(rank, select=norm),
+        projections.dct(rank, select=norm, sync_axis=resolve_sync(sync, sync_axis)),
         residual=residuals.momentum(momentum, residual_decay, momentum_dtype),
         scale=shape_scale_function(shape_scale),
         dimension_numbers=dimension_numbers,
@@ -114,6 +121,8 @@ def scale_by_dion(
     seed: Any = 0,
     compress: str = "smallest",
     zero_axis: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
 ) -> optax.GradientTransformationExtraArgs:
     """Orthonormalised low-rank momentum by a warm-started power iteration.
 
@@ -132,6 +141,10 @@ def scale_by_dion(
       seed: of the normal draw.
       compress: which side Q lives on, as for `matrix_specs`.
       zero_axis: mesh axis, or several, over which the state is split, as for `scale_by_low_rank`.
+      sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
+        devices average M Q (m × r) and Mᵀ P (n × r), and each keeps its own M (see
+        `local_state_specs`); None for gradients that come averaged.
+      sync_axis: axis of `jax.shard_map` that "low_rank" averages over.
 
     Returns:
       A transformation whose state holds, per matrix, M (m, n) and Q (n, r), and one random key.
@@ -154,7 +167,13 @@ def scale_by_dion(
     require_static("power_iters", power_iters)
     return scale_by_low_rank(
         optax.identity(),
-        projections.alternating(rank, iterations=power_iters, eps=eps, orthogonalize=orthogonalize),
+        projections.alternating(
+            rank,
+            iterations=power_iters,
+            eps=eps,
+            orthogonalize=orthogonalize,
+            sync_axis=resolve_sync(sync, sync_axis),
+        ),
         residual=residuals.momentum(momentum, dtype=momentum_dtype),
         scale=shape_scale_function(shape_scale),
         dimension_numbers=dimension_numbers,

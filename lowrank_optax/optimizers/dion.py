@@ -8,6 +8,7 @@ import optax
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.optimizers.recipe import optimizer
 from lowrank_optax.orthonormal import scale_by_dion
+from lowrank_optax.synchronise import resolve_sync
 
 
 def dion(
@@ -27,6 +28,8 @@ def dion(
     seed: Any = 0,
     compress: str = "smallest",
     zero_axis: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
 ) -> optax.GradientTransformationExtraArgs:
     """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
 
@@ -39,6 +42,7 @@ def dion(
         `scale_by_dion`.
       weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
         for `trion`.
+      sync, sync_axis: as for `scale_by_dion`; the fallback averages whole gradients.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -66,6 +70,8 @@ def dion(
             momentum_dtype=momentum_dtype,
             seed=seed,
             compress=compress,
+            sync=sync,
+            sync_axis=sync_axis,
         ),
         learning_rate,
         weight_decay=weight_decay,
@@ -73,4 +79,5 @@ def dion(
         dimension_numbers=dimension_numbers,
         fallback=fallback,
         zero_axis=zero_axis,
+        sync_axis=resolve_sync(sync, sync_axis),
     )

@@ -9,6 +9,7 @@ import optax
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.matrices import matrix_specs
 from lowrank_optax.sharding.zero import zero
+from lowrank_optax.synchronise import average_gradients
 
 
 def optimizer(
@@ -20,6 +21,7 @@ def optimizer(
     dimension_numbers: DimensionNumbers,
     fallback: optax.GradientTransformation | None,
     zero_axis: Any,
+    sync_axis: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`scale_by` with decay and learning rate on the matrices, `fallback` on all other leaves.
 
@@ -32,6 +34,8 @@ def optimizer(
       fallback: optimizer of all other leaves; None for AdamW with the same learning rate, weight
         decay and mask.
       zero_axis: mesh axis or axes over which all state is split.
+      sync_axis: axis of `jax.shard_map` over which the other leaves' gradients are averaged, if
+        they come as every device's own.
     """
 
     def descend(scale: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -50,10 +54,13 @@ def optimizer(
             ["matrices" if spec is not None else "other" for spec in table],
         )
 
+    other = zero(fallback or descend(optax.scale_by_adam()), zero_axis)
+    if sync_axis is not None:
+        other = optax.chain(average_gradients(sync_axis), other)
     return optax.partition(
         {
             "matrices": descend(scale_by(dimension_numbers=dimension_numbers, zero_axis=zero_axis)),
-            "other": zero(fallback or descend(optax.scale_by_adam()), zero_axis),
+            "other": other,
         },
         labels,
     )

@@ -8,6 +8,7 @@ import optax
 from lowrank_optax.dimension_numbers import DimensionNumbers
 from lowrank_optax.optimizers.recipe import optimizer
 from lowrank_optax.orthonormal import NS_COEFFICIENTS, scale_by_trion
+from lowrank_optax.synchronise import resolve_sync
 
 
 def trion(
@@ -28,6 +29,8 @@ def trion(
     seed: Any = 0,
     compress: str = "smallest",
     zero_axis: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
 ) -> optax.GradientTransformationExtraArgs:
     """Trion: orthonormalised low-rank momentum in a DCT subspace chosen anew at every step.
 
@@ -48,6 +51,7 @@ def trion(
       compress: which side to compress, as for `matrix_specs`.
       zero_axis: mesh axis, or several, over which all state is split where parameters are not
         (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
+      sync, sync_axis: as for `scale_by_trion`; the fallback averages whole gradients.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -77,6 +81,8 @@ def trion(
             momentum_dtype=momentum_dtype,
             seed=seed,
             compress=compress,
+            sync=sync,
+            sync_axis=sync_axis,
         ),
         learning_rate,
         weight_decay=weight_decay,
@@ -84,4 +90,5 @@ def trion(
         dimension_numbers=dimension_numbers,
         fallback=fallback,
         zero_axis=zero_axis,
+        sync_axis=resolve_sync(sync, sync_axis),
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import HIGHEST, METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.matrices import MatrixSpec, check_rank
 from lowrank_optax.projections.base import Moment
@@ -15,6 +16,8 @@ from lowrank_optax.projections.learned import LearnedBasis
 
 class Factors(NamedTuple):
     """Factors of the current step: A ≈ P Rᵀ, and Q, which is R with columns of unit length.
+
+    Where devices with different A synchronise, R is of the device's own A and Q of the mean.
 
     `start` is where the next step starts: Q, or the last start if A was zero.
     """
@@ -37,6 +40,7 @@ class Alternating(LearnedBasis):
     iterations: int
     eps: Any
     orthogonalize: str
+    sync_axis: str | None = None
 
     stochastic = True
     every_step_only = True
@@ -62,11 +66,12 @@ class Alternating(LearnedBasis):
         dot = lambda x, y: jnp.matmul(x, y, precision=HIGHEST)
         start = basis.astype(A.dtype)
         for _ in range(self.iterations):
-            P = orthonormal_columns(dot(A, start), self.orthogonalize)
+            P = orthonormal_columns(mean_over(dot(A, start), self.sync_axis), self.orthogonalize)
             P = keep_finite(P, jnp.zeros_like(P))
             R = dot(A.mT, P)
-            lengths = jnp.linalg.norm(R, axis=-2, keepdims=True)
-            Q = R / (lengths + self.eps)
+            mean = mean_over(R, self.sync_axis)
+            lengths = jnp.linalg.norm(mean, axis=-2, keepdims=True)
+            Q = mean / (lengths + self.eps)
             start = jnp.where(jnp.any(lengths > 0, axis=-1, keepdims=True), Q, start)
         return Factors(P, R, Q, start)
 
@@ -112,6 +117,7 @@ def alternating(
     iterations: int = 1,
     eps: Any = 1e-8,
     orthogonalize: str = "qr",
+    sync_axis: str | None = None,
 ) -> Alternating:
     """Dion's factors: a power iteration from the last Q, orthonormal on the longer side.
 
@@ -122,6 +128,8 @@ def alternating(
       iterations: power iterations per step.
       eps: added to the length of R's columns.
       orthogonalize: "qr", or "cholesky_qr" where rows are sharded.
+      sync_axis: axis of `jax.shard_map` whose devices average A Q (m × r) and Aᵀ P (n × r); None
+        for no averaging.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.
@@ -139,4 +147,4 @@ def alternating(
         raise ValueError(f"power_iters={iterations} must be at least 1.")
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
-    return Alternating(rank, iterations, eps, orthogonalize)
+    return Alternating(rank, iterations, eps, orthogonalize, sync_axis)

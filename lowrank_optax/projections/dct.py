@@ -18,6 +18,7 @@ class Dct(FixedBasis):
     rank: int | float
     select: selection.Selection
     kind: str
+    sync_axis: str | None = None
 
     def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
         """S = G Q by a fast transform."""
@@ -33,7 +34,11 @@ class Dct(FixedBasis):
 
 
 def dct(
-    rank: int | float = 128, select: str | selection.Selection = "l1", *, kind: str = "II"
+    rank: int | float = 128,
+    select: str | selection.Selection = "l1",
+    *,
+    kind: str = "II",
+    sync_axis: str | None = None,
 ) -> Dct:
     """r columns of the orthonormal DCT, the ones that hold most of the matrix they are chosen for.
 
@@ -42,6 +47,8 @@ def dct(
       select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
         `selection.Selection`.
       kind: "II" for the DCT-II basis; "III" for its transpose, which some published code uses.
+      sync_axis: axis of `jax.shard_map` whose devices average scores (n numbers) and coordinates
+        (m × r); None for no averaging.
 
     Returns:
       A projection for `scale_by_low_rank`.
@@ -63,4 +70,4 @@ def dct(
     check_rank(rank)
     if kind not in ("II", "III"):
         raise ValueError(f"kind={kind!r} is unknown; use 'II' or 'III'.")
-    return Dct(rank, selection.resolve(select), kind)
+    return Dct(rank, selection.resolve(select), kind, sync_axis)

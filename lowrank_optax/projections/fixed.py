@@ -8,14 +8,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax import selection
+from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.matrices import MatrixSpec
 from lowrank_optax.projections.base import Basis, Moment, Projection
 
 
 class FixedBasis(Projection):
-    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = G Q."""
+    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = G Q.
+
+    Attributes:
+      select: chooses the columns.
+      sync_axis: axis of `jax.shard_map` over which scores and coordinates are averaged, so that
+        devices with different A take the same step; None for no averaging.
+    """
 
     select: selection.Selection
+    sync_axis: str | None = None
     mixes_columns = True
 
     @property
@@ -44,13 +52,13 @@ class FixedBasis(Projection):
     ) -> Int[Array, "*batch r"]:
         """Choose columns anew from their scores."""
         del basis, moment
-        return self.select(self.select.scores(A), rank, key)
+        return self.select(mean_over(self.select.scores(A), self.sync_axis), rank, key)
 
     def project(
         self, A: Float[Array, "*batch m n"], basis: Int[Array, "*batch r"]
     ) -> Float[Array, "*batch m r"]:
         """Gather the chosen columns of the coefficients."""
-        return take_columns(A, basis)
+        return mean_over(take_columns(A, basis), self.sync_axis)
 
     def lift(
         self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
