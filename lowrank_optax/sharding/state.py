@@ -55,7 +55,9 @@ def with_shardings(
 
     Under `Explicit` axes types say it. Under `Auto` axes the compiler alone knows, which suffices
     but for two things: choosing the compressed axis by it (`compress="unsharded"`), and splitting
-    the state of parameters that are split already over one more axis (`zero_axis`).
+    the state of parameters that are split already over one more axis (`zero_axis`). The optimizer
+    is traced as if the axes were `Explicit`, so its hyperparameters must be numbers, schedules or
+    `optax.inject_hyperparams`, and not values that the caller traced under `Auto` axes.
 
     Args:
       tx: the optimizer.
@@ -88,9 +90,9 @@ def with_shardings(
         if has_explicit(mesh_of(params)):
             return tx.init(params)
         shardings = _broadcast(param_shardings, params)
-        state = typed_call(tx.init, (params, shardings))
         places = state_shardings(tx, params, shardings)
-        return jax.tree.map(jax.lax.with_sharding_constraint, state, places)
+        typed_init = lambda params: typed_call(tx.init, (params, shardings))
+        return jax.jit(typed_init, out_shardings=places)(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if has_explicit(mesh_of(updates)):
