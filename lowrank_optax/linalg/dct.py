@@ -19,6 +19,7 @@ from lowrank_optax.linalg.dct_factored import (
     has_balanced_factors,
 )
 from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
+from lowrank_optax.linalg.dct_partitioned import partitioned_transform
 from lowrank_optax.sharding.types import on_several_devices
 
 __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orthogonal_idct"]
@@ -38,11 +39,11 @@ def orthogonal_dct(
         x: real floating array; the transformed axis has any length n of at least 1.
         axis: the axis to transform.
         method: "fft" (Makhoul's algorithm on a real FFT; half precision is computed in
-            float32), "factored" (two matrix products of sizes n1 and n2 with n = n1·n2, which
-            run on matrix units in half precision and stay sharded over the other axes; an n
-            that is prime, or whose factors are more than 8 : 1 apart, takes "matmul"), "matmul"
-            (one product with the DCT matrix, generated on the fly), or "auto": see
-            :func:`choose_method`.
+            float32), "factored" (two matrix products of sizes n1 and n2 with n = n1·n2, which run
+            on matrix units in half precision; an n that is prime, or whose factors are more than
+            8 : 1 apart, takes "matmul"), "matmul" (one product with the DCT matrix, generated on
+            the fly), or "auto": see :func:`choose_method`. Arrays that are spread over devices
+            are never gathered: :mod:`~lowrank_optax.linalg.dct_partitioned`.
 
     Returns:
         The coefficients, with x's shape and dtype.
@@ -77,39 +78,30 @@ def orthogonal_idct(
     return _validated_transform(x, axis, method, inverse=True)
 
 
-def choose_method(
-    n: int, dtype: DTypeLike, backend: str | None = None, sharded: bool | None = None
-) -> str:
+def choose_method(n: int, dtype: DTypeLike, backend: str | None = None) -> str:
     """Returns what method="auto" uses for length n: "fft", "factored" or "matmul".
 
     Args:
         n: length of the transformed axis.
         dtype: dtype of the transformed array.
         backend: "cpu", "gpu" or "tpu"; by default the backend JAX runs on.
-        sharded: whether the array may be spread over devices; by default, whether a mesh of
-            several devices is set (``jax.set_mesh``) and this is not the inside of a
-            ``jax.shard_map``.
 
     Returns:
         The method's name.
 
-    >>> choose_method(4096, "float32", backend="cpu", sharded=False)
+    >>> choose_method(4096, "float32", backend="cpu")
     'fft'
-    >>> choose_method(4096, "bfloat16", backend="gpu", sharded=False)
+    >>> choose_method(4096, "bfloat16", backend="gpu")
     'factored'
     """
     backend = backend or jax.default_backend()
-    sharded = on_several_devices(None) if sharded is None else sharded
     if n <= _MATMUL_UP_TO:
         return "matmul"
-    # XLA gathers the operand of an FFT whole onto every device (JAX 0.10), and TPUs have no
-    # fast one; the products shard over all other axes.
-    fft_is_out = sharded or backend == "tpu"
-    if backend == "cpu" and not fft_is_out:
+    if backend == "cpu":
         return "fft"
     if has_balanced_factors(n):
         return "factored"
-    return "matmul" if fft_is_out else "fft"
+    return "matmul" if backend == "tpu" else "fft"  # TPUs have no fast FFT
 
 
 # Measured by benchmarks/dct.py on two CPU cores: the product wins by up to 3 times at n <= 128,
@@ -147,13 +139,16 @@ def _validated_transform(x: Array, axis: int, method: str, *, inverse: bool) -> 
     if method not in METHODS:
         raise ValueError(f"unknown DCT method {method!r}: choose one of {', '.join(METHODS)}")
     if method == "auto":
-        method = choose_method(x.shape[axis], x.dtype, sharded=on_several_devices(x))
+        method = choose_method(x.shape[axis], x.dtype)
     if method == "factored" and not has_balanced_factors(x.shape[axis]):
         method = "matmul"
-    return _transform(x, axis=axis, method=method, inverse=inverse)
+    split = on_several_devices(x)
+    return _transform(x, axis=axis, method=method, inverse=inverse, split=split)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "method", "inverse"))
-def _transform(x: Array, *, axis: int, method: str, inverse: bool) -> Array:
+@functools.partial(jax.jit, static_argnames=("axis", "method", "inverse", "split"))
+def _transform(x: Array, *, axis: int, method: str, inverse: bool, split: bool) -> Array:
     moved = jnp.moveaxis(x, axis, -1)
-    return jnp.moveaxis(_TRANSFORMS[method, inverse](moved), -1, axis)
+    transform, back = _TRANSFORMS[method, inverse], _TRANSFORMS[method, not inverse]
+    moved = partitioned_transform(moved, transform, back) if split else transform(moved)
+    return jnp.moveaxis(moved, -1, axis)

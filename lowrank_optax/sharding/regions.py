@@ -34,8 +34,10 @@ def run_in_auto(
         merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         return function(*jax.tree.unflatten(treedef, merged))
 
+    run = jax.sharding.auto_axes(of_arrays, out_sharding=partitions)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.sharding.auto_axes(of_arrays, out_sharding=partitions)(arrays)
+        # Outside of a trace arrays keep the axes that they have: `Explicit`.
+        return run(arrays) if is_traced(arrays) else jax.jit(run)(arrays)
 
 
 def initialise(
@@ -71,6 +73,8 @@ def initialise(
 
 def place(x: jax.Array, mesh: AnyMesh, spec: PartitionSpec) -> jax.Array:
     """Tell the compiler where an array is to be; inside `run_in_auto`, or under `Auto` axes."""
+    if mesh.size == 1:
+        return x
     if is_traced(x):
         target: AnyMesh = with_axis_types(mesh, AxisType.Auto)
     else:

@@ -20,11 +20,20 @@ def test_every_file_that_the_readme_points_to_is_there():
 
 def test_the_readmes_python_examples_run():
     """Each block in turn, in one namespace with a model that they refer to."""
+    import jax
     import jax.numpy as jnp
     import optax
+    from jax.sharding import NamedSharding, PartitionSpec
 
     params = {"w": jnp.ones((16, 32)), "b": jnp.ones(32)}
-    names = {"optax": optax, "params": params, "print": lambda *_: None}
+    mesh = jax.make_mesh((8,), ("data",))
+    names = {
+        "optax": optax,
+        "jax": jax,
+        "params": params,
+        "param_shardings": jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params),
+        "print": lambda *_: None,
+    }
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     assert len(blocks) >= 3

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -63,3 +65,72 @@ def test_the_report_prints_as_a_table():
 def test_an_unknown_path_is_explained():
     with pytest.raises(KeyError, match="no parameter 'x'; the paths are"):
         report(lro.trion)["x"]
+
+
+def on_mesh(kind=AxisType.Auto, **partitions):
+    """A kernel, one that does not divide, and a bias, on 4 × 2 devices."""
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
+    shapes = {"kernel": (16, 32), "odd": (9, 15), "bias": (16,)}
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=NamedSharding(mesh, partitions.get(name, P()))
+        )
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
+def test_on_a_mesh_the_report_says_what_each_device_holds(kind):
+    params = on_mesh(kind, kernel=P(None, ("a", "b")))
+    memory = lro.memory_report(lro.trion(0.1, 4), params)
+    assert memory["kernel"].state_bytes == 4 * 16 * 32 + 4 * 4
+    assert memory["kernel"].device_bytes == 4 * 16 * 32 // 8 + 4 * 4
+    assert memory["bias"].device_bytes == memory["bias"].state_bytes == 2 * 4 * 16
+    assert memory.replicated == ("bias", "odd")
+    state = lro.trion(0.1, 4).init(jax.tree.map(jnp.zeros_like, params))
+    held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    assert memory.device_bytes == sum(held)
+
+
+def test_zero_splits_what_divides_and_the_table_says_what_stays_replicated():
+    memory = lro.memory_report(lro.trion(0.1, 4, zero_axis=("a", "b")), on_mesh())
+    assert memory["kernel"].device_bytes == 4 * 16 * 32 // 8 + 4 * 4
+    assert memory["bias"].device_bytes == 2 * 4 * 16 // 8
+    assert memory["odd"].device_bytes == memory["odd"].state_bytes
+    assert memory.replicated == ("odd",)
+    lines = {line.split()[0]: line.split() for line in str(memory).splitlines()}
+    assert str(memory).splitlines()[0].endswith("device bytes  split")
+    assert lines["bias"][-2:] == ["16", "1/8"]
+    assert lines["odd"][-2:] == ["556", "replicated"]
+    assert lines["total"][-1] == f"{memory.device_bytes:,}"
+
+
+def test_without_several_devices_there_is_nothing_to_say_of_them():
+    memory = report(lro.trion)
+    assert memory.devices == 1
+    assert memory.device_bytes == memory.total_bytes
+    assert memory.replicated == ()
+    assert "device" not in str(memory)
+    one = NamedSharding(jax.make_mesh((1,), ("a",)), P())
+    params = {"w": jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=one)}
+    assert str(lro.memory_report(lro.trion(0.1, 4), params)) == str(
+        lro.memory_report(lro.trion(0.1, 4), {"w": jnp.ones((16, 32))})
+    )
+
+
+def test_the_report_follows_the_side_that_is_whole():
+    """Under compress="unsharded" the shapes of the state depend on where the parameter is."""
+    tx = lro.dct_adamw(0.1, 4, error_feedback=None, compress="unsharded")
+    rows = lro.memory_report(tx, on_mesh(kernel=P(None, ("a", "b"))))
+    columns = lro.memory_report(tx, on_mesh(kernel=P(("a", "b"), None)))
+    indices, side = 4 * 4, 1
+    assert rows["kernel"].state_bytes == 2 * 4 * 32 * 4 + indices + side
+    assert columns["kernel"].state_bytes == 2 * 4 * 16 * 4 + indices + side
+    assert columns["kernel"].device_bytes == 2 * 4 * 2 * 4 + indices + side
+
+
+def test_arrays_off_the_mesh_count_as_whole_on_every_device():
+    params = on_mesh(kernel=P(None, "b")) | {"odd": jnp.ones((9, 15))}
+    memory = lro.memory_report(lro.trion(0.1, 4), params)
+    assert memory["odd"].device_bytes == memory["odd"].state_bytes
+    assert memory["kernel"].device_bytes == 4 * 16 * 32 // 2 + 4 * 4

@@ -1,0 +1,68 @@
+"""The formulas of what one update sends are those of the compiled program."""
+
+import json
+
+import pytest
+
+from benchmarks import communication, communication_tables, scaling
+from benchmarks.communication import FOREIGN, LAYOUTS, METHODS, SYNCHRONISED, TOLD
+
+# Other proportions than the benchmark's, so that no two terms are equal by chance.
+SIZES = {"m": 320, "n": 160, "r": 24}
+METHODS_TO_CHECK = ("trion", "dct_adamw", "dion (cholesky_qr)")
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "8 layers, rows", "zero"])
+@pytest.mark.parametrize("method", METHODS_TO_CHECK)
+def test_an_update_sends_what_its_formula_says(method, layout):
+    row = communication.measure(method, METHODS[method], layout, "Explicit", SIZES)
+    assert communication_tables.total(row) == row["formula"] > 0
+    assert row["in_loops"] == 0
+
+
+@pytest.mark.parametrize("method", TOLD)
+def test_told_where_the_parameters_are_trion_sends_the_same_under_auto_axes(method):
+    row = communication.measure(method, TOLD[method], "columns", "Auto", SIZES)
+    assert communication_tables.total(row) == row["formula"]
+
+
+def test_optax_muon_is_recorded_as_an_error_under_explicit_axes():
+    muon = FOREIGN["optax.contrib.muon"]
+    row = communication.measure("optax.contrib.muon", muon, "rows", "Explicit", SIZES)
+    assert row["error"] == "ShardingTypeError"
+
+
+def test_an_error_of_our_own_is_not_recorded_but_raised():
+    def broken(*_):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        communication.measure("trion", broken, "rows", "Auto", SIZES)
+
+
+def test_low_rank_synchronisation_sends_scores_and_coordinates():
+    trion = communication.summary(communication.synchronised_update(SYNCHRONISED["trion"], SIZES))
+    assert communication_tables.total(trion) == 4 * (SIZES["n"] + SIZES["m"] * SIZES["r"])
+
+
+def test_the_page_on_scaling_is_that_of_the_results():
+    page = scaling.PAGE.read_text(encoding="utf-8")
+    assert scaling.render(page) == page
+
+
+def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formulas():
+    results = json.loads(scaling.RESULTS.read_text(encoding="utf-8"))
+    updates = results["updates"]
+    assert {row["method"] for row in updates} == {*METHODS, *FOREIGN, *TOLD}
+    ours = [row for row in updates if row["method"] in METHODS]
+    assert len(ours) == len(METHODS) * len(LAYOUTS) * 2
+    assert [row for row in ours if row["formula"] != communication_tables.total(row)] == []
+
+
+def test_llamas_matrices_are_split_as_the_trainer_splits_them():
+    splits = scaling.splits({"fsdp": 64}, 256, zero=False)
+    assert sum(layers for layers, _ in splits) == 7 * 32
+    assert {split.rows for _, split in splits} == {64}
+    # 11008 rows do not divide by 512.
+    splits = scaling.splits({"fsdp": 512}, 256, zero=False)
+    assert {(s.m, s.rows, s.columns) for _, s in splits} == {(4096, 512, 1), (11008, 1, 512)}

@@ -1,0 +1,134 @@
+"""Optimizers, and ways to spread a parameter over eight devices, for the sharding tests."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from optax.contrib import MuonDimensionNumbers
+
+import lowrank_optax as lro
+from benchmarks.collectives import Collective, collectives
+
+KINDS = (AxisType.Auto, AxisType.Explicit)
+AXES = ("a", "b")
+RANK = 4
+
+METHODS = {
+    "trion": functools.partial(lro.trion, 0.02, RANK),
+    "dct_adamw": functools.partial(lro.dct_adamw, 0.01, RANK),
+    "dion": functools.partial(lro.dion, 0.01, RANK),
+    "galore": functools.partial(lro.galore, 0.01, RANK, method="gram"),
+    "golore": functools.partial(lro.golore, 0.01, RANK),
+    "fira": functools.partial(lro.fira, 0.01, RANK),
+    "frugal": functools.partial(lro.frugal, 0.01, RANK, projection="dct"),
+    "ldadamw": functools.partial(lro.ldadamw, 0.01, RANK),
+    "low_rank": functools.partial(lro.low_rank, 0.01, RANK, projection="hadamard"),
+    "online_subspace_descent": functools.partial(lro.online_subspace_descent, 0.01, RANK),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Shape (*layers, n, m) of a kernel whose n is compressed, its partition, and `zero_axis`."""
+
+    shape: tuple[int, ...]
+    spec: P
+    zero_axis: Any = None
+
+
+LAYOUTS = {
+    "rows": Layout((16, 32), P(None, AXES)),
+    "columns": Layout((16, 32), P(AXES, None)),
+    "both": Layout((16, 32), P("b", "a")),
+    "layers": Layout((8, 16, 32), P(AXES, None, None)),
+    "zero": Layout((16, 32), P(), AXES),
+}
+
+
+def eight_devices(kind: AxisType = AxisType.Auto):
+    return jax.make_mesh((4, 2), AXES, axis_types=(kind, kind))
+
+
+class Case:
+    """One optimizer on a kernel in one layout, an embedding and a bias, on a mesh.
+
+    Args:
+      make: makes the optimizer from `dimension_numbers`, `zero_axis` and `settings`.
+      layout: of the kernel.
+      kind: of both mesh axes.
+      settings: further arguments of `make`.
+    """
+
+    def __init__(self, make: Any, layout: Layout, kind: AxisType, **settings: Any):
+        numbers = {"kernel": kernel_numbers(layout.shape), "embedding": None, "bias": None}
+        make = functools.partial(make, dimension_numbers=numbers, **settings)
+        self.mesh = eight_devices(kind)
+        whole = NamedSharding(self.mesh, P())
+        self.shardings = {
+            "kernel": NamedSharding(self.mesh, layout.spec),
+            "embedding": whole,
+            "bias": whole,
+        }
+        self.reference = make()
+        self.optimizer = make(zero_axis=layout.zero_axis)
+        self.here = {
+            "kernel": normal(1, layout.shape),
+            "embedding": normal(2, (24, 8)),
+            "bias": jnp.ones(16),
+        }
+        self.params = jax.device_put(self.here, self.shardings)
+
+    def gradients(self, step: int) -> Any:
+        return {name: normal(10 * step + len(name), x.shape) for name, x in self.here.items()}
+
+    def state_shardings(self) -> Any:
+        return lro.state_shardings(self.optimizer, self.params, self.shardings)
+
+
+def kernel_numbers(shape: tuple[int, ...]) -> MuonDimensionNumbers:
+    return MuonDimensionNumbers(reduction_axis=len(shape) - 2, output_axis=len(shape) - 1)
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def compiled_collectives(
+    make: Any, layout: Layout, kind: AxisType = AxisType.Auto
+) -> list[Collective]:
+    """What one jitted update of a single kernel sends, compiled from shapes alone."""
+    mesh = eight_devices(kind)
+    tx = make(dimension_numbers=kernel_numbers(layout.shape), zero_axis=layout.zero_axis)
+    sharding = NamedSharding(mesh, layout.spec)
+    kernel = jax.ShapeDtypeStruct(layout.shape, jnp.float32, sharding=sharding)
+    lowered = jax.jit(tx.update).lower(kernel, placed_state(tx, kernel), kernel)
+    return collectives(lowered.compile().as_text())
+
+
+def placed_state(tx: optax.GradientTransformation, params: Any) -> Any:
+    """Shapes of the state with their shardings."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(tx.init, params),
+        lro.state_shardings(tx, params, shardings),
+    )
+
+
+def misplaced(tree: Any, shardings: Any, *, scalars: bool = True) -> list[str]:
+    """Paths of the arrays that are not where they should be, with both shardings.
+
+    Without `scalars` a step count may be on one device, where optax makes it outside jit; it is
+    not bound to stay there.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        f"{jax.tree_util.keystr(path)}: {x.sharding} for {sharding}"
+        for (path, x), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
+        if (x.ndim or scalars) and not x.sharding.is_equivalent_to(sharding, x.ndim)
+    ]

@@ -1,0 +1,139 @@
+"""Every method computes on eight devices what it does on one, and moves little for it."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from layouts import (
+    AXES,
+    KINDS,
+    LAYOUTS,
+    METHODS,
+    Case,
+    Layout,
+    compiled_collectives,
+    eight_devices,
+    kernel_numbers,
+    misplaced,
+    normal,
+)
+
+import lowrank_optax as lro
+
+# These begin with singular vectors: from the Gram matrix on several devices, exact on one.
+GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
+EVERYWHERE = [
+    (method, layout, kind)
+    for method in ("trion", "dct_adamw")
+    for layout in LAYOUTS
+    for kind in KINDS
+]
+IN_SOME = [
+    (method, layout, kind)
+    for method in METHODS
+    if method not in ("trion", "dct_adamw")
+    for layout, kind in zip(("both", "zero", "zero"), KINDS[::-1] + KINDS[-1:], strict=True)
+]
+M, N, R = 512, 64, 8
+ROWS = Layout((N, M), P(None, AXES))
+
+
+@functools.cache
+def updates_on_one_device(method, shape):
+    case = Case(METHODS[method], Layout(shape, P()), AxisType.Auto)
+    state, update = case.reference.init(case.here), jax.jit(case.reference.update)
+    found = []
+    for step in range(2):
+        updates, state = update(case.gradients(step), state, case.here)
+        found.append(updates)
+    return found
+
+
+@pytest.mark.parametrize(("method", "layout", "kind"), EVERYWHERE + IN_SOME)
+def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
+    case = Case(METHODS[method], LAYOUTS[layout], kind)
+    places = case.state_shardings()
+    state = jax.jit(case.optimizer.init, out_shardings=places)(case.params)
+    update = jax.jit(case.optimizer.update)
+    for step, expected in enumerate(updates_on_one_device(method, LAYOUTS[layout].shape)):
+        gradients = jax.device_put(case.gradients(step), case.shardings)
+        updates, state = update(gradients, state, case.params)
+        assert not misplaced(state, places)
+        for name, wanted in expected.items():
+            close = 2e-3 if name == "kernel" and method in GRAM_ON_SEVERAL else 2e-5
+            scale = float(jnp.max(jnp.abs(wanted)))
+            np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_trion_with_split_rows_moves_n_plus_r_squared_plus_two_floats(kind):
+    make = lambda **settings: lro.trion(0.02, R, **settings)
+    found = compiled_collectives(make, ROWS, kind)
+    assert {each.kind for each in found} == {"all-reduce"}
+    # Scores of n columns, the Gram matrix of b, its norm, and the norm for the scale.
+    assert sum(each.bytes for each in found) == 4 * (N + R * R + 2)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_dct_adamw_with_split_rows_moves_n_floats(kind):
+    make = lambda **settings: lro.dct_adamw(0.01, R, **settings)
+    found = compiled_collectives(make, ROWS, kind)
+    assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * N)]
+
+
+@pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
+def test_split_layers_need_nothing_of_each_other(method):
+    assert compiled_collectives(METHODS[method], LAYOUTS["layers"]) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_split_rows_are_never_gathered(method):
+    """Not outside conditionals, and not inside them, where a refresh is."""
+    for each in compiled_collectives(METHODS[method], ROWS):
+        assert all(math.prod(shape) < M * N for shape in each.shapes), each
+
+
+@pytest.mark.parametrize("method", ["trion", "dct_adamw"])
+def test_split_columns_change_places_with_rows_instead_of_being_gathered(method):
+    columns = Layout((N, M), P(AXES, None))
+    for each in compiled_collectives(METHODS[method], columns, AxisType.Explicit):
+        assert each.bytes < 4 * M * N, each
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_mesh_of_one_device_changes_nothing(kind):
+    mesh = jax.make_mesh((1,), ("a",), axis_types=(kind,))
+    here = normal(1, (16, 32))
+    there = jax.device_put(here, NamedSharding(mesh, P("a", None)))
+    tx = lro.scale_by_trion(4, zero_axis="a")
+    updates, _ = tx.update(there, tx.init(there))
+    expected, _ = tx.update(here, tx.init(here))
+    np.testing.assert_allclose(updates, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
+@pytest.mark.parametrize("set_mesh", [False, True], ids=["unset", "set"])
+def test_explicit_axes_need_no_mesh_to_be_set_and_do_not_mind_one(set_mesh, jitted):
+    mesh = eight_devices(AxisType.Explicit)
+    here = normal(1, (16, 32))
+    there = jax.device_put(here, NamedSharding(mesh, P(None, AXES)))
+    tx = lro.scale_by_trion(4, dimension_numbers=kernel_numbers(here.shape))
+    expected, _ = tx.update(here, tx.init(here))
+
+    def step():
+        state = tx.init(there)
+        return (jax.jit(tx.update) if jitted else tx.update)(there, state)
+
+    if set_mesh:
+        with jax.set_mesh(mesh):
+            updates, state = step()
+    else:
+        updates, state = step()
+    np.testing.assert_allclose(updates, expected, rtol=1e-5, atol=1e-5)
+    assert jax.typeof(updates).sharding.spec == P(None, AXES)
+    assert state.residual.sharding.spec == P(AXES, None)
