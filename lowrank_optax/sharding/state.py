@@ -7,7 +7,14 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from lowrank_optax.dimension_numbers import path_string
-from lowrank_optax.sharding.types import has_explicit, mesh_of, typed_spec, with_axis_types
+from lowrank_optax.sharding.closures import in_this_context
+from lowrank_optax.sharding.types import (
+    has_explicit,
+    is_traced,
+    mesh_of,
+    typed_spec,
+    with_axis_types,
+)
 
 
 def state_shardings(tx: optax.GradientTransformation, params: Any, param_shardings: Any) -> Any:
@@ -56,8 +63,7 @@ def with_shardings(
     Under `Explicit` axes types say it. Under `Auto` axes the compiler alone knows, which suffices
     but for two things: choosing the compressed axis by it (`compress="unsharded"`), and splitting
     the state of parameters that are split already over one more axis (`zero_axis`). The optimizer
-    is traced as if the axes were `Explicit`, so its hyperparameters must be numbers, schedules or
-    `optax.inject_hyperparams`, and not values that the caller traced under `Auto` axes.
+    is traced as if the axes were `Explicit`.
 
     Args:
       tx: the optimizer.
@@ -83,8 +89,11 @@ def with_shardings(
         specs = tuple(
             jax.tree.map(lambda sharding: sharding.spec, shardings) for _, shardings in arguments
         )
+        typed = jax.sharding.explicit_axes(
+            lambda *values: in_this_context(function)(*values), in_sharding=specs
+        )
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return jax.sharding.explicit_axes(function, in_sharding=specs)(*values)
+            return typed(*values) if is_traced(values) else jax.jit(typed)(*values)
 
     def init(params: Any) -> Any:
         if has_explicit(mesh_of(params)):
