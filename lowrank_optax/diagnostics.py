@@ -1,9 +1,12 @@
 """How well a subspace holds a matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lowrank_optax.linalg.lapack import matrix_by_matrix
 from lowrank_optax.matrices import MatrixSpec, resolve_rank
 from lowrank_optax.projections.base import Basis, Projection
 
@@ -112,7 +115,7 @@ def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch 
       >>> lro.diagnostics.update_spectrum(jnp.diag(jnp.array([1.0, 4.0]))).tolist()
       [1.0, 0.25]
     """
-    values = jnp.linalg.svd(update, compute_uv=False)
+    values = matrix_by_matrix(functools.partial(jnp.linalg.svd, compute_uv=False), update)
     largest = values[..., :1]
     return values / jnp.where(largest > 0, largest, 1)
 

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lowrank_optax.linalg.lapack import matrix_by_matrix
+
 METHODS = ("qr", "cholesky_qr")
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -32,7 +34,7 @@ def orthonormal_columns(
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
     if method == "qr":
-        return jnp.linalg.qr(x)[0]
+        return matrix_by_matrix(lambda x: jnp.linalg.qr(x)[0], x)
     # Once loses half the digits on an ill-conditioned x; the second round restores them.
     return _cholesky_qr(_cholesky_qr(x))
 
@@ -41,11 +43,15 @@ def _cholesky_qr(x: Float[Array, "*batch m r"]) -> Float[Array, "*batch m r"]:
     # Columns of equal length first: the condition number that remains is nearly the least.
     lengths = jnp.linalg.norm(x, axis=-2, keepdims=True)
     x = x / jnp.where(lengths > 0, lengths, 1)
-    L = jnp.linalg.cholesky(jnp.matmul(x.mT, x, precision=HIGHEST))
-    # The small inverse first: a triangular solve would gather x where its rows are apart.
-    identity = jnp.broadcast_to(jnp.eye(L.shape[-1], dtype=L.dtype), L.shape)
-    inverse = jax.lax.linalg.triangular_solve(L, identity, left_side=True, lower=True)
+    inverse = matrix_by_matrix(_inverse_factor, jnp.matmul(x.mT, x, precision=HIGHEST))
     return jnp.matmul(x, inverse.mT, precision=HIGHEST)
+
+
+def _inverse_factor(C: Float[Array, "*batch r r"]) -> Float[Array, "*batch r r"]:
+    """L⁻¹ of C = L Lᵀ. The small inverse: solving for x would gather x where its rows are apart."""
+    L = jnp.linalg.cholesky(C)
+    identity = jnp.broadcast_to(jnp.eye(L.shape[-1], dtype=L.dtype), L.shape)
+    return jax.lax.linalg.triangular_solve(L, identity, left_side=True, lower=True)
 
 
 def canonical_signs(P: Float[Array, "*batch n r"]) -> Float[Array, "*batch n r"]:

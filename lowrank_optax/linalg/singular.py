@@ -1,10 +1,13 @@
 """Right singular vectors: exactly, from the Gram matrix, or by random sketching."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.linalg.keys import require_key
+from lowrank_optax.linalg.lapack import matrix_by_matrix
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 from lowrank_optax.sharding.types import on_several_devices
 
@@ -59,7 +62,8 @@ def right_singular_vectors(
     finite = jnp.all(jnp.isfinite(A), axis=(-2, -1), keepdims=True)
     A = jnp.where(finite, A, jnp.nan)
     if method == "exact":
-        _, s, Vt = jnp.linalg.svd(A, full_matrices=count > min(m, n))
+        whole = functools.partial(jnp.linalg.svd, full_matrices=count > min(m, n))
+        _, s, Vt = matrix_by_matrix(whole, A)
         missing = max(0, count - s.shape[-1])
         s = jnp.pad(s, [(0, 0)] * (s.ndim - 1) + [(0, missing)])
         return Vt.mT[..., :count], s[..., :count]
@@ -67,7 +71,8 @@ def right_singular_vectors(
         # Scaled, so that the squares of tiny gradients do not underflow.
         largest = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
         scaled = A / jnp.where(largest > 0, largest, 1)
-        energies, V = jnp.linalg.eigh(jnp.matmul(scaled.mT, scaled, precision=HIGHEST))
+        squares = jnp.matmul(scaled.mT, scaled, precision=HIGHEST)
+        energies, V = matrix_by_matrix(jnp.linalg.eigh, squares)
         s = jnp.sqrt(jnp.maximum(energies[..., ::-1], 0)) * largest[..., 0]
         return V[..., ::-1][..., :count], s[..., :count]
     width = min(n, m, count + oversampling)
