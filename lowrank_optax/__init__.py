@@ -24,6 +24,7 @@ from lowrank_optax.optimizers import (
 )
 from lowrank_optax.orthonormal import scale_by_dion, scale_by_trion
 from lowrank_optax.refresh import adaptive
+from lowrank_optax.rounding import apply_updates_stochastic, stochastic_round
 from lowrank_optax.sharding import state_shardings, with_shardings, zero
 from lowrank_optax.synchronise import local_state_specs
 
@@ -45,6 +46,9 @@ __all__ = [
     "scale_by_dion",
     "scale_by_low_rank",
     "scale_by_trion",
+    # Parameters in bfloat16
+    "apply_updates_stochastic",
+    "stochastic_round",
     # The axes
     "adaptive",
     "inner",
