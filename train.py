@@ -4,13 +4,17 @@ python train.py                    a small model, Trion, Python's standard libra
 python train.py pretrain --help    the options of a run
 python train.py compare --help     several optimizers on the same model and data
 python train.py prepare --help     a corpus tokenised once, into memory-mapped arrays
+python train.py finetune --help    a model trained further on questions and answers
+python train.py evaluate --help    exact match of a model's answers, as GSM-8k counts it
+python train.py problems --help    arithmetic word problems, for the two commands above
+python train.py report RUN...      the losses of any set of runs, drawn into one page
 
 Several processes: start each with --distributed; see --coordinator in the options of a run.
 """
 
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -19,18 +23,35 @@ from training.compare import compare
 from training.config import CompareConfig, PretrainConfig
 from training.distributed import is_first, start
 from training.errors import TrainingFailedError, UserError
+from training.evaluate import EvaluateConfig, evaluate
+from training.finetune import finetune
+from training.finetune_config import FinetuneConfig
 from training.interruption import InterruptedRunError
 from training.prepare import PrepareConfig, prepare
 from training.pretrain import pretrain
+from training.problems import ProblemsConfig, write_problems
+from training.report import ReportConfig, report
 
 Command = (
     Annotated[PretrainConfig, tyro.conf.subcommand("pretrain")]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
     | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
+    | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[ProblemsConfig, tyro.conf.subcommand("problems")]
+    | Annotated[ReportConfig, tyro.conf.subcommand("report")]
 )
 
+# Commands without --distributed.
+IN_ONE_PROCESS = {
+    PrepareConfig: prepare,
+    EvaluateConfig: evaluate,
+    ProblemsConfig: write_problems,
+    ReportConfig: report,
+}
 
-def parse(arguments: list[str]) -> PretrainConfig | CompareConfig | PrepareConfig:
+
+def parse(arguments: list[str]) -> Any:
     """The configuration that the arguments describe; without a subcommand, of `pretrain`."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["pretrain", *arguments]
@@ -54,13 +75,15 @@ def main(arguments: list[str]) -> int:
     """
     config = parse(arguments)
     try:
-        if isinstance(config, PrepareConfig):
-            prepare(config, Console(soft_wrap=True))
+        if type(config) in IN_ONE_PROCESS:
+            IN_ONE_PROCESS[type(config)](config, Console(soft_wrap=True))
             return 0
         start(config.processes)
         console = Console(soft_wrap=True, quiet=not is_first())
         if isinstance(config, CompareConfig):
             compare(config, console, command=["train.py", *arguments])
+        elif isinstance(config, FinetuneConfig):
+            finetune(config, console)
         else:
             pretrain(config, console)
     except UserError as error:
@@ -83,7 +106,10 @@ def resume_command(arguments: list[str]) -> str:
     """The command line that continues what `arguments` started."""
     compared = arguments[:1] == ["compare"]  # finds its unfinished runs by itself
     extra = [] if compared or "--resume" in arguments else ["--resume"]
-    return shlex.join(["python", "train.py", *arguments, *extra])
+    # What they ask for is done, and in the checkpoint.
+    done = ("--reset-optimizer", "--convert-optimizer")
+    kept = [argument for argument in arguments if argument not in done]
+    return shlex.join(["python", "train.py", *kept, *extra])
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from lowrank_optax.projections import Projection
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from training.data import load_documents, tokenize, train_loader
+from training.objective import next_token_loss
 from training.plots import COLOURS
-from training.step import next_token_loss
 from training.tokenizers import get_tokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from models.llama import Llama, matrix_dimension_numbers
 from training.config import PretrainConfig
 from training.corpus import load_corpus
 from training.data import train_loader, validation_batches
-from training.step import next_token_loss
+from training.objective import next_token_loss
 
 DEVICES = 4
 STEPS, BATCH, SEQ_LEN = 200, 16, 64

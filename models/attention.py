@@ -60,11 +60,19 @@ def causal_attention(
     query: Float[Array, "batch time heads head_dim"],
     key: Float[Array, "batch time kv_heads head_dim"],
     value: Float[Array, "batch time kv_heads head_dim"],
+    segments: Int[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time heads head_dim"]:
     """Exact softmax attention of every position to itself and the earlier ones.
 
     Query head h reads key/value head ``h // (heads // kv_heads)`` (arXiv 2305.13245). Queries go
     in chunks that only see the keys up to their own end, which saves up to half of the scores.
+
+    Args:
+      query: of every position.
+      key: likewise.
+      value: likewise.
+      segments: where several texts share a row, the number of each position's text: it attends to
+        positions of its own text only. ``None``: a row is one text.
     """
     batch, time, heads, head_dim = query.shape
     kv_heads = key.shape[2]
@@ -73,7 +81,7 @@ def causal_attention(
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     chunk = max(MIN_QUERY_CHUNK, -(-time // MAX_QUERY_CHUNKS))
     attended = [
-        _attend(query[..., start : start + chunk, :], key, value, start)
+        _attend(query[..., start : start + chunk, :], key, value, start, segments)
         for start in range(0, time, chunk)
     ]
     return (
@@ -104,10 +112,26 @@ def cached_attention(
     return _attend_where(visible, query, key, value).reshape(batch, heads, head_dim)
 
 
-def _attend(query, key, value, start):
+def segment_positions(segments: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
+    """Every position counted from the start of its segment, a run of equal numbers.
+
+    Example:
+      >>> segment_positions(jnp.array([[1, 1, 1, 2, 2, 0]])).tolist()
+      [[0, 1, 2, 0, 1, 0]]
+    """
+    positions = jnp.arange(segments.shape[1])
+    begins = jnp.diff(segments, axis=1, prepend=segments[:, :1]) != 0
+    starts = jax.lax.cummax(jnp.where(begins, positions, 0), axis=1)
+    return positions - starts
+
+
+def _attend(query, key, value, start, segments=None):
     """Attention of the queries (batch, kv_heads, group, rows, head_dim) at ``start`` onwards."""
     stop = start + query.shape[3]
     visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+    if segments is not None:
+        same = segments[:, start:stop, None] == segments[:, None, :stop]
+        visible = visible & same[:, None, None]
     return _attend_where(visible, query, key[:, :, :stop], value[:, :, :stop])
 
 

@@ -15,7 +15,13 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from models.attention import apply_rotary, at_least_float32, causal_attention, rotary_tables
+from models.attention import (
+    apply_rotary,
+    at_least_float32,
+    causal_attention,
+    rotary_tables,
+    segment_positions,
+)
 from models.configs import LlamaConfig
 
 INITIAL_STDDEV = 0.02
@@ -83,13 +89,13 @@ class Block(nnx.Module):
         self.post_attention_norm = RMSNorm(config)
         self.mlp = MLP(config, rngs=rngs)
 
-    def __call__(self, x, cosines, sines):
-        return self.with_keys_and_values(x, cosines, sines)[0]
+    def __call__(self, x, cosines, sines, segments=None):
+        return self.with_keys_and_values(x, cosines, sines, segments)[0]
 
-    def with_keys_and_values(self, x, cosines, sines):
+    def with_keys_and_values(self, x, cosines, sines, segments=None):
         """The layer's output, and the keys and values that a cache keeps of its input."""
         query, key, value = self.attention.project(self.input_norm(x), cosines, sines)
-        return self.finish(x, causal_attention(query, key, value)), key, value
+        return self.finish(x, causal_attention(query, key, value, segments)), key, value
 
     def finish(self, x, attended):
         """The layer's output from its input and what each head attended to."""
@@ -134,16 +140,33 @@ class Llama(nnx.Module):
         if not config.tie_embeddings:
             self.lm_head = _linear(config, config.hidden_size, config.vocab_size, rngs)
 
-    def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
+    def __call__(
+        self, tokens: Int[Array, "batch time"], segments: Int[Array, "batch time"] | None = None
+    ) -> Float[Array, "batch time vocab"]:
         """Next-token logits, in float32 (float64 if that is the computation's dtype).
+
+        Args:
+          tokens: token ids.
+          segments: where several texts share a row, the number of each token's text, the same for
+            all tokens of a text and another one than its neighbours'. Every text gets the logits
+            that it has alone: positions count from its start, and it attends to itself only.
 
         Raises:
           ValueError: if ``tokens`` is not a (batch, time) array of integers, or is longer than
-            ``max_position``.
+            ``max_position``; or if ``segments`` has another shape.
         """
         check_tokens(tokens, self.config.max_position)
-        tables = self.rotary_tables(jnp.arange(tokens.shape[1]))
-        return self.logits(self._apply_layers(self.embed_tokens(tokens), *tables))
+        if segments is None:
+            positions = jnp.arange(tokens.shape[1])
+        elif segments.shape != tokens.shape:
+            raise ValueError(
+                f"segments has shape {segments.shape}, the tokens have {tokens.shape}; number "
+                "every token"
+            )
+        else:
+            positions = segment_positions(segments)
+        tables = self.rotary_tables(positions)
+        return self.logits(self._apply_layers(self.embed_tokens(tokens), *tables, segments))
 
     def rotary_tables(self, positions):
         """Cosines and sines of the configured rotary angles, of positions (..., time)."""
@@ -162,11 +185,11 @@ class Llama(nnx.Module):
             preferred_element_type=at_least_float32(self.config.dtype),
         )
 
-    def _apply_layers(self, x, cosines, sines):
+    def _apply_layers(self, x, cosines, sines, segments):
         structure, stacked = nnx.split(self.layers)
 
         def apply_block(x, parameters):
-            return nnx.merge(structure, parameters)(x, cosines, sines), None
+            return nnx.merge(structure, parameters)(x, cosines, sines, segments), None
 
         # Without remat the products with the kernels are kept; the attention scores and the
         # element-wise results, which cost more to store than to compute, never are.

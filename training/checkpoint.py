@@ -1,23 +1,44 @@
-"""Checkpoints with Orbax: written in the background, complete or not there, the newest n kept."""
+"""Checkpoints with Orbax: written in the background, complete or not there, the newest n kept.
+
+    checkpoints/STEP/state          arrays
+                     data           the position in the data
+                     fingerprints   of the arrays, by path, and of that position
+                     files.json     sizes of the files of the above
+
+A checkpoint that cannot be read, or whose arrays are not what was saved, is an
+`UnreadableCheckpointError`; `training.resume` then turns to the one before.
+"""
 
 import contextlib
 import errno
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from training.distributed import processes_where
-from training.errors import TrainingFailedError, UserError
+from training.checkpoint_files import check_sizes, checksum, read_json, record_sizes
+from training.disk import is_disk_full
+from training.distributed import is_first, processes_where
+from training.errors import TrainingFailedError
+from training.fingerprint import fingerprints
+from training.trees import by_path
 
-_DISK_FULL_TEXTS = ("no space left on device", "disk quota exceeded", "file too large")
-_MOST_DIFFERENCES = 8  # named in a message
-_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Beside the checkpoints, in a run's folder: those that could not be read.
+UNREADABLE_FOLDER = "unreadable-checkpoints"
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_LONGEST_REASON = 200
+_MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other
+
+
+class UnreadableCheckpointError(Exception):
+    """A checkpoint is damaged or incomplete; the message is one line that says how."""
 
 
 class Checkpoints:
@@ -27,22 +48,47 @@ class Checkpoints:
     Args:
         folder: where to; created if missing.
         keep: how many of the newest are kept.
+
+    Attributes:
+        unfinished: steps whose save was interrupted; what there was of it has been removed.
     """
 
     def __init__(self, folder: Path, keep: int):
         self.folder = folder.resolve()
         logging.getLogger("absl").addFilter(_not_a_full_disk)
+        self.unfinished = sorted(
+            int(path.name.removesuffix(_UNFINISHED).partition(".")[0])
+            for path in self.folder.glob(f"*{_UNFINISHED}*")
+        )
+        self._saving: int | None = None  # step of the last save
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.LatestN(keep),
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._record_files),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "data": ocp.JsonCheckpointHandler(),
+                "fingerprints": ocp.JsonCheckpointHandler(),
             },
         )
+
+    def _record_files(self) -> None:
+        """Lists the files of a save that is complete but for its last step, the renaming.
+
+        A file that is cut short is then found without reading: Orbax and TensorStore print a page
+        from their threads for each array of such a file, whoever catches the error.
+        """
+        if not is_first():
+            return
+        for folder in self.folder.glob(f"{self._saving}{_UNFINISHED}*"):
+            record_sizes(folder)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, the newest first; the same list in all processes."""
+        return sorted(_of_first(self._manager.all_steps()), reverse=True)
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, or None."""
@@ -66,10 +112,16 @@ class Checkpoints:
         """
         with self.full_disk_explained():
             self._check_free_space(state)
+            self._manager.wait_until_finished()
+            self._saving = step
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data_state),
+                    fingerprints=ocp.args.JsonSave(
+                        {"data": checksum(data_state), "state": fingerprints(state)}
+                    ),
                 ),
             )
 
@@ -91,34 +143,98 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads a checkpoint, onto whatever devices it is to be used on now.
+    def read_tree(self, step: int) -> Any:
+        """What arrays a checkpoint holds: nested dictionaries and lists of shapes and types.
+
+        Raises:
+            UnreadableCheckpointError: in all processes, if one of them cannot read it.
+        """
+        folder = self.folder / str(step)
+
+        def read() -> Any:
+            check_sizes(folder)
+            return ocp.StandardCheckpointHandler().metadata(folder / "state").tree
+
+        return self._read_jointly(read)
+
+    def read(self, step: int, tree: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads arrays of a checkpoint, onto whatever devices they are to be used on now.
 
         Args:
             step: one that is there.
-            abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
+            tree: like `read_tree` returns, or as the state was saved, of `jax.ShapeDtypeStruct`
+                with shardings; `orbax.checkpoint.PLACEHOLDER` for an array that is not wanted.
 
         Returns:
-            (state, data iterator state).
+            (tree of arrays, data iterator state).
 
         Raises:
-            UserError: if the checkpoint's arrays are not those of `abstract_state`, with the paths.
+            UnreadableCheckpointError: in all processes, if one of them cannot read it, or if an
+                array is not what was saved.
         """
-        saved = self._manager.metadata(step).item_metadata["state"].tree
-        differences = describe_differences(saved, abstract_state)
-        if differences:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} is of another model or optimizer; "
-                f"nothing was changed. Its arrays differ in\n{differences}\n"
-                "Use the options that it was written with, or start a new run with another --out."
+
+        folder = self.folder / str(step)
+
+        def read() -> tuple[Any, Any, Any]:
+            data = read_json(folder / "data")
+            expected = read_json(folder / "fingerprints")
+            if expected["data"] != checksum(data):
+                raise ValueError("the position in the data is not what was saved")
+            arrays = ocp.PyTreeCheckpointHandler().restore(
+                folder / "state",
+                args=ocp.args.PyTreeRestore(
+                    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
+                ),
             )
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-            ),
-        )
-        return restored.state, restored.data
+            return arrays, data, expected["state"]
+
+        arrays, data, expected = self._read_jointly(read)
+        present = {path: x for path, x in by_path(arrays).items() if x is not ocp.PLACEHOLDER}
+        found = fingerprints(present)
+        changed = [path for path in found if expected.get(path) != found[path]]
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UnreadableCheckpointError(f"{changed[0]}{more} is not what was saved")
+        return arrays, data
+
+    def _read_jointly(self, read: Callable[[], Any]) -> Any:
+        """What `read` returns, if it succeeds in all processes.
+
+        It goes past Orbax's manager and checkpointer, which let processes wait for one that failed.
+        """
+        result, reason = None, ""
+        try:
+            result = read()
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax raises a plain Exception for an array cut short
+            if isinstance(error, jax.errors.JaxRuntimeError):  # a device, and not the file
+                raise
+            reason = _one_line(error)
+        failed = processes_where(bool(reason))
+        if failed:
+            elsewhere = f"process {', '.join(map(str, failed))} cannot read it"
+            raise UnreadableCheckpointError(reason or elsewhere)
+        return result
+
+    def set_aside(self, step: int) -> Path:
+        """Moves an unreadable checkpoint out of the way of the one that will be saved in its place.
+
+        Returns:
+            Where to: a folder beside that of the checkpoints.
+        """
+        target = self.folder.parent / UNREADABLE_FOLDER / str(step)
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{step}-{number}")
+        multihost_utils.sync_global_devices(f"set aside {step}")
+        if is_first():
+            target.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f"set {step} aside")
+        self._manager.reload()
+        return target
 
     def close(self) -> None:
         """Ends the background threads."""
@@ -144,50 +260,23 @@ class Checkpoints:
             ) from error
 
 
-def describe_differences(saved: Any, expected: Any) -> str:
-    """A line for each array that only one of two trees has or that differs in shape or type.
-
-    Args:
-        saved: pytree of arrays, or anything with a shape and a dtype.
-        expected: the same.
-
-    Returns:
-        The first lines, and how many more there are; empty if the trees agree.
-    """
-    saved, expected = _arrays_by_path(saved), _arrays_by_path(expected)
-    lines = []
-    for path in sorted(saved.keys() | expected.keys()):
-        if path not in expected:
-            lines.append(f"  {path}: {saved[path]} in the checkpoint, not expected")
-        elif path not in saved:
-            lines.append(f"  {path}: missing in the checkpoint, {expected[path]} expected")
-        elif saved[path] != expected[path]:
-            lines.append(f"  {path}: {saved[path]} in the checkpoint, {expected[path]} expected")
-    if len(lines) > _MOST_DIFFERENCES:
-        lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} more"]
-    return "\n".join(lines)
+def _of_first(numbers: Iterable[int]) -> list[int]:
+    """The first process's numbers, in all processes."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    own = np.array(sorted(numbers, reverse=True)[:_MOST_STEPS], np.int64)
+    padded = np.pad(own, (0, _MOST_STEPS - len(own)), constant_values=-1)
+    # As int32 halves: JAX would cut 64-bit numbers without a word.
+    halves = multihost_utils.broadcast_one_to_all(padded.view(np.int32))
+    return [int(number) for number in np.asarray(halves).view(np.int64) if number >= 0]
 
 
-def _arrays_by_path(tree: Any) -> dict[str, str]:
-    """Path -> type and shape, as "float32(4, 8)". Named tuples and dictionaries look the same."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{leaf.shape}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, means a full disk or quota.
-
-    Orbax reports what its C++ writer says as text within a ValueError.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS:
-            return True
-        if any(text in str(error).lower() for text in _DISK_FULL_TEXTS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _one_line(error: Exception) -> str:
+    """What an exception says, short enough for a message."""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    cause = "" if error.__cause__ is None else f" ({error.__cause__})"
+    text = " ".join(f"{kind}{error}{cause}".split())
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
 def _space_details(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from training.config import CompareConfig, PretrainConfig, TrainingConfig, to_json
-from training.corpus import Corpus, load_corpus
+from training.corpus import Corpus, check_unchanged, load_corpus
 from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError, UserError
-from training.loop import check_run_folder, train_run
+from training.loop import train_run
 from training.mesh import make_mesh, parse_mesh
 from training.optimizers import accepted_options, check_options, get_entry
 from training.pretrain import model_config, resolve_config
@@ -25,6 +25,7 @@ from training.results import (
     git_commit,
     write_results,
 )
+from training.run_folder import check_run_folder
 from training.step import CompiledSteps, compile_steps
 
 MOST_EXTENSIONS = 8  # factors of 2 that --tune goes beyond its first three rates
@@ -119,6 +120,8 @@ class Comparison:
         """
         with all_or_none():
             run = run_config(self.config, optimizer, learning_rate, seed)
+            if run.resume:
+                check_unchanged(run.out, self.corpus.checksums, "compare anew in another --out")
             check_run_folder(run, self.corpus.checksum)
         summary_file, failure_file = run.out / "summary.json", run.out / "failure.txt"
         with all_or_none():  # so that no process looks for files that another is writing already

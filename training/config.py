@@ -5,7 +5,6 @@ The dataclasses below are the command line (tyro reads the field names, types an
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,11 @@ import tyro
 
 from training.distributed import DistributedOptions
 from training.errors import UserError, as_flag
+from training.history import OptimizerChange
+from training.hyperparameters import Hyperparameters
 from training.mesh import batch_shards, mesh_text
+from training.spikes import SpikeOptions
+from training.watching import WatchingOptions, check_watching
 
 # Options that may change between an interrupted run and its --resume: they touch neither the
 # sequence of updates nor, but for rounding on another mesh, the losses in metrics.jsonl.
@@ -27,79 +30,13 @@ RESUMABLE_OPTIONS = (
     "eval_every",
     "mesh",
     "zero",
+    "log",
+    "diagnostics_every",
 )
 
 
 # Options whose default is not a number say in their text what it is.
 _UNSET = tyro.conf.arg(help_behavior_hint="")
-
-
-@dataclasses.dataclass(frozen=True)
-class Hyperparameters:
-    """Options of single optimizers. Unset means the optimizer's own default; an option that the
-    chosen optimizer does not take is an error."""
-
-    momentum: Annotated[float | None, _UNSET] = None
-    """Decay of the momentum (muon, trion, dion, sgd)."""
-    nesterov: Annotated[bool | None, _UNSET] = None
-    """Nesterov momentum (muon, sgd)."""
-    residual_decay: Annotated[float | None, _UNSET] = None
-    """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
-    norm: Annotated[Literal["l1", "l2"] | None, _UNSET] = None
-    """Norm by which the columns of the basis are ranked (trion, dct_adamw)."""
-    ns_steps: Annotated[int | None, _UNSET] = None
-    """Newton-Schulz iterations (muon, trion)."""
-    power_iters: Annotated[int | None, _UNSET] = None
-    """Power iterations per step (dion)."""
-    orthogonalize: Annotated[Literal["qr", "cholesky_qr"] | None, _UNSET] = None
-    """How the factor is orthonormalised (dion)."""
-    shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, _UNSET] = None
-    """How the update's size follows the matrix's shape (trion, dion)."""
-    b1: Annotated[float | None, _UNSET] = None
-    """Decay of the first moment (Adam and Lion, inside a subspace too)."""
-    b2: Annotated[float | None, _UNSET] = None
-    """Decay of the second moment (the same)."""
-    eps: Annotated[float | None, _UNSET] = None
-    """Added to the denominator (the same, and muon, dion)."""
-    rho: Annotated[float | None, _UNSET] = None
-    """Weight of the momentum in the power iteration (ldadamw)."""
-    scale: Annotated[float | None, _UNSET] = None
-    """Factor of the low-rank step (galore, golore, fira, online_subspace_descent, low_rank)."""
-    inactive_scale: Annotated[float | None, _UNSET] = None
-    """Step size of the sign descent outside the subspace, relative to the inside (frugal)."""
-    growth_limit: Annotated[float | None, _UNSET] = None
-    """Largest growth in a step of what is outside the subspace (fira)."""
-    penalty: Annotated[float | None, _UNSET] = None
-    """Weight of the orthogonality of the subspace's basis (online_subspace_descent)."""
-    update_interval: Annotated[int | None, _UNSET] = None
-    """Steps between two choices of the subspace."""
-    stagger: Annotated[bool | None, _UNSET] = None
-    """Spread the matrices' choices over the interval (galore, golore, frugal, fira, low_rank)."""
-    random_after: Annotated[int | None, _UNSET] = None
-    """First step from which the subspace is random (golore)."""
-    rotate: Annotated[bool | None, _UNSET] = None
-    """Whether the moments follow the subspace when it changes (dct_adamw)."""
-    error_feedback: Annotated[Literal["8", "4", "32", "none"] | None, _UNSET] = None
-    """Bits of the stored projection error, or none (dct_adamw, ldadamw)."""
-    projection: Annotated[str | None, _UNSET] = None
-    """Subspace: dct, svd, random, identity, hadamard, random_orthogonal, power_iteration or
-    online_pca (frugal, fira, low_rank)."""
-    select: Annotated[str | None, _UNSET] = None
-    """What it selects: top, l1, l2, importance, hybrid or uniform (galore, frugal, fira,
-    low_rank)."""
-    transport: Annotated[str | None, _UNSET] = None
-    """What happens to the moments when it changes: keep, reset, rotate, rotate_first or
-    rotate_moments (low_rank)."""
-    residual: Annotated[str | None, _UNSET] = None
-    """What happens to the gradient outside it: discard, sign_descent, sgd, norm_scaling,
-    error_feedback or momentum (low_rank)."""
-    inner: Annotated[str | None, _UNSET] = None
-    """Optimizer inside it: adam, adam8bit, adam_mini, adafactor, lion or sgd (galore, golore,
-    frugal, online_subspace_descent, low_rank)."""
-    compress: Annotated[Literal["smallest", "in", "out"] | None, _UNSET] = None
-    """Which axis of a matrix is compressed (all of lowrank_optax)."""
-    momentum_dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
-    """Storage type of the momentum (adamw, lion, muon, sgd, trion, dion)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,6 +86,9 @@ class TrainingConfig:
     """Type of the computation."""
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the parameters."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How updated bfloat16 parameters are rounded: to nearest, which loses updates below half of
+    their last bit, or up or down at random, right on average."""
     remat: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     mesh: Annotated[str | None, _UNSET] = None
@@ -163,7 +103,15 @@ class TrainingConfig:
     """How many of the newest checkpoints are kept."""
     eval_every: int = 100
     """Steps between evaluations; one more is made at the end. 0: only at the end."""
-    hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters] = Hyperparameters()
+    hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters] = dataclasses.field(
+        default_factory=Hyperparameters
+    )
+    spikes: tyro.conf.OmitArgPrefixes[SpikeOptions] = dataclasses.field(
+        default_factory=SpikeOptions
+    )
+    watching: tyro.conf.OmitArgPrefixes[WatchingOptions] = dataclasses.field(
+        default_factory=WatchingOptions
+    )
     processes: tyro.conf.OmitArgPrefixes[DistributedOptions] = dataclasses.field(
         default_factory=DistributedOptions
     )
@@ -188,6 +136,9 @@ class PretrainConfig(TrainingConfig):
     """Continue the run in --out from its newest checkpoint."""
     allow_changed_data: bool = False
     """Resume although files of the data have changed or vanished."""
+    change: tyro.conf.OmitArgPrefixes[OptimizerChange] = dataclasses.field(
+        default_factory=OptimizerChange
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,6 +190,12 @@ def check(config: TrainingConfig, mesh: dict[str, int]) -> None:
         _require(config.rank >= 1, config, "rank", "an integer >= 1 or a fraction in (0, 1]")
     if config.warmup_steps is not None:
         _require(config.warmup_steps >= 0, config, "warmup_steps", "0 or more")
+    config.spikes.check()
+    if isinstance(config, PretrainConfig):
+        config.change.check(config.resume)
+    if config.rounding == "stochastic" and config.param_dtype != "bfloat16":
+        raise UserError("--rounding stochastic is for --param-dtype bfloat16")
+    check_watching(config.watching)
     shards = batch_shards(mesh)
     parts = shards * config.accumulate_steps
     if config.batch_size % parts:
@@ -296,38 +253,11 @@ def resolve(
 def to_json(config: TrainingConfig, data_checksum: str) -> dict[str, Any]:
     """A configuration as the flat JSON object of `config.json`."""
     values = dataclasses.asdict(config)
-    values.update(values.pop("hyperparameters"))
-    del values["processes"]  # where a run is made is not what it is
+    for group in ("hyperparameters", "spikes", "watching"):
+        values.update(values.pop(group))
+    for group in ("processes", "change"):  # where and how a run is made is not what it is
+        values.pop(group, None)
     values = {
         key: str(value) if isinstance(value, Path) else value for key, value in values.items()
     }
     return values | {"data_checksum": data_checksum}
-
-
-def check_same(saved_file: Path, current: dict[str, Any]) -> None:
-    """Checks that a run is resumed with the configuration that it was started with.
-
-    Args:
-        saved_file: the run's `config.json`.
-        current: what `to_json` gives now.
-
-    Raises:
-        UserError: listing each differing key with its old and new value.
-    """
-    saved = json.loads(saved_file.read_text())
-    ignored = set(RESUMABLE_OPTIONS)
-    if saved.get("schedule") == current["schedule"] == "constant":
-        ignored.add("steps")  # a constant rate does not depend on where the run ends
-    if current.get("allow_changed_data"):
-        ignored.add("data_checksum")
-    differences = [
-        f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
-        for key in sorted(saved.keys() | current.keys())
-        if key not in ignored and saved.get(key) != current.get(key)
-    ]
-    if differences:
-        raise UserError(
-            f"cannot resume {saved_file.parent}: its configuration differs in\n"
-            + "\n".join(differences)
-            + "\nUse the former values, or start a new run with another --out."
-        )

@@ -3,12 +3,25 @@
 import dataclasses
 import json
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from training.bpe import is_bpe, trained_tokenizer
 from training.config import PretrainConfig, TrainingConfig
-from training.data import Tokens, describe, load_documents, split_documents, tokenize
+from training.data import (
+    BatchIterator,
+    Tokens,
+    checked_windows,
+    describe,
+    endless_batches,
+    load_documents,
+    split_documents,
+    tokenize,
+    validation_batches,
+)
 from training.documents import SPLIT_SEED, Documents, describe_size
 from training.errors import UserError, as_user_error
 from training.reading import DataError
@@ -68,6 +81,42 @@ class Corpus:
         """
         return val_loss * len(self.validation) / (math.log(2) * self.validation_bytes)
 
+    def train_batches(
+        self, config: TrainingConfig, seed: int, shard_index: int, shard_count: int
+    ) -> BatchIterator:
+        """What `train_loader` gives of the training tokens: int32 (rows, seq_len + 1).
+
+        Args:
+            config: its batch size and length.
+            seed: of the order.
+            shard_index: which part of every batch.
+            shard_count: number of parts.
+
+        Raises:
+            DataError: too few tokens.
+        """
+        windows = checked_windows(self.training, config.batch_size, config.seq_len, "training")
+        batches = endless_batches(
+            windows, config.batch_size, seed, shard_index=shard_index, shard_count=shard_count
+        )
+        return iter(batches.map(operator.itemgetter("tokens")))
+
+    def validation_batches(self, config: TrainingConfig) -> list[np.ndarray]:
+        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run.
+
+        Raises:
+            DataError: too few tokens.
+        """
+        return list(
+            validation_batches(
+                self.validation, config.batch_size, config.seq_len, config.eval_batches
+            )
+        )
+
+    def validation_metrics(self, val_loss: float) -> dict[str, float]:
+        """What metrics.jsonl says of a validation loss, besides."""
+        return {"val_bits_per_byte": self.bits_per_byte(val_loss)}
+
     def save_to_run(self, folder: Path) -> None:
         """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed.
 
@@ -97,12 +146,17 @@ def load_corpus(config: TrainingConfig) -> Corpus:
     return corpus
 
 
-def check_unchanged(folder: Path, checksums: Mapping[str, str]) -> None:
+def check_unchanged(
+    folder: Path,
+    checksums: Mapping[str, str],
+    remedy: str = "go on with the data as they are by --allow-changed-data",
+) -> None:
     """Checks that the files of a run's data are those that it was started with.
 
     Args:
         folder: of the run; nothing is checked if it has no data.json.
         checksums: of the files now.
+        remedy: what can be done besides restoring them.
 
     Raises:
         UserError: naming the files that vanished, changed or are new.
@@ -123,7 +177,7 @@ def check_unchanged(folder: Path, checksums: Mapping[str, str]) -> None:
         raise UserError(
             f"cannot resume {folder}: its data are not what they were:\n"
             + "\n".join(shown)
-            + "\nRestore the files, or go on with the data as they are by --allow-changed-data."
+            + f"\nRestore the files, or {remedy}."
         )
 
 

@@ -7,7 +7,7 @@ Reading and splitting of files is in `training.documents`; its public names are 
 
 import hashlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -30,7 +30,9 @@ __all__ = [
     "Documents",
     "PackedDataset",
     "Tokens",
+    "checked_windows",
     "describe",
+    "endless_batches",
     "load_documents",
     "split_documents",
     "tokenize",
@@ -48,9 +50,9 @@ _BATCH_DOCUMENTS = 256
 class BatchIterator(Protocol):
     """The part of Grain's `DatasetIterator` that a training loop uses."""
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
-    def __next__(self) -> dict[str, np.ndarray]: ...
+    def __next__(self) -> Any: ...
 
     def get_state(self) -> dict[str, int]: ...
 
@@ -150,18 +152,39 @@ def train_loader(
         DataError: there are fewer windows than `batch_size`.
         ValueError: an argument is out of range.
     """
+    windows = checked_windows(tokens, batch_size, seq_len, "training")
+    batches = endless_batches(
+        windows, batch_size, seed, shard_index=shard_index, shard_count=shard_count
+    )
+    return iter(batches)
+
+
+def endless_batches(
+    source: Any, batch_size: int, seed: int, *, shard_index: int = 0, shard_count: int = 1
+) -> grain.IterDataset:
+    """What `train_loader` promises, of any rows.
+
+    Args:
+        source: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal shapes.
+        batch_size: rows in a batch, over all shards together.
+        seed: of the shuffling, at least 0.
+        shard_index: which shard this is.
+        shard_count: number of shards; must divide `batch_size`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index must be in 0 ... {shard_count - 1}, got {shard_index}.")
-    windows = _checked_windows(tokens, batch_size, seq_len, "training")
     if batch_size % shard_count:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {shard_count} shards that load it: "
             f"use a multiple of {shard_count}."
         )
     dataset = (
-        grain.MapDataset.source(windows)
+        grain.MapDataset.source(source)
         .shuffle(seed=_shuffle_seed(seed))
         .repeat()
         .slice(slice(shard_index, None, shard_count))
@@ -170,7 +193,7 @@ def train_loader(
         .batch(batch_size // shard_count, drop_remainder=True)
     )
     in_this_thread = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return iter(dataset.to_iter_dataset(in_this_thread))
+    return dataset.to_iter_dataset(in_this_thread)
 
 
 def validation_batches(
@@ -193,7 +216,7 @@ def validation_batches(
     """
     if max_batches is not None and max_batches < 1:
         raise ValueError(f"max_batches must be at least 1 or None, got {max_batches}.")
-    windows = _checked_windows(tokens, batch_size, seq_len, "validation")
+    windows = checked_windows(tokens, batch_size, seq_len, "validation")
     num_batches = len(windows) // batch_size
     if max_batches is not None:
         num_batches = min(num_batches, max_batches)
@@ -203,7 +226,7 @@ def validation_batches(
     return chosen.reshape(num_batches, batch_size, seq_len + 1)
 
 
-def _checked_windows(tokens: Tokens, batch_size: int, seq_len: int, split: str) -> PackedDataset:
+def checked_windows(tokens: Tokens, batch_size: int, seq_len: int, split: str) -> PackedDataset:
     """Returns the windows, or raises DataError where they do not fill one batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

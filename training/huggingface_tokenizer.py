@@ -78,6 +78,13 @@ class HuggingFaceTokenizer:
         """SHA-256 of the definition and the end of text."""
         return hashlib.sha256(f"{self.end_of_text}\n{self.definition}".encode()).hexdigest()
 
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """The special tokens that the tokenizer itself puts before a text, such as Llama's <s>."""
+        encoding = self._tokenizer.encode("a", add_special_tokens=True)
+        marks = encoding.special_tokens_mask
+        return tuple(encoding.ids[: marks.index(0) if 0 in marks else 0])
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json` into a folder that exists."""
         (folder / TOKENIZER_FILE).write_text(self.definition, "utf-8")

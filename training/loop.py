@@ -2,66 +2,55 @@
 
 import contextlib
 import dataclasses
-import json
+import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from training.checkpoint import Checkpoints
-from training.config import PretrainConfig, check_same, to_json
-from training.corpus import Corpus
-from training.data import train_loader, validation_batches
+from training.config import PretrainConfig, to_json
+from training.data import BatchIterator
+from training.diagnostics import Diagnostics
 from training.distributed import all_or_none, is_first
-from training.errors import TrainingFailedError, UserError, as_user_error
+from training.errors import TrainingFailedError, as_user_error
 from training.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.metrics import MetricsLog, ProgressLine, TrainingClock, perplexity
 from training.plots import plot_run
-from training.step import CompiledSteps, TrainState, peak_learning_rates
+from training.resume import find_start
+from training.run_folder import create_run_folder
+from training.spikes import checked_metrics
+from training.step import CompiledSteps, TrainState
+from training.step_arguments import StepArguments, step_arguments
 from training.summary import summarize
+from training.token_arrays import write_json
+from training.writers import open_writers
 
 RATE_WINDOW = 20  # steps that tokens_per_second is averaged over
 
 
-def check_run_folder(config: PretrainConfig, checksum: str) -> None:
-    """Checks that a new run's folder is free, or that a resumed one's configuration is the same.
+class RunData(Protocol):
+    """What a run is trained and evaluated on; see `training.corpus.Corpus` for the methods.
 
-    Writes nothing, so that a run that fails to start leaves nothing behind.
-
-    Raises:
-        UserError: if a new run's folder is in use, if there is no run to resume, or if its
-            configuration differs.
+    Attributes:
+        checksum: that a resumed run's data must have again.
     """
-    folder = config.out
-    saved = folder / "config.json"
-    if config.resume:
-        if not saved.exists():
-            raise UserError(f"--resume: there is no run in {folder} (no config.json)")
-        check_same(saved, to_json(config, checksum))
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} exists already: continue that run with --resume, "
-            "or give another folder with --out"
-        )
 
+    checksum: str
 
-def create_run_folder(config: PretrainConfig, checksum: str) -> None:
-    """Creates the run's folder, if it is a new one, with its config.json; the first process does.
+    def train_batches(
+        self, config: PretrainConfig, seed: int, shard_index: int, shard_count: int
+    ) -> BatchIterator: ...
 
-    Raises:
-        UserError: if it cannot be written.
-    """
-    text = json.dumps(to_json(config, checksum), indent=2) + "\n"
-    if not is_first():
-        return
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "config.json").write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
+    def validation_batches(self, config: PretrainConfig) -> list[Any]: ...
+
+    def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
+
+    def save_to_run(self, folder: Path) -> None: ...
 
 
 @dataclasses.dataclass
@@ -72,14 +61,17 @@ class Run:
     steps: CompiledSteps
     checkpoints: Checkpoints
     log: MetricsLog
+    diagnostics: Diagnostics
     progress: ProgressLine
     clock: TrainingClock
-    data: Any  # Grain iterator of {"tokens": int32 (batch, seq_len + 1)}
-    validation: list[jax.Array]
+    corpus: RunData
+    data: BatchIterator  # of this process's rows
+    validation: list[Any]  # batches on the devices
     state: TrainState
     step: int  # steps dispatched
     pending: dict[str, jax.Array] | None = None  # metrics of a step, not read yet
     pending_step: int = 0
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the next record
 
     def train(self, stop: StopRequest) -> None:
         """Runs the remaining steps.
@@ -88,12 +80,14 @@ class Run:
             TrainingFailedError: at a non-finite loss, or a full disk.
             InterruptedRunError: after a signal, with the state saved.
         """
-        peaks = self.steps.replicate(peak_learning_rates(self.config))
+        arguments = self.steps.replicate(step_arguments(self.config))
         agreed = AgreedStop(stop, self.steps.mesh)
         self.clock.start()
         while self.step < self.config.steps:
-            tokens = self.steps.shard_batch(next(self.data)["tokens"])
-            self.state, metrics = self.steps.train(self.state, tokens, peaks)
+            batch = self.steps.shard_batch(next(self.data))
+            if self.diagnostics.due(self.step + 1):
+                self.look(batch, arguments)
+            self.state, metrics = self.steps.train(self.state, batch, arguments)
             self.step += 1
             # Reading the metrics of the step before, while this one runs, keeps the device busy.
             self.write_pending()
@@ -108,6 +102,13 @@ class Run:
                 self.leave(signal_number)
         self.clock.stop()
 
+    def look(self, batch: Any, arguments: StepArguments) -> None:
+        """Measures the matrices at the step that comes next, in its own time."""
+        jax.block_until_ready(self.pending)
+        self.clock.stop()
+        self.diagnostics.record(self.step + 1, self.steps.look(self.state, batch, arguments))
+        self.clock.start()
+
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
@@ -115,16 +116,15 @@ class Run:
         """Waits for the pending metrics, checks and writes them."""
         if self.pending is None:
             return
-        names = ("loss", "grad_norm", "learning_rate")
-        metrics = {name: float(self.pending[name]) for name in names}
+        metrics, problem = checked_metrics(jax.device_get(self.pending), self.config.spikes)
         self.pending = None
         step = self.pending_step
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(metrics[name]):
-                raise self.diverged(f"{name} is {metrics[name]} at step {step}")
+        if problem:
+            raise self.diverged(f"{problem} at step {step}")
         seconds = self.clock.seconds
         rate = self.tokens_per_second(step, seconds)
-        record = {"step": step, **metrics, **extra}
+        record = {"step": step, **metrics, **extra, **self.notes}
+        self.notes = {}
         record |= {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
         self.log.write(record)
         self.progress.show(record)
@@ -141,7 +141,11 @@ class Run:
         self.clock.stop()
         losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
         val_loss = float(np.mean([float(loss) for loss in losses]))
-        self.write_pending(val_loss=val_loss, val_perplexity=perplexity(val_loss))
+        self.write_pending(
+            val_loss=val_loss,
+            val_perplexity=perplexity(val_loss),
+            **self.corpus.validation_metrics(val_loss),
+        )
         if not math.isfinite(val_loss):
             raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
         self.clock.start()
@@ -178,58 +182,61 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    config: PretrainConfig, steps: CompiledSteps, corpus: Corpus, console: Console
+    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> Iterator[Run]:
     """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
     index, count = steps.process_rows
     with all_or_none(), as_user_error():
-        data = train_loader(
-            corpus.training,
-            config.batch_size,
-            config.seq_len,
-            config.seed,
-            shard_index=index,
-            shard_count=count,
-        )
-        validation = validation_batches(
-            corpus.validation, config.batch_size, config.seq_len, config.eval_batches
-        )
+        data = corpus.train_batches(config, config.seed, index, count)
+        validation = corpus.validation_batches(config)
         if not config.resume:
             create_run_folder(config, corpus.checksum)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(config.out / "checkpoints", config.keep_checkpoints)
         stack.callback(checkpoints.close)
-        step = checkpoints.latest_step() or 0
-        if step:
-            state, data_state = checkpoints.restore(step, steps.abstract_state)
-            data.set_state(data_state)
-        else:
-            state = steps.init(config)
+        stack.enter_context(checkpoints.full_disk_explained())
+        say = functools.partial(console.print, markup=False, highlight=False)
+        start = find_start(config, steps, checkpoints, say)
+        if start.data_state is not None:
+            data.set_state(start.data_state)
         with all_or_none():
             # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
-            create_run_folder(config, corpus.checksum)
+            create_run_folder(config, corpus.checksum, start.before)
             if is_first():
                 corpus.save_to_run(config.out)
-        log = MetricsLog(config.out / "metrics.jsonl", step, write=is_first())
+        log = MetricsLog(config.out / "metrics.jsonl", start.step, write=is_first())
         stack.callback(log.close)
+        watching = config.watching
+        with all_or_none():
+            if is_first():
+                saved = to_json(config, corpus.checksum)
+                writers = open_writers(watching.log, config.out, log.records, saved)
+                log.copy_to(stack.enter_context(writers))
+        diagnostics = Diagnostics(
+            config.out, watching.diagnostics_every, start.step, steps.overlaps, write=is_first()
+        )
+        stack.callback(diagnostics.close)
         tokens_per_step = config.batch_size * config.seq_len
-        progress = ProgressLine(console, config.steps, step, tokens_per_step)
+        progress = ProgressLine(console, config.steps, start.step, tokens_per_step)
         yield Run(
             config=config,
             steps=steps,
             checkpoints=checkpoints,
             log=log,
+            diagnostics=diagnostics,
             progress=stack.enter_context(progress),
             clock=TrainingClock(log.records[-1]["seconds"] if log.records else 0.0),
+            corpus=corpus,
             data=data,
             validation=[steps.shard_whole_batch(batch) for batch in validation],
-            state=state,
-            step=step,
+            state=start.state,
+            step=start.step,
+            notes=dict(start.notes),
         )
 
 
 def train_run(
-    config: PretrainConfig, steps: CompiledSteps, corpus: Corpus, console: Console
+    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> dict[str, Any]:
     """Trains one run and writes everything that its folder holds.
 
@@ -248,11 +255,7 @@ def train_run(
         InterruptedRunError: after a signal, with the state saved.
     """
     folder = config.out
-    with (
-        StopRequest() as stop,
-        open_run(config, steps, corpus, console) as run,
-        run.checkpoints.full_disk_explained(),
-    ):
+    with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
         try:
             run.train(stop)
             run.checkpoints.wait()
@@ -262,5 +265,5 @@ def train_run(
         summary = summarize(config, steps, run.log.records)
         with all_or_none():
             if is_first():
-                (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+                write_json(folder / "summary.json", summary)
     return summary

@@ -3,11 +3,15 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.errors import UserError
+from training.writers import MetricsWriter
 
 
 def perplexity(loss: float) -> float:
@@ -43,10 +47,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; none if there is no such file.
 
     A last line cut off by a crash is left out.
+
+    Raises:
+        UserError: naming the line that is no JSON object with a step.
     """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if _whole(line)]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    return [_record(path, number, line) for number, line in enumerate(lines, 1) if _whole(line)]
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise UserError(
+            f"{path}: line {number} is not a record of metrics (a JSON object with a step): "
+            f"{line.strip()[:80]!r}. Repair the line or delete it."
+        )
+    return record
 
 
 def _whole(line: str) -> bool:
@@ -63,6 +84,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, last_step: int, *, write: bool = True):
+        self._copies: Sequence[MetricsWriter] = ()
         self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
         self._file: TextIO | None = None
         if not write:
@@ -72,6 +94,10 @@ class MetricsLog:
         temporary.replace(path)
         self._file = path.open("a")
 
+    def copy_to(self, writers: Sequence[MetricsWriter]) -> None:
+        """From now on gives every record to these as well."""
+        self._copies = writers
+
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
         self.records.append(record)
@@ -79,6 +105,8 @@ class MetricsLog:
             return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        for writer in self._copies:
+            writer.write(record)
 
     def close(self) -> None:
         """Closes the file."""
@@ -130,7 +158,8 @@ class ProgressLine:
         self._val_loss = record.get("val_loss", self._val_loss)
         rate = f"{record['tokens_per_second']:,.0f} tokens/s"
         validation = "" if self._val_loss is None else f" | val loss {self._val_loss:.4f}"
-        text = f"loss {record['loss']:.4f}{validation} | {rate}"
+        loss = math.nan if record["loss"] is None else record["loss"]
+        text = f"loss {loss:.4f}{validation} | {rate}"
         step = record["step"]
         self._bar.update(self._task, completed=step, text=text)
         due = step % self._plain_every == 0 or step in (self._start + 1, self._steps)

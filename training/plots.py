@@ -38,8 +38,9 @@ def plot_run(records: list[dict[str, Any]], path: Path, title: str) -> None:
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    steps = np.array([record["step"] for record in records])
-    losses = np.array([record["loss"] for record in records])
+    # Where --skip-updates left out a loss that was not finite, there is none.
+    points = [(record["step"], record["loss"]) for record in records if record["loss"] is not None]
+    steps, losses = np.array(points).reshape(-1, 2).T
     smooth = smoothed(losses, max(1, len(losses) // 50))
     axes.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.8)
     axes.plot(steps, smooth, color=COLOURS[0], linewidth=1.6, label="training")
@@ -87,7 +88,7 @@ def _finish(axes: Axes, title: str, losses: list[np.ndarray]) -> None:
     """Labels, and an upper limit that keeps the first steps from flattening the rest."""
     values = np.concatenate([*losses])
     values = values[np.isfinite(values)]
-    low, high = values.min(), np.percentile(values, 98)
+    low, high = (values.min(), np.percentile(values, 98)) if len(values) else (0.0, 0.0)
     if high > low:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.set(title=title, xlabel="step", ylabel="loss (nats per token)")

@@ -12,9 +12,10 @@ from training.config import PretrainConfig, check, resolve
 from training.corpus import Corpus, load_corpus
 from training.distributed import all_or_none
 from training.errors import UserError, as_user_error
-from training.loop import check_run_folder, train_run
+from training.loop import train_run
 from training.mesh import make_mesh, parse_mesh
 from training.optimizers import accepted_options, check_options, check_zero, get_entry
+from training.run_folder import check_run_folder
 from training.step import compile_steps
 from training.summary import summary_table
 

@@ -10,7 +10,7 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 _JSON_LINES_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz")
 _GZIP_SUFFIX = ".gz"
@@ -142,19 +142,35 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         DataError: the file cannot be read, or a line is not UTF-8, not a JSON object, or has no
             string in its `text` field.
     """
+    for number, record in read_json_objects(path, '{"text": "..."}'):
+        yield number, string_field(f"{path}, line {number}", record, "text").encode("utf-8")
+
+
+def read_json_objects(path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of every line that is not blank.
+
+    Args:
+        path: a JSON-lines file, compressed if its name ends in ".gz".
+        expected: what a line should look like, for messages.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not UTF-8 or not a JSON object.
+    """
     number, offset = 0, 0
     try:
         with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, _text_field(path, number, offset, line)
+                    yield number, _json_object(path, number, offset, line, expected)
                 offset += len(line)
     except _READ_ERRORS as error:
         raise read_error(path, error, line=number + 1) from error
 
 
-def _text_field(path: Path, number: int, offset: int, line: bytes) -> bytes:
-    """Returns the `text` field of the line that starts at byte `offset` of its file."""
+def _json_object(
+    path: Path, number: int, offset: int, line: bytes, expected: str
+) -> dict[str, Any]:
+    """Returns the object of the line that starts at byte `offset` of its file."""
     where = f"{path}, line {number}"
     try:
         record = json.loads(line.rstrip().decode("utf-8").removeprefix("\ufeff"))
@@ -167,22 +183,33 @@ def _text_field(path: Path, number: int, offset: int, line: bytes) -> bytes:
         raise _json_error(where, str(error)) from error
     if not isinstance(record, dict):
         raise DataError(
-            f'{where}: expected a JSON object such as {{"text": "..."}}, '
+            f"{where}: expected a JSON object such as {expected}, "
             f"got a {type(record).__name__}. Repair or remove the line."
         )
-    if not isinstance(record.get("text"), str):
+    return record
+
+
+def string_field(where: str, record: dict[str, Any], name: str) -> str:
+    """Returns a field of a line's object.
+
+    Raises:
+        DataError: it is missing or not a string; the message begins with `where`.
+    """
+    if not isinstance(record.get(name), str):
         found = ", ".join(map(repr, itertools.islice(record, _MAX_FIELDS_SHOWN))) or "none"
-        problem = "is not a string" if "text" in record else f"is missing (its fields: {found})"
+        problem = "is not a string" if name in record else f"is missing (its fields: {found})"
         raise DataError(
-            f'{where}: the field "text" {problem}. Every line needs its text in the field "text".'
+            f'{where}: the field "{name}" {problem}. Every line needs its {name} in the field '
+            f'"{name}".'
         )
     try:
-        return record["text"].encode("utf-8")
+        record[name].encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f'{where}: the field "text" has half of a surrogate pair at character {error.start}, '
+            f'{where}: the field "{name}" has half of a surrogate pair at character {error.start}, '
             "which is not text. Repair or remove the line."
         ) from error
+    return record[name]
 
 
 def _open(path: Path) -> BinaryIO | gzip.GzipFile:

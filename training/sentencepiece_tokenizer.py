@@ -71,6 +71,12 @@ class SentencePieceTokenizer:
         """SHA-256 of the model."""
         return hashlib.sha256(self.model).hexdigest()
 
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """The beginning of a text, if the model has such a token."""
+        start = self._processor.bos_id()
+        return () if start < 0 else (start,)
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.model` into a folder that exists."""
         (folder / MODEL_FILE).write_bytes(self.model)

@@ -23,17 +23,32 @@ import lowrank_optax as lro
 from models.llama import Llama, LlamaConfig
 from models.partitioning import gather_where_read, partition_specs
 from training.config import PretrainConfig, TrainingConfig
+from training.diagnostics import Bases, Look, look, overlaps
 from training.errors import as_user_error
 from training.mesh import batch_sharding, process_rows
+from training.objective import NEXT_TOKEN, Objective
 from training.optimizers import build_optimizer
+from training.spikes import spike_metrics, without_spikes
+from training.step_arguments import StepArguments, step_arguments
 
 
 class TrainState(NamedTuple):
     """Everything that a step changes. All randomness of a run is drawn from keys made of its seed:
-    the weights' at initialisation, an optimizer's from the key in its state."""
+    the weights' at initialisation, an optimizer's from the key in its state, that of stochastic
+    rounding from the step."""
 
     step: jax.Array  # int32 scalar, steps done
     params: Any  # pure dict of arrays
+    optimizer_state: optax.OptState
+
+
+class Proposal(NamedTuple):
+    """What a step would do."""
+
+    learning_rates: jax.Array  # float32 (2,)
+    loss: jax.Array
+    gradient: Any
+    updates: Any  # what the optimizer adds to the parameters
     optimizer_state: optax.OptState
 
 
@@ -53,32 +68,22 @@ def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [warmup])
 
 
-def next_token_loss(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> jax.Array:
-    """Mean cross entropy in nats of tokens[:, 1:] given what precedes each.
-
-    Args:
-        graphdef: the model's static part.
-        params: its parameters, a pure dict.
-        tokens: int32 (batch, time + 1).
-    """
-    logits = nnx.merge(graphdef, params)(tokens[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
-
-
 def mean_gradient(
-    loss_fn: Callable[[Any, jax.Array], jax.Array], params: Any, tokens: jax.Array, parts: int
+    loss_fn: Callable[[Any, Any], jax.Array], params: Any, batch: Any, parts: int
 ) -> tuple[jax.Array, Any]:
     """Loss and gradient averaged over `parts` micro-batches, one in memory at a time.
 
-    The batch is split with a stride, so that every micro-batch is spread over all devices.
+    The batch, an array or a pytree of arrays whose first axes are its rows, is split with a stride,
+    so that every micro-batch is spread over all devices.
     """
     value_and_grad = jax.value_and_grad(loss_fn)
     if parts == 1:
-        return value_and_grad(params, tokens)
-    batch, time_steps = tokens.shape
-    microbatches = tokens.reshape(batch // parts, parts, time_steps).swapaxes(0, 1)
+        return value_and_grad(params, batch)
+    microbatches = jax.tree.map(
+        lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
 
-    def add(total: Any, microbatch: jax.Array) -> tuple[Any, None]:
+    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, value_and_grad(params, microbatch)), None
 
     zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
@@ -94,52 +99,64 @@ class CompiledSteps:
         process_rows: (index, count): this process supplies the index-th of count equal parts of
             every batch.
         optimizer: at the peak learning rates.
+        init_from: the same as `init`, with these parameters; it takes them over.
+        look: at the step that `train` would make, without making it; see `training.diagnostics`.
+        overlaps: of the subspaces of two looks.
         abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
     """
 
     mesh: Mesh
     process_rows: tuple[int, int]
     init: Callable[[PretrainConfig], TrainState]
-    train: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
-    evaluate: Callable[[Any, jax.Array], jax.Array]
+    init_from: Callable[[PretrainConfig, Any], TrainState]
+    train: Callable[[TrainState, Any, StepArguments], tuple[TrainState, dict[str, jax.Array]]]
+    evaluate: Callable[[Any, Any], jax.Array]
     all_finite: Callable[[TrainState], jax.Array]
+    look: Callable[[TrainState, Any, StepArguments], Look]
+    overlaps: Callable[[Bases, Bases], dict[str, jax.Array]]
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
     compile_seconds: float
 
-    def shard_batch(self, tokens: np.ndarray) -> jax.Array:
-        """Puts this process's rows of a batch, int32 (rows, time), on its devices.
+    def shard_batch(self, batch: Any) -> Any:
+        """Puts this process's rows of a batch, a pytree of arrays (rows, ...), on its devices.
 
         Returns:
             The batch of all processes, split over the data and fsdp axes.
         """
-        shape = (len(tokens) * self.process_rows[1], *tokens.shape[1:])
-        return jax.make_array_from_process_local_data(batch_sharding(self.mesh), tokens, shape)
 
-    def shard_whole_batch(self, tokens: np.ndarray) -> jax.Array:
-        """The same from int32 (batch, time) tokens that every process has all of."""
+        def shard(rows: np.ndarray) -> jax.Array:
+            shape = (len(rows) * self.process_rows[1], *rows.shape[1:])
+            return jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows, shape)
+
+        return jax.tree.map(shard, batch)
+
+    def shard_whole_batch(self, batch: Any) -> Any:
+        """The same from a batch that every process has all of."""
         index, count = self.process_rows
-        return self.shard_batch(np.split(tokens, count)[index])
+        return self.shard_batch(jax.tree.map(lambda x: np.split(x, count)[index], batch))
 
-    def replicate(self, values: np.ndarray) -> jax.Array:
-        """Puts the same values on all devices."""
+    def replicate(self, values: Any) -> Any:
+        """Puts the same values, a pytree of arrays, on all devices."""
         replicated = NamedSharding(self.mesh, PartitionSpec())
-        return jax.make_array_from_process_local_data(replicated, values, values.shape)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(replicated, x, x.shape), values
+        )
 
 
-def peak_learning_rates(config: PretrainConfig) -> np.ndarray:
-    """float32 (2,): the peak of the matrices' learning rate and of the fallback's."""
-    fallback = config.fallback_learning_rate or config.learning_rate
-    return np.array([config.learning_rate, fallback], np.float32)
-
-
-def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh) -> CompiledSteps:
+def compile_steps(
+    config: PretrainConfig,
+    model_config: LlamaConfig,
+    mesh: Mesh,
+    objective: Objective = NEXT_TOKEN,
+) -> CompiledSteps:
     """Compiles the training step and prepares the other functions.
 
     Args:
         config: resolved; its learning rates and seed are not compiled in.
         model_config: the model's.
         mesh: with any of the axes data, fsdp and tensor.
+        objective: what is minimised, and of which batches.
 
     Raises:
         UserError: if the model or the optimizer rejects its configuration.
@@ -152,37 +169,55 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
         graphdef, _ = nnx.split(model, nnx.Param)
 
     def optimizer_for(learning_rate: Any, fallback: Any, seed: int) -> Any:
-        return build_optimizer(
+        optimizer = build_optimizer(
             config.optimizer,
             config,
             learning_rate=learning_rate,
             fallback_learning_rate=fallback,
             seed=seed,
         )
+        return without_spikes(optimizer, config.spikes)
 
-    def loss_fn(params: Any, tokens: jax.Array) -> jax.Array:
+    def loss_fn(params: Any, batch: Any) -> jax.Array:
         # A micro-batch of a split batch is not necessarily split any more.
-        tokens = jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh))
-        return next_token_loss(graphdef, params, tokens)
+        batch = jax.lax.with_sharding_constraint(batch, batch_sharding(mesh))
+        return objective.loss(graphdef, params, batch)
 
     def init_model(key_data: jax.Array) -> tuple[jax.Array, Any]:
         rngs = nnx.Rngs(jax.random.wrap_key_data(key_data))
         params = nnx.to_pure_dict(nnx.state(Llama(model_config, rngs=rngs), nnx.Param))
         return jnp.int32(0), params
 
-    def train(
-        state: TrainState, tokens: jax.Array, peaks: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        learning_rates = peaks * schedule(state.step)
+    def propose(state: TrainState, batch: Any, arguments: StepArguments) -> Proposal:
+        learning_rates = arguments.peaks * schedule(state.step)
         # The seed is in the optimizer's state since init; the update does not depend on it.
         optimizer = optimizer_for(learning_rates[0], learning_rates[1], seed=0)
-        loss, gradient = mean_gradient(loss_fn, state.params, tokens, config.accumulate_steps)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        batch = objective.balance(batch, config.accumulate_steps)
+        loss, gradient = mean_gradient(loss_fn, state.params, batch, config.accumulate_steps)
+        extra = {"loss": loss} if config.spikes.skip_updates else {}
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer_state, state.params, **extra
+        )
+        return Proposal(learning_rates, loss, gradient, updates, optimizer_state)
+
+    def look_at(state: TrainState, batch: Any, arguments: StepArguments) -> Look:
+        step = propose(state, batch, arguments)
+        return look(config, state.params, step.gradient, step.updates, step.optimizer_state)
+
+    def train(
+        state: TrainState, batch: Any, arguments: StepArguments
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        learning_rates, loss, gradient, updates, optimizer_state = propose(state, batch, arguments)
+        if config.rounding == "stochastic":
+            key = jax.random.fold_in(jax.random.wrap_key_data(arguments.rounding_key), state.step)
+            params = lro.apply_updates_stochastic(state.params, updates, key)
+        else:
+            params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradient),
             "learning_rate": learning_rates[0],
+            **spike_metrics(optimizer_state),
         }
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
@@ -203,20 +238,31 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
     init_model = jax.jit(init_model, out_shardings=(shardings.step, shardings.params))
 
     def init(run: PretrainConfig) -> TrainState:
-        optimizer = optimizer_for(run.learning_rate, run.fallback_learning_rate, run.seed)
         step, params = init_model(_key_data(run.seed))
-        init_optimizer = jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)
-        return TrainState(step, params, init_optimizer(params))
+        return TrainState(step, params, init_optimizer_state(run, params))
 
-    tokens = jax.ShapeDtypeStruct(
-        (config.batch_size, config.seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
+    def init_from(run: PretrainConfig, params: Any) -> TrainState:
+        step = jax.jit(lambda: jnp.int32(0), out_shardings=shardings.step)()
+        return TrainState(step, params, init_optimizer_state(run, params))
+
+    def init_optimizer_state(run: PretrainConfig, params: Any) -> optax.OptState:
+        optimizer = optimizer_for(run.learning_rate, run.fallback_learning_rate, run.seed)
+        return jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)(params)
+
+    batch = jax.tree.map(
+        lambda x: _with_sharding(x, batch_sharding(mesh)), objective.batch_shapes(config)
     )
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         compiled = (
             jax.jit(train, donate_argnums=0, out_shardings=(shardings, replicated))
             .lower(
-                abstract_state, tokens, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=replicated)
+                abstract_state,
+                batch,
+                jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+                    step_arguments(config),
+                ),
             )
             .compile()
         )
@@ -224,9 +270,12 @@ def compile_steps(config: PretrainConfig, model_config: LlamaConfig, mesh: Mesh)
         mesh=mesh,
         process_rows=process_rows(mesh, config.batch_size),
         init=_in_mesh(mesh, init),
+        init_from=_in_mesh(mesh, init_from),
         train=compiled,
         evaluate=_in_mesh(mesh, jax.jit(loss_fn, out_shardings=replicated)),
         all_finite=_in_mesh(mesh, jax.jit(_all_finite, out_shardings=replicated)),
+        look=_in_mesh(mesh, jax.jit(look_at, out_shardings=Look(replicated, None))),
+        overlaps=_in_mesh(mesh, jax.jit(overlaps, out_shardings=replicated)),
         optimizer=optimizer,
         abstract_state=abstract_state,
         compile_seconds=time.perf_counter() - start,

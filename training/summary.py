@@ -15,8 +15,9 @@ from training.step import CompiledSteps
 
 def final_train_loss(records: list[dict[str, Any]]) -> float:
     """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy."""
-    last = max(1, min(100, len(records) // 10))
-    return float(np.mean([record["loss"] for record in records[-last:]]))
+    losses = [record["loss"] for record in records if record["loss"] is not None]
+    last = max(1, min(100, len(losses) // 10))
+    return float(np.mean(losses[-last:])) if losses else math.nan
 
 
 def summarize(

@@ -23,6 +23,8 @@ class Tokenizer(Protocol):
         vocab_size: number of token ids, `eos_id` included; ids are 0 ... vocab_size - 1.
         eos_id: the id that separates documents.
         checksum: SHA-256 of everything that decides the ids of a text.
+        prefix_ids: what models made elsewhere with this tokenizer expect before a text. `encode`
+            leaves it out.
     """
 
     name: str
@@ -31,6 +33,9 @@ class Tokenizer(Protocol):
 
     @property
     def checksum(self) -> str: ...
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]: ...
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Returns the int32 token ids (tokens,) of `text`, without any end-of-text."""
@@ -63,6 +68,7 @@ class ByteTokenizer:
     name: str = "bytes"
     vocab_size: int = 257
     eos_id: int = _END_OF_TEXT
+    prefix_ids: tuple[int, ...] = ()
 
     @property
     def checksum(self) -> str:

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from training.config import Hyperparameters, PretrainConfig
 from training.corpus import load_corpus
-from training.loop import check_run_folder, train_run
+from training.loop import train_run
 from training.mesh import make_mesh, parse_mesh
 from training.pretrain import model_config, resolve_config
+from training.run_folder import check_run_folder
 from training.step import compile_steps
 
 
@@ -54,7 +55,8 @@ class Trainer:
         """The compiled steps for a configuration."""
         corpus = load_corpus(config)
         fields = ("optimizer", "rank", "mesh", "zero", "accumulate_steps", "dtype", "param_dtype")
-        key = tuple(getattr(config, name) for name in (*fields, "clip_norm", "batch_size"))
+        more = ("clip_norm", "batch_size", "rounding", "spikes", "hyperparameters")
+        key = tuple(getattr(config, name) for name in (*fields, *more))
         if key not in self._steps:
             mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
             self._steps[key] = compile_steps(config, model_config(config, corpus.vocab_size), mesh)

@@ -1,8 +1,10 @@
 """Comparisons: tuned fairly, resumable, and tabulated as they came out."""
 
+import dataclasses
 import io
 import json
 import math
+import shutil
 
 import pytest
 from rich.console import Console
@@ -10,8 +12,10 @@ from rich.console import Console
 import training.compare
 from training.compare import Comparison, compare, parse_learning_rates, parse_names, run_config
 from training.config import CompareConfig, Hyperparameters
+from training.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.results import markdown_table, mean_and_deviation
+from training.run_folder import create_run_folder
 
 
 def silent():
@@ -62,6 +66,21 @@ def test_runs_of_a_comparison_see_the_same_data_as_a_single_run(config, trainer,
         if value != getattr(alone, name) and name not in ("out", "checkpoint_every")
     }
     assert not differing
+
+
+def test_a_comparison_on_data_that_changed_is_refused_by_their_names(config, tmp_path, monkeypatch):
+    data = shutil.copytree(config.data, tmp_path / "data")
+    config = dataclasses.replace(config, data=str(data))
+    run = run_config(config, "adamw", None, 0)
+    create_run_folder(run, "checksum")
+    load_corpus(run).save_to_run(run.out)
+    (data / "3.txt").write_text("something else\n" * 100)
+    monkeypatch.setattr(training.compare, "train_run", None)  # would fail if called
+    with pytest.raises(UserError) as failure:
+        compare(config, silent(), ["train.py", "compare"])
+    message = str(failure.value)
+    assert "its data are not what they were:\n  3.txt has changed\n" in message
+    assert "Restore the files, or compare anew in another --out." in message
 
 
 def test_options_go_to_the_optimizers_that_take_them(config):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -310,6 +311,24 @@ def test_a_signal_to_one_process_stops_both_and_one_continues(
     assert "stopped after" not in other_errors
     assert train.main([*arguments, "--resume", "--mesh", "data=2"]) == 0
     assert_same_curve(tmp_path / "run", undisturbed)
+
+
+def test_two_processes_turn_to_the_same_earlier_checkpoint(
+    port, tmp_path, corpus_folder, undisturbed
+):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    files = [path for path in (run / "checkpoints/40").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    os.truncate(largest, 100)
+    arguments = command(run, "--data", str(corpus_folder), "--mesh", "data=4,fsdp=2", "--resume")
+    with Processes(port, arguments) as running:
+        (status, printed, errors), (other_status, other_printed, other_errors) = running.wait()
+    assert (status, other_status) == (0, 0), errors + other_errors
+    assert f"{run}/checkpoints/40 cannot be read: state/ocdbt" in printed
+    assert "continuing from the checkpoint before, of step 36" in printed
+    assert "checkpoint" not in other_printed
+    assert (run / "unreadable-checkpoints/40").is_dir()
+    assert_same_curve(run, undisturbed)
 
 
 def test_bad_input_of_one_process_ends_both(port, tmp_path, corpus_folder):

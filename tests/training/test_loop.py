@@ -1,22 +1,26 @@
 """The training loop's promises: its files, resuming bit for bit, and stopping cleanly."""
 
 import dataclasses
+import errno
 import json
+import os
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
+import training.loop
 from training.checkpoint import Checkpoints
 from training.config import to_json
 from training.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.interruption import InterruptedRunError
-from training.loop import check_run_folder
 from training.metrics import MetricsLog, ProgressLine, read_metrics
+from training.run_folder import check_run_folder
 from training.step import learning_rate_schedule, mean_gradient
 
 
@@ -91,6 +95,86 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
     assert len(curve(tmp_path / "parts")) < 6
     trainer(dataclasses.replace(parts, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "all_finite", "save", "wait"])
+def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
+    trainer, tmp_path, monkeypatch, moment
+):
+    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
+    trainer(whole)
+    steps, sent = trainer.steps(parts), []
+
+    def signalling(function):
+        def call(*arguments):
+            if not sent:
+                sent.append(moment)
+                signal.raise_signal(signal.SIGTERM)
+            return function(*arguments)
+
+        return call
+
+    if moment in ("save", "wait"):
+        manager = ocp.CheckpointManager
+        name = {"save": "save", "wait": "check_for_errors"}[moment]
+        original = getattr(manager, name)
+        called = signalling(lambda self: None)
+        monkeypatch.setattr(
+            manager, name, lambda self, *a, **k: (called(self), original(self, *a, **k))[1]
+        )
+    else:
+        steps = dataclasses.replace(steps, **{moment: signalling(getattr(steps, moment))})
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved .*checkpoints"):
+        trainer(parts, steps)
+    assert sent
+    monkeypatch.undo()
+    trainer(dataclasses.replace(parts, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "where", ["MetricsLog.__init__", "MetricsLog.write", "plot_run", "summary"]
+)
+def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued(
+    trainer, tmp_path, monkeypatch, where
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if where.startswith("log"):
+        monkeypatch.setattr(MetricsLog, where.partition(".")[2], full)
+    elif where == "plot_run":
+        monkeypatch.setattr(training.loop, "plot_run", full)
+    else:
+        monkeypatch.setattr(training.loop, "write_json", full)
+    config = trainer.config(tmp_path / "run")
+    with pytest.raises(TrainingFailedError, match=f"no space left to save {config.out}.*--resume"):
+        trainer(config)
+    monkeypatch.undo()
+    summary, _ = trainer(dataclasses.replace(config, resume=True))
+    assert summary["step"] == 6
+    assert [record["step"] for record in curve(config.out)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.tmp").write_text('{"opt')
+    summary, _ = trainer(trainer.config(tmp_path / "run"))
+    assert summary["step"] == 6
+    assert not (tmp_path / "run/config.tmp").exists()
+
+
+def test_validation_losses_come_in_bits_per_byte_too(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    trainer(config)
+    corpus = load_corpus(config)
+    for record in curve(tmp_path / "run"):
+        assert ("val_loss" in record) == ("val_bits_per_byte" in record)
+        if "val_loss" in record:
+            assert record["val_bits_per_byte"] == corpus.bits_per_byte(record["val_loss"])
+            assert record["val_bits_per_byte"] == pytest.approx(
+                record["val_loss"] / np.log(2), rel=0.01
+            )
 
 
 def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp_path, monkeypatch):
@@ -213,7 +297,7 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     trainer(config)
     steps = trainer.steps(config)
     checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
-    state, _ = checkpoints.restore(6, steps.abstract_state)
+    state, _ = checkpoints.read(6, steps.abstract_state)
     checkpoints.close()
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 

@@ -21,7 +21,7 @@ from training.mesh import (
     parse_mesh,
     process_rows,
 )
-from training.step import peak_learning_rates
+from training.step_arguments import step_arguments
 from training.summary import bytes_per_device
 
 
@@ -145,7 +145,7 @@ def continued(trainer, config, state, count, data_state=None):
     data = train_loader(corpus.training, config.batch_size, config.seq_len, config.seed)
     if data_state is not None:
         data.set_state(data_state)
-    peaks = steps.replicate(peak_learning_rates(config))
+    peaks = steps.replicate(step_arguments(config))
     losses = []
     for _ in range(count):
         state, metrics = steps.train(state, steps.shard_batch(next(data)["tokens"]), peaks)
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_eight_devices_is_continued_by_one_two_and_four(
         expected, _, _ = continued(trainer, eight, state, 3, position)
         np.testing.assert_allclose(expected, one_device_losses[3:6], rtol=1e-5)
         for mesh in ("data=1", "fsdp=2", "data=2,fsdp=2"):
-            restored, position = checkpoints.restore(3, trainer.steps(config(mesh)).abstract_state)
+            restored, position = checkpoints.read(3, trainer.steps(config(mesh)).abstract_state)
             losses, _, _ = continued(trainer, config(mesh), restored, 3, position)
             np.testing.assert_allclose(losses, expected, rtol=1e-5)
 

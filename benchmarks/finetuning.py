@@ -1,0 +1,202 @@
+"""How well do low-rank optimizers fine-tune, beside their memory and time? Table 7 of the paper.
+
+Run from the repository's root: ``python -m benchmarks.finetuning --out runs/finetuning``. In place
+of Llama-2 7B and GSM-8k: a small Llama that has read the generated problems' questions, but never
+an answer, and the problems of ``train.py problems``. Every optimizer is run at the first rank with
+every learning rate of its list, and at the other ranks with the one that had the lowest validation
+loss there; the test problems take no part in that. Finished runs are reused. Prints a table and
+writes benchmarks/results/finetuning.json.
+
+Reference: FFT-based Dynamic Subspace Selection for Low-Rank Adaptive Optimization of LLMs
+(arXiv 2505.17967), Table 7.
+"""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.timing import markdown_table, write_json
+from training.bpe import train_bpe
+from training.config import Hyperparameters, PretrainConfig
+from training.evaluate import EvaluateConfig, evaluate
+from training.finetune import finetune
+from training.finetune_config import FinetuneConfig
+from training.huggingface_tokenizer import HuggingFaceTokenizer
+from training.pretrain import pretrain
+from training.problems import ProblemsConfig, write_problems
+from training.questions import read_examples
+from training.summary import readable_bytes
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+PROBLEMS = {"train": 20_000, "test": 500, "max_steps": 2, "largest_number": 15}  # the defaults
+VOCABULARY = 512
+NUM_TEXTS = 4000  # problems whose questions the base model reads
+BASE = {"num_layers": 2, "steps": 30, "seq_len": 64, "batch_size": 16, "optimizer": "adamw"}
+SHARED = {
+    "template": "{question}\n",
+    "packing": True,
+    "seq_len": 128,
+    "batch_size": 8,
+    "steps": 1600,
+    "validation_fraction": 0.01,
+    "fallback_learning_rate": 0.003,
+    "eval_every": 400,
+    "checkpoint_every": 0,
+}
+MAX_NEW_TOKENS = 64
+RANKS = (16, 64)
+
+# Row of the table -> optimizer, hyperparameters, learning rates to choose from.
+METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
+    "AdamW": ("adamw", {}, (0.003, 0.006)),
+    "Trion": ("trion", {}, (0.01, 0.02)),
+    "DCT-AdamW": ("dct_adamw", {}, (0.003, 0.006)),
+    "FRUGAL (DCT)": ("frugal", {"projection": "dct"}, (0.001, 0.003)),
+    "Fira (DCT)": ("fira", {"projection": "dct"}, (0.003, 0.01)),
+    "LDAdamW": ("ldadamw", {}, (0.003, 0.006)),
+    "GaLore": ("galore", {}, (0.01, 0.02)),
+}
+
+
+def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
+    """Problems and a base model, unless they are there; returns the model's folder."""
+    problems, base = out / "problems", out / "base"
+    if not (problems / "train.jsonl").exists():
+        write_problems(ProblemsConfig(out=problems, **PROBLEMS), console)
+    if (base / "summary.json").exists():
+        return base
+    examples = read_examples(problems / "train.jsonl")[:NUM_TEXTS]
+    texts, tokenizer = out / "questions", out / "tokenizer"
+    texts.mkdir(exist_ok=True)
+    tokenizer.mkdir(exist_ok=True)
+    for i in range(20):
+        own = (example.question + "\n" for example in examples[i::20])
+        (texts / f"{i}.txt").write_text("".join(own), "utf-8")
+    # The tokenizer knows the answers' signs, as those of real models do; the model has seen none.
+    solved = (f"{example.question}\n{example.answer}".encode() for example in examples)
+    HuggingFaceTokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
+    config = PretrainConfig(out=base, data=str(texts), tokenizer=str(tokenizer), **BASE)
+    pretrain(config, console)
+    return base
+
+
+def exact_match(model: pathlib.Path, out: pathlib.Path, console: Console) -> dict[str, Any]:
+    """Summary of the evaluation on the test problems, made now or earlier."""
+    folder = out / "evaluations" / model.name
+    if not (folder / "summary.json").exists():
+        config = EvaluateConfig(
+            model=model,
+            data=out / "problems" / "test.jsonl",
+            out=folder,
+            template=SHARED["template"],
+            batch_size=50,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+        evaluate(config, console)
+    return json.loads((folder / "summary.json").read_text())
+
+
+def measure(
+    method: str, rate: float, rank: int | None, base: pathlib.Path, out: pathlib.Path
+) -> dict[str, Any]:
+    """One run: its summary and exact match."""
+    console = Console(soft_wrap=True)
+    optimizer, hyperparameters, _ = METHODS[method]
+    folder = out / "runs" / f"{optimizer}-rank{rank}-lr{rate:g}"
+    if not (folder / "model").exists():
+        config = FinetuneConfig(
+            model=base,
+            data=str(out / "problems" / "train.jsonl"),
+            optimizer=optimizer,
+            learning_rate=rate,
+            rank=rank,
+            hyperparameters=Hyperparameters(**hyperparameters),
+            out=folder,
+            resume=(folder / "config.json").exists(),
+            **(SHARED if rank else SHARED | {"fallback_learning_rate": None}),
+        )
+        finetune(config, console)
+    summary = json.loads((folder / "summary.json").read_text())
+    score = exact_match(folder, out, console)
+    return {
+        "method": method,
+        "rank": rank,
+        **summary,
+        "accuracy": score["accuracy"],
+        "examples": score["examples"],
+        "without_number": score["without_number"],
+    }
+
+
+def measure_base(base: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
+    """Exact match of the model before it is fine-tuned."""
+    score = exact_match(base, out, Console(soft_wrap=True))
+    return {name: score[name] for name in ("accuracy", "examples", "without_number")}
+
+
+def measure_all(base: pathlib.Path, out: pathlib.Path, ranks: list[int]) -> list[dict[str, Any]]:
+    """All runs: of each method those of its learning rates, then those of the other ranks."""
+    runs = []
+    for method, (optimizer, _, rates) in METHODS.items():
+        own_ranks = [None] if optimizer == "adamw" else ranks
+        tried = [measure(method, rate, own_ranks[0], base, out) for rate in rates]
+        best = min(tried, key=lambda run: run["val_loss"])["learning_rate"]
+        others = [measure(method, best, rank, base, out) for rank in own_ranks[1:]]
+        runs += [run | {"chosen": run["learning_rate"] == best} for run in (*tried, *others)]
+    return runs
+
+
+def table(results: dict[str, Any]) -> str:
+    """The runs at the chosen learning rates, as Markdown."""
+    header = (
+        *("optimizer", "rank", "learning rate", "train loss", "exact match"),
+        *("optimizer state", "of AdamW's", "training time (s)"),
+    )
+    rows = [
+        (
+            run["method"],
+            run["rank"] or "–",
+            f"{run['learning_rate']:g}",
+            f"{run['train_loss']:.4f}",
+            f"{run['accuracy']:.1%}",
+            readable_bytes(run["optimizer_state_bytes"]),
+            f"{run['optimizer_state_bytes'] / run['adamw_state_bytes']:.0%}",
+            f"{run['seconds']:.0f}",
+        )
+        for run in results["runs"]
+        if run["chosen"]
+    ]
+    before = results["before"]
+    return (
+        f"{markdown_table(header, rows)}\n\n"
+        f"Before fine-tuning: {before['accuracy']:.1%} exact match. {before['examples']} held-out "
+        "problems, one seed; learning rates by validation loss; train loss in nats per answer "
+        "token, over the last tenth of the steps."
+    )
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/finetuning"))
+    parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    base = prepare(arguments.out, Console(soft_wrap=True))
+    results = {
+        "problems": PROBLEMS,
+        "base": BASE | {"preset": "small", "vocabulary": VOCABULARY},
+        "shared": SHARED,
+        "before": measure_base(base, arguments.out),
+        "runs": measure_all(base, arguments.out, arguments.ranks),
+    }
+    print(table(results), flush=True)
+    write_json(RESULTS / "finetuning.json", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""What does the training loop cost beside its own jitted step, and does the data keep up?
+
+Run from the repository's root: ``python -m benchmarks.loop``. Trains the default small Llama by
+train.py's own loop (data, metrics.jsonl, progress line, stop requests), and makes the same number
+of steps with nothing but the compiled step, turn by turn in one run. Then draws batches from the
+same text in memory and from memory-mapped arrays. Prints both and writes
+benchmarks/results/loop.json.
+"""
+
+import argparse
+import dataclasses
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from benchmarks.timing import markdown_table, median, ratio, write_json
+from training.config import PretrainConfig
+from training.corpus import Corpus, load_corpus
+from training.interruption import StopRequest
+from training.loop import Run, open_run
+from training.mesh import make_mesh, parse_mesh
+from training.prepare import PrepareConfig, prepare
+from training.pretrain import model_config, resolve_config
+from training.step import CompiledSteps, compile_steps
+from training.step_arguments import step_arguments
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "loop.json"
+PIPELINE_SECONDS = 2.0
+HOST_STEPS = 500
+
+
+class BareSteps:
+    """The compiled step again and again on one batch, its metrics read by nobody.
+
+    Args:
+        config: of the run.
+        steps: the loop's own.
+        corpus: for the batch.
+    """
+
+    def __init__(self, config: PretrainConfig, steps: CompiledSteps, corpus: Corpus):
+        self._steps = steps
+        self._state = steps.init(config)
+        self._batch = steps.shard_batch(next(corpus.train_batches(config, 0, 0, 1)))
+        self._arguments = steps.replicate(step_arguments(config))
+
+    def seconds(self, count: int) -> float:
+        """For each of `count` steps."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._state, metrics = self._steps.train(self._state, self._batch, self._arguments)
+        jax.block_until_ready((self._state, metrics))
+        return (time.perf_counter() - start) / count
+
+
+def loop_seconds(run: Run, stop: StopRequest, count: int) -> float:
+    """For each of `count` steps of the loop, by the loop's own clock.
+
+    The clock, which gives metrics.jsonl its seconds and tokens_per_second, stands still only while
+    the loop evaluates and saves: here once at the end of every turn, where nothing is written.
+    """
+    run.config = dataclasses.replace(run.config, steps=run.step + count)
+    before = run.clock.seconds
+    with mock.patch.object(run.checkpoints, "save"):
+        run.train(stop)
+    return (run.clock.seconds - before) / count
+
+
+def host_seconds(run: Run, stop: StopRequest, count: int) -> float:
+    """The processor's seconds per step of the loop alone, around a step that does nothing.
+
+    Other programs on the machine hardly disturb it, as they do the clock's.
+    """
+    metrics = {name: jnp.float32(1) for name in ("loss", "grad_norm", "learning_rate")}
+    nothing = lambda state, batch, arguments: (state, metrics)
+    run.steps = dataclasses.replace(run.steps, train=nothing)
+    loop_seconds(run, stop, 2)
+    start = time.process_time()
+    loop_seconds(run, stop, count)
+    return (time.process_time() - start) / count
+
+
+def compare(
+    config: PretrainConfig, folder: pathlib.Path, rounds: int, count: int
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds per step of the loop and of the bare step, one number a round; `host_seconds`.
+
+    Args:
+        config: resolved.
+        folder: for the run.
+        rounds: turns of each.
+        count: steps in a turn.
+    """
+    corpus = load_corpus(config)
+    steps = compile_steps(
+        config,
+        model_config(config, corpus.vocab_size),
+        make_mesh(parse_mesh(config.mesh, jax.device_count())),
+    )
+    config = dataclasses.replace(config, out=folder / "run")
+    samples: dict[str, list[float]] = {"loop": [], "step": []}
+    with (
+        StopRequest() as stop,
+        open_run(config, steps, corpus, Console(file=io.StringIO())) as run,
+    ):
+        bare = BareSteps(config, steps, corpus)
+        bare.seconds(2)
+        loop_seconds(run, stop, 2)
+        for _ in range(rounds):
+            samples["step"].append(bare.seconds(count))
+            samples["loop"].append(loop_seconds(run, stop, count))
+        return samples, host_seconds(run, stop, HOST_STEPS)
+
+
+def pipeline_rates(config: PretrainConfig, folder: pathlib.Path) -> dict[str, float]:
+    """Tokens per second that batches are drawn at, from memory and from mapped files."""
+    prepared = folder / "prepared"
+    prepare(PrepareConfig(data=config.data, out=prepared), Console(file=io.StringIO()))
+    sources = {"in memory": config.data, "memory-mapped": str(prepared)}
+    rates: dict[str, list[float]] = {name: [] for name in sources}
+    batches = {
+        name: load_corpus(dataclasses.replace(config, data=data)).train_batches(config, 0, 0, 1)
+        for name, data in sources.items()
+    }
+    for _ in range(3):
+        for name, iterator in batches.items():
+            rates[name].append(_rate(config, iterator))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def _rate(config: PretrainConfig, batches: Any) -> float:
+    next(batches)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < PIPELINE_SECONDS:
+        next(batches)
+        count += 1
+    return count * config.batch_size * config.seq_len / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measures both, prints a table and writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=4, help="in a round")
+    arguments = parser.parse_args()
+    config = resolve_config(
+        PretrainConfig(checkpoint_every=0, eval_every=0, eval_batches=1, mesh="data=1")
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        samples, host = compare(config, folder, arguments.rounds, arguments.steps)
+        rates = pipeline_rates(config, folder)
+    overhead = ratio(samples, "loop", "step") - 1
+    model_rate = config.batch_size * config.seq_len / median(samples["step"])
+    rows = [
+        ("bare step", f"{median(samples['step']):.4f} s", f"{model_rate:,.0f}", ""),
+        ("loop", f"{median(samples['loop']):.4f} s", "", f"{overhead:+.1%} on the bare step"),
+        ("its own work", f"{host:.4f} s", "", f"{host / median(samples['step']):.2%} of it"),
+        *(
+            (f"data, {source}", "", f"{rate:,.0f}", f"{rate / model_rate:,.0f} × the model's")
+            for source, rate in rates.items()
+        ),
+    ]
+    print(markdown_table(("", "per step", "tokens/s", ""), rows))
+    settings = {
+        name: getattr(config, name)
+        for name in ("preset", "optimizer", "batch_size", "seq_len", "data", "mesh")
+    }
+    write_json(
+        RESULTS,
+        {
+            "settings": settings | {"rounds": arguments.rounds, "steps": arguments.steps},
+            "seconds_per_step": samples,
+            "loop_overhead": overhead,
+            "loop_host_seconds_per_step": host,
+            "model_tokens_per_second": model_rate,
+            "pipeline_tokens_per_second": rates,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""diagnostics.png: what was measured of every matrix, as heat maps over layers and steps."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+# Rows that can have a label each.
+MOST_LABELS = 48
+
+
+class _Quantity(NamedTuple):
+    title: str
+    scale: str  # "share" of 0 to 1, or "log"
+    colours: str
+
+
+# Rows from top to bottom, as a block computes them; other matrices follow.
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+QUANTITIES = {
+    "captured_energy": _Quantity("captured energy of the gradient", "share", "viridis"),
+    "subspace_overlap": _Quantity("subspace overlap with the last look", "share", "magma"),
+    "update_rms": _Quantity("RMS of the update", "log", "cividis"),
+}
+
+
+def plot_diagnostics(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draws a heat map per quantity: a row per matrix, by kind and then by layer; a column a look.
+
+    Args:
+        records: of diagnostics.jsonl, at least one.
+        path: of the PNG.
+        title: above the maps.
+    """
+    names = [name for name in QUANTITIES if any(record.get(name) for record in records)]
+    matrices = sorted(records[-1]["update_rms"].items(), key=_place)
+    sizes = {path: len(values) for path, values in matrices}
+    rows = sum(sizes.values())
+    height = min(14.0, max(3.0, 1.4 + 0.17 * rows))
+    figure = Figure(figsize=(1.6 + 3.9 * len(names), height), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        _draw(figure, axes, records, name, sizes)
+    _label_rows(panels[0], sizes)
+    figure.suptitle(title)
+    FigureCanvasAgg(figure).print_png(path)
+
+
+def _place(matrix: tuple[str, Any]) -> int:
+    name = short_name(matrix[0])
+    return KINDS.index(name) if name in KINDS else len(KINDS)
+
+
+def _draw(
+    figure: Figure, axes: Axes, records: list[dict[str, Any]], name: str, sizes: dict[str, int]
+) -> None:
+    """One heat map."""
+    quantity = QUANTITIES[name]
+    table = np.stack([_column(record.get(name), sizes) for record in records], axis=1)
+    axes.set_facecolor("0.85")  # of what was not measured
+    image = axes.pcolormesh(
+        _edges([record["step"] for record in records]),
+        np.arange(len(table) + 1),
+        np.ma.masked_invalid(table),
+        cmap=quantity.colours,
+        norm=_norm(table, quantity.scale),
+    )
+    for end in np.cumsum(list(sizes.values()))[:-1]:
+        axes.axhline(end, color="white", linewidth=1.5)
+    axes.set(xlabel="step", title=quantity.title)
+    axes.title.set_fontsize(10)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+    height = figure.get_size_inches()[1]
+    figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06, aspect=max(20, 6 * height))
+
+
+def _norm(table: np.ndarray, scale: str) -> Normalize:
+    """Colours over all of a share, and over the orders of magnitude of a size."""
+    positive = table[np.isfinite(table) & (table > 0)]
+    if scale == "share" or not len(positive):
+        return Normalize(0, 1)
+    low, high = positive.min(), positive.max()
+    return LogNorm(low, high if high > low else 2 * low)
+
+
+def _column(values: dict[str, list[float | None]] | None, sizes: dict[str, int]) -> np.ndarray:
+    """One look at all matrices, NaN where nothing was measured."""
+    found = values or {}
+    columns = [found.get(kind, [None] * size) for kind, size in sizes.items()]
+    return np.array([value for column in columns for value in column], float)
+
+
+def _edges(steps: list[int]) -> np.ndarray:
+    """Borders between the columns: halfway between looks, the same beyond the first and last."""
+    middles = np.array(steps, float)
+    if len(steps) == 1:
+        return middles[0] + np.array([-0.5, 0.5])
+    halves = np.diff(middles) / 2
+    return np.concatenate(
+        [[middles[0] - halves[0]], middles[:-1] + halves, [middles[-1] + halves[-1]]]
+    )
+
+
+def _label_rows(axes: Axes, sizes: dict[str, int]) -> None:
+    """Kind and layer of every row, or of every k-th layer where there are many."""
+    labels = row_labels(sizes)
+    axes.set_yticks([row + 0.5 for row in labels], list(labels.values()), fontsize=7)
+    axes.set_ylim(sum(sizes.values()), 0)  # the first layer on top
+    axes.set_ylabel("matrix and layer")
+
+
+def row_labels(sizes: dict[str, int]) -> dict[int, str]:
+    """Row -> label, for as many rows as can have one.
+
+    Args:
+        sizes: path of a parameter -> its number of matrices.
+
+    Example:
+        >>> row_labels({"layers/mlp/up_proj/kernel": 2, "head/kernel": 1})
+        {0: 'up_proj 0', 1: 'up_proj 1', 2: 'head'}
+    """
+    every = math.ceil(sum(sizes.values()) / MOST_LABELS)
+    labels, start = {}, 0
+    for path, size in sizes.items():
+        kind = short_name(path)
+        # Not so near to the end that it would touch the next kind's first.
+        for layer in range(0, max(1, size - every + 1), every):
+            labels[start + layer] = f"{kind} {layer}" if size > 1 else kind
+        start += size
+    return labels
+
+
+def short_name(path: str) -> str:
+    """The part of a parameter's path that says what it is.
+
+    Example:
+        >>> short_name("layers/attention/q_proj/kernel")
+        'q_proj'
+    """
+    parts = path.split("/")
+    return parts[-2] if parts[-1] in ("kernel", "embedding") and len(parts) > 1 else parts[-1]
