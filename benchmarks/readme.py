@@ -3,19 +3,14 @@
 Run from the repository's root: ``python -m benchmarks.readme``.
 """
 
-import json
-import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import optimizers, subspaces, svd, trade_offs
+from benchmarks.pages import ROOT, fill, read_results
 from benchmarks.timing import markdown_table
 from training.results import caption
 from training.results import markdown_table as comparison_table
-
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def compare(results: dict[str, Any]) -> str:
@@ -53,14 +48,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def render(readme: str) -> str:
     """The README with every section between its markers made anew."""
-    for name, section in SECTIONS.items():
-        results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        block = f"<!-- begin {name} -->\n{section(results).strip()}\n<!-- end {name} -->"
-        pattern = rf"<!-- begin {name} -->.*?<!-- end {name} -->"
-        readme, count = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md has {count} sections named {name}; it needs exactly one")
-    return readme
+    return fill(readme, {name: table(read_results(name)) for name, table in SECTIONS.items()})
 
 
 def main() -> None:

@@ -5,10 +5,7 @@ Run from the repository's root: ``python -m benchmarks.scaling``.
 
 import dataclasses
 import functools
-import json
 import math
-import pathlib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,14 +16,13 @@ from jax.sharding import AbstractMesh, PartitionSpec
 import lowrank_optax as lro
 from benchmarks import communication_tables, synchronisation
 from benchmarks.formulas import Split, contrib_muon, muon_gathered, trion
+from benchmarks.pages import ROOT, fill, read_results
 from benchmarks.timing import markdown_table
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from models.partitioning import partition_specs
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scaling.md"
-RESULTS = ROOT / "benchmarks" / "results" / "communication.json"
 PRESET = "7b"
 RANKS = (256, 1024)
 DEVICES = (8, 64, 512)
@@ -112,26 +108,19 @@ def gradient_gigabytes() -> str:
 
 def sections() -> dict[str, str]:
     """The generated parts of the page by name."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    trained = json.loads(synchronisation.RESULTS.read_text(encoding="utf-8"))
+    results = read_results("communication")
     return {
         "auto": communication_tables.table(results, "Auto"),
         "explicit": communication_tables.table(results, "Explicit"),
         "sync": communication_tables.sync_table(results),
-        "sync training": synchronisation.table(trained["runs"]),
+        "sync training": synchronisation.table(read_results("synchronisation")["runs"]),
         "llama": f"{llama_table()}\n\nThe gradients of these matrices: {gradient_gigabytes()}.",
     }
 
 
 def render(page: str) -> str:
     """The page with every section between its markers made anew."""
-    for name, section in sections().items():
-        block = f"<!-- begin {name} -->\n{section.strip()}\n<!-- end {name} -->"
-        pattern = rf"<!-- begin {name} -->.*?<!-- end {name} -->"
-        page, count = re.subn(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"{PAGE.name} has {count} sections named {name}; it needs exactly one")
-    return page
+    return fill(page, sections())
 
 
 def _unsharded_trion(split: Split) -> int:

@@ -114,7 +114,10 @@ def load_finetune_data(config: FinetuneConfig, model: PretrainedModel) -> Finetu
         else:
             paths.append(config.validation.expanduser())
             validation = read_examples(paths[1])
-    checksums = {str(path): file_checksum(path) for path in paths}
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    checksums = {name: file_checksum(path) for name, path in zip(names, paths, strict=True)}
     if config.resume and not config.allow_changed_data:
         check_unchanged(config.out, checksums)
     encoded = [prompt.encode_examples(part, model.tokenizer) for part in (training, validation)]

@@ -1,11 +1,10 @@
 """The formulas of what one update sends are those of the compiled program."""
 
-import json
-
 import pytest
 
 from benchmarks import communication, communication_tables, scaling
 from benchmarks.communication import FOREIGN, LAYOUTS, METHODS, SYNCHRONISED, TOLD
+from benchmarks.pages import read_results
 
 # Other proportions than the benchmark's, so that no two terms are equal by chance.
 SIZES = {"m": 320, "n": 160, "r": 24}
@@ -51,7 +50,7 @@ def test_the_page_on_scaling_is_that_of_the_results():
 
 
 def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formulas():
-    results = json.loads(scaling.RESULTS.read_text(encoding="utf-8"))
+    results = read_results("communication")
     updates = results["updates"]
     assert {row["method"] for row in updates} == {*METHODS, *FOREIGN, *TOLD}
     ours = [row for row in updates if row["method"] in METHODS]

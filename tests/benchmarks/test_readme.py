@@ -1,14 +1,20 @@
-"""Figures in the README come from the JSON that a benchmark wrote."""
+"""Figures in the README and in the pages of docs/ come from the JSON that a benchmark wrote."""
 
 import pathlib
 import re
 
+from benchmarks import training_page
 from benchmarks.readme import ROOT, render
 
 
 def test_the_readmes_tables_are_those_of_the_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert render(readme) == readme
+
+
+def test_the_tables_of_the_page_on_training_are_those_of_the_results():
+    page = training_page.PAGE.read_text(encoding="utf-8")
+    assert training_page.render(page) == page
 
 
 def test_every_file_that_the_readme_points_to_is_there():

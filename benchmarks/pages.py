@@ -1,0 +1,34 @@
+"""Pages whose tables are made from the JSON that benchmarks wrote."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """What the benchmark of that name wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def fill(page: str, sections: Mapping[str, str]) -> str:
+    """The page with every section between its markers made anew.
+
+    Args:
+      page: Markdown with one pair ``<!-- begin NAME -->``, ``<!-- end NAME -->`` per section.
+      sections: their content by name.
+
+    Raises:
+      SystemExit: if a section has no place in the page, or several.
+    """
+    for name, section in sections.items():
+        block = f"<!-- begin {name} -->\n{section.strip()}\n<!-- end {name} -->"
+        pattern = rf"<!-- begin {name} -->.*?<!-- end {name} -->"
+        page, count = re.subn(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"the page has {count} sections named {name}; it needs exactly one")
+    return page
