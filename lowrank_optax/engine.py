@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_optax import refresh, residuals, transports
 from lowrank_optax.matrices import MatrixTree, SpecTable
 from lowrank_optax.projections.base import Moment, Projection
-from lowrank_optax.sharding.closures import in_this_context
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.regions import initialise, run_in_auto
 from lowrank_optax.sharding.types import typed_spec
@@ -34,6 +33,8 @@ class LowRankState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
+    """`init` and `update` of `scale_by_low_rank`, which documents what these fields hold."""
+
     inner: optax.GradientTransformationExtraArgs
     projection: Projection
     schedule: refresh.Refresh
@@ -69,7 +70,7 @@ class Engine:
         def step(updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
             inside = MatrixTree(updates, tree.table)
             coordinates = None if params is None else MatrixTree(params, tree.table)
-            return in_this_context(self)._step(inside, placement, state, coordinates, extra_args)
+            return self._step(inside, placement, state, coordinates, extra_args)
 
         partitions = jax.tree.map(typed_spec, (updates, state))
         return run_in_auto(step, partitions, placement.mesh, updates, state, params, extra_args)

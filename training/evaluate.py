@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, TextIO
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.answers import answer, plan_batches
 from training.errors import UserError, as_flag, as_user_error
 from training.exact_match import final_number, is_exact_match, reference_number
 from training.mesh import batch_shards, make_mesh, mesh_text, parse_mesh
+from training.metrics import progress_bar
 from training.pretrained import PretrainedModel, open_model
 from training.prompts import Prompt
 from training.questions import Example, read_examples
@@ -196,16 +196,7 @@ class _ProgressBar:
         self._console = console
         self._total = total
         self._printed = 0
-        self._bar = Progress(
-            TextColumn("question {task.completed}/{task.total}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = progress_bar("question", console)
         self._task = self._bar.add_task("evaluate", total=total, text="compiling")
 
     def __enter__(self) -> "_ProgressBar":

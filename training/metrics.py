@@ -114,6 +114,30 @@ class MetricsLog:
             self._file.close()
 
 
+def progress_bar(unit: str, console: Console) -> Progress:
+    """A live line on a terminal, nothing elsewhere: "UNIT 3/10 ━━━ text ETA 0:12".
+
+    Args:
+        unit: of what is counted.
+        console: where to.
+
+    Returns:
+        For tasks with a total and the field `text`.
+    """
+    return Progress(
+        TextColumn(f"{unit} {{task.completed}}/{{task.total}}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[text]}"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
 class ProgressLine:
     """One live line on a terminal; elsewhere a plain line now and then.
 
@@ -131,19 +155,7 @@ class ProgressLine:
         self._tokens_per_step = tokens_per_step
         self._val_loss: float | None = None
         self._plain_every = max(1, steps // 10)
-        self._first_seconds: float | None = None
-        self._bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._bar = progress_bar("step", console)
         self._task = self._bar.add_task("train", total=steps, completed=start, text="compiled")
 
     def __enter__(self) -> "ProgressLine":

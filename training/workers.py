@@ -1,7 +1,6 @@
 """Tasks spread over processes, with a progress bar; the processes never outlive their parent."""
 
 import contextlib
-import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,9 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.disk import is_disk_full
 from training.errors import TrainingFailedError
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Workers:
@@ -118,7 +116,7 @@ def _explained(folder: Path) -> Iterator[None]:
             f"a worker process was killed, perhaps for want of memory: use fewer --workers. {kept}"
         ) from error
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if not is_disk_full(error):
             raise
         raise TrainingFailedError(f"no space left in {folder}: free some. {kept}") from error
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lowrank_optax.sharding.closures import in_this_context
 from lowrank_optax.sharding.types import AnyMesh, has_explicit, is_traced, with_axis_types
 
 
@@ -32,7 +33,7 @@ def run_in_auto(
 
     def of_arrays(arrays: dict[int, Any]) -> Any:
         merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return function(*jax.tree.unflatten(treedef, merged))
+        return in_this_context(function)(*jax.tree.unflatten(treedef, merged))
 
     run = jax.sharding.auto_axes(of_arrays, out_sharding=partitions)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -25,6 +25,19 @@ def placed(kind, spec):
     return jax.device_put(normal(1, SHAPE), sharding), sharding
 
 
+def test_injected_hyperparameters_reach_the_fallback_under_zero_too():
+    make = optax.inject_hyperparams(lro.trion, static_args=("rank", "ns_steps", "zero_axis"))
+    tx = make(learning_rate=0.1, rank=4, weight_decay=0.1, zero_axis=AXES)
+    here = {"w": normal(1, SHAPE), "b": normal(2, (16,))}
+    whole = NamedSharding(eight_devices(AxisType.Explicit), P())
+    there = jax.device_put(here, whole)
+    state = jax.jit(tx.init, out_shardings=lro.state_shardings(tx, there, whole))(there)
+    updates, _ = jax.jit(tx.update)(there, state, there)
+    expected, _ = tx.update(here, tx.init(here), here)
+    for name in here:
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_hyperparameter_may_be_injected_under_explicit_axes(method):
     function = METHODS[method].func
