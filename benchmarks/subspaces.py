@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 
 import lowrank_optax as lro
 from benchmarks.timing import markdown_table, write_json
-from lowrank_optax.diagnostics import projection_error
-from lowrank_optax.projections import Projection
+from lowrank_optax.axes.projections import Projection
+from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from training.data import load_documents, tokenize, train_loader

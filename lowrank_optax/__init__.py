@@ -1,15 +1,14 @@
 """Low-rank optimizers for large models, as composable optax gradient transformations."""
 
-from lowrank_optax import diagnostics, inner, projections, refresh, residuals, selection, transports
-from lowrank_optax.adam8bit import scale_by_adam8bit
-from lowrank_optax.adam_mini import scale_by_adam_mini
-from lowrank_optax.dimension_numbers import matrix_dimension_numbers
-from lowrank_optax.engine import LowRankState
+from lowrank_optax import transforms
+from lowrank_optax.axes import projections, refresh, residuals, selection, transports
+from lowrank_optax.axes.refresh import adaptive
+from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
+from lowrank_optax.core.engine import LowRankState
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.newton_schulz import newton_schulz
-from lowrank_optax.low_rank import scale_by_low_rank
-from lowrank_optax.matrices import MatrixSpec, SpecTable, matrix_specs
-from lowrank_optax.memory import MemoryReport, memory_report
 from lowrank_optax.optimizers import (
     dct_adamw,
     dion,
@@ -22,11 +21,14 @@ from lowrank_optax.optimizers import (
     online_subspace_descent,
     trion,
 )
-from lowrank_optax.orthonormal import scale_by_dion, scale_by_trion
-from lowrank_optax.refresh import adaptive
-from lowrank_optax.rounding import apply_updates_stochastic, stochastic_round
+from lowrank_optax.optimizers.orthonormal import scale_by_dion, scale_by_trion
 from lowrank_optax.sharding import state_shardings, with_shardings, zero
-from lowrank_optax.synchronise import local_state_specs
+from lowrank_optax.sharding.synchronise import local_state_specs
+from lowrank_optax.tools import diagnostics
+from lowrank_optax.tools.memory_report import MemoryReport, memory_report
+from lowrank_optax.tools.stochastic_rounding import apply_updates_stochastic, stochastic_round
+from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
+from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
 
 __all__ = [
     # Named optimizers
@@ -51,11 +53,11 @@ __all__ = [
     "stochastic_round",
     # The axes
     "adaptive",
-    "inner",
     "projections",
     "refresh",
     "residuals",
     "selection",
+    "transforms",
     "transports",
     # Which leaves are matrices, and what they cost
     "LowRankState",

@@ -4,14 +4,14 @@ from typing import Any
 
 import optax
 
-from lowrank_optax import residuals
-from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.inner import scale_by_adam_bias_correction, scale_by_uncorrected_adam
-from lowrank_optax.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers.recipe import optimizer
-from lowrank_optax.projections import Projection, by_name
-from lowrank_optax.refresh import UpdateInterval
-from lowrank_optax.selection import Selection
+from lowrank_optax.axes import residuals
+from lowrank_optax.axes.projections import Projection, by_name
+from lowrank_optax.axes.refresh import UpdateInterval
+from lowrank_optax.axes.selection import Selection
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_uncorrected_adam
 
 
 def fira(

@@ -5,15 +5,15 @@ from typing import Any
 
 import optax
 
-from lowrank_optax import projections
-from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.inner import Inner, resolve, scale_by_published_adam
-from lowrank_optax.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers.recipe import optimizer
-from lowrank_optax.projections.switch import switch
-from lowrank_optax.refresh import UpdateInterval
-from lowrank_optax.selection import Hybrid, Selection
-from lowrank_optax.selection import resolve as resolve_selection
+from lowrank_optax.axes import projections
+from lowrank_optax.axes.projections.switch import switch
+from lowrank_optax.axes.refresh import UpdateInterval
+from lowrank_optax.axes.selection import Hybrid, Selection
+from lowrank_optax.axes.selection import resolve as resolve_selection
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
 
 def galore(

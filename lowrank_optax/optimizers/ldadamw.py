@@ -4,11 +4,11 @@ from typing import Any
 
 import optax
 
-from lowrank_optax import projections, residuals
-from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers.recipe import optimizer
-from lowrank_optax.transports import RotateMoments
+from lowrank_optax.axes import projections, residuals
+from lowrank_optax.axes.transports import RotateMoments
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers._build import optimizer
 
 
 def ldadamw(

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lowrank_optax import projections
-from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.inner import Inner, resolve, scale_by_published_adam, scale_by_unsigned_lion
-from lowrank_optax.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers.recipe import optimizer
-from lowrank_optax.refresh import Once
+from lowrank_optax.axes import projections
+from lowrank_optax.axes.refresh import Once
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam, scale_by_unsigned_lion
 
 
 def online_subspace_descent(

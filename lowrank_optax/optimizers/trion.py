@@ -5,10 +5,10 @@ from typing import Any
 
 import optax
 
-from lowrank_optax.dimension_numbers import DimensionNumbers
-from lowrank_optax.optimizers.recipe import optimizer
-from lowrank_optax.orthonormal import NS_COEFFICIENTS, scale_by_trion
-from lowrank_optax.synchronise import resolve_sync
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers.orthonormal import NS_COEFFICIENTS, scale_by_trion
+from lowrank_optax.sharding.synchronise import resolve_sync
 
 
 def trion(

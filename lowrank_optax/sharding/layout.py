@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.matrices import MatrixSpec
+from lowrank_optax.core.matrices import MatrixSpec
 from lowrank_optax.sharding.types import AnyMesh, axes_of, shards
 
 Axes = tuple[str, ...]

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.matrices import MatrixTree
-from lowrank_optax.owners import owner_finder
-from lowrank_optax.projections.base import Projection
+from lowrank_optax.axes.projections.base import Projection
+from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.sharding.layout import Layout, leaf_layout
+from lowrank_optax.sharding.owners import owner_finder
 from lowrank_optax.sharding.regions import place
 from lowrank_optax.sharding.types import mesh_of, spec_of
 from lowrank_optax.sharding.zero import zero_axes

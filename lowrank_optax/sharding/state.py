@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from lowrank_optax.dimension_numbers import path_string
+from lowrank_optax.core.dimension_numbers import path_string
 from lowrank_optax.sharding.closures import in_this_context
 from lowrank_optax.sharding.types import (
     has_explicit,

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.owners import owner_finder
+from lowrank_optax.sharding.owners import owner_finder
 from lowrank_optax.sharding.regions import initialise, place, run_in_auto
 from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of, typed_spec
 

@@ -1,0 +1,1 @@
+"""The five axes; the inner optimizers are in `lowrank_optax.transforms`."""

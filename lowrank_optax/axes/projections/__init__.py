@@ -1,0 +1,41 @@
+"""The projection axis: which r-dimensional subspace of the compressed axis."""
+
+from lowrank_optax.axes.projections.alternating import alternating
+from lowrank_optax.axes.projections.base import Moment, Projection
+from lowrank_optax.axes.projections.dct import dct
+from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.axes.projections.hadamard import hadamard
+from lowrank_optax.axes.projections.identity import identity
+from lowrank_optax.axes.projections.learned import LearnedBasis
+from lowrank_optax.axes.projections.named import by_name
+from lowrank_optax.axes.projections.online_pca import online_pca
+from lowrank_optax.axes.projections.power_iteration import power_iteration
+from lowrank_optax.axes.projections.random import random
+from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
+from lowrank_optax.axes.projections.scheduled_rank import scheduled_rank
+from lowrank_optax.axes.projections.svd import svd
+from lowrank_optax.axes.projections.two_sided import two_sided
+
+__all__ = [
+    # The contract, and what to subclass
+    "FixedBasis",
+    "LearnedBasis",
+    "Moment",
+    "Projection",
+    # Fixed bases
+    "dct",
+    "hadamard",
+    "identity",
+    "random_orthogonal",
+    # Learned bases
+    "alternating",
+    "online_pca",
+    "power_iteration",
+    "random",
+    "scheduled_rank",
+    "svd",
+    # Both sides
+    "two_sided",
+    # Any of them
+    "by_name",
+]

@@ -1,0 +1,73 @@
+"""Columns of the Walsh–Hadamard transform: a fixed basis of signs, for powers of two."""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lowrank_optax.axes import selection
+from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.linalg.arguments import check_rank
+from lowrank_optax.linalg.hadamard import hadamard_columns, is_power_of_two, orthogonal_hadamard
+
+
+@dataclasses.dataclass(frozen=True)
+class Hadamard(FixedBasis):
+    """Columns of the Walsh–Hadamard transform; build it with `projections.hadamard`."""
+
+    rank: int | float
+    select: selection.Selection
+
+    def init(
+        self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """The first r columns, if n is a power of two."""
+        if not is_power_of_two(spec.n):
+            raise ValueError(
+                f"{spec.path} of shape {spec.shape}: projections.hadamard needs a compressed "
+                f"dimension that is a power of two, not n = {spec.n}; use projections.dct, which "
+                "takes any n, or compress the other side."
+            )
+        return super().init(spec, dtype, key)
+
+    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """S = G Q by a fast transform."""
+        return orthogonal_hadamard(G)
+
+    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """G = S Qᵀ by the same transform: Q is symmetric."""
+        return orthogonal_hadamard(S)
+
+    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
+        """Signs of the chosen columns."""
+        return hadamard_columns(n, indices, dtype=dtype)
+
+
+def hadamard(rank: int | float = 128, select: str | selection.Selection = "l1") -> Hadamard:
+    """r columns of the orthonormal Walsh–Hadamard basis, in Sylvester's order.
+
+    Its entries are ±1/√n, and its fast transform takes additions only.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
+        `selection.Selection`.
+
+    Returns:
+      A projection for `scale_by_low_rank`, whose `init` raises a ValueError that names the
+      parameter if a compressed dimension is not a power of two.
+
+    Raises:
+      TypeError, ValueError: if an argument is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.hadamard(rank=1)
+      >>> S = projection.analyze(jnp.array([[3.0, -3.0, 3.0, -3.0]]))
+      >>> projection.refresh(S, None, 1, None).tolist()
+      [1]
+    """
+    check_rank(rank)
+    return Hadamard(rank, selection.resolve(select))

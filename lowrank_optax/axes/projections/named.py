@@ -1,0 +1,72 @@
+"""Projections by name, for recipes and command lines."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lowrank_optax.axes.projections.alternating import alternating
+from lowrank_optax.axes.projections.base import Projection
+from lowrank_optax.axes.projections.dct import dct
+from lowrank_optax.axes.projections.hadamard import hadamard
+from lowrank_optax.axes.projections.identity import identity
+from lowrank_optax.axes.projections.online_pca import online_pca
+from lowrank_optax.axes.projections.power_iteration import power_iteration
+from lowrank_optax.axes.projections.random import random
+from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
+from lowrank_optax.axes.projections.svd import svd
+from lowrank_optax.axes.selection import Selection
+
+SELECTING: dict[str, Callable[..., Projection]] = {
+    "dct": dct,
+    "svd": svd,
+    "identity": identity,
+    "hadamard": hadamard,
+    "random_orthogonal": random_orthogonal,
+}
+OTHERS: dict[str, Callable[..., Projection]] = {
+    "random": random,
+    "power_iteration": power_iteration,
+    "online_pca": online_pca,
+    "alternating": alternating,
+}
+
+
+def by_name(
+    projection: str | Projection, rank: int | float, select: str | Selection | None = None
+) -> Projection:
+    """A projection from its name, or the projection itself.
+
+    Args:
+      projection: "dct", "svd", "identity", "hadamard", "random_orthogonal", "random",
+        "power_iteration", "online_pca", "alternating"; or a `Projection`, returned as it is.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: how it selects columns or singular vectors; None for its default.
+
+    Raises:
+      ValueError: for an unknown name, or a selection where nothing is selected.
+
+    Example:
+      >>> import lowrank_optax as lro
+      >>> lro.projections.by_name("dct", 4) == lro.projections.dct(4)
+      True
+    """
+    if isinstance(projection, Projection):
+        if select is not None:
+            raise ValueError(
+                f"select={select!r} has no effect on a projection that is already built; give it "
+                "to the projection's constructor."
+            )
+        return projection
+    arguments: dict[str, Any] = {} if select is None else {"select": select}
+    if projection in SELECTING:
+        return SELECTING[projection](rank, **arguments)
+    if projection not in OTHERS:
+        raise ValueError(
+            f"projection={projection!r} is unknown; use one of {(*SELECTING, *OTHERS)} or a "
+            "projection from lowrank_optax.axes.projections."
+        )
+    if select is not None:
+        raise ValueError(
+            f"projection={projection!r} selects nothing, so select={select!r} has no effect; "
+            f"leave it out, or use one of {tuple(SELECTING)}."
+        )
+    return OTHERS[projection](rank)

@@ -1,0 +1,81 @@
+"""A fixed random orthogonal basis that is never stored: random signs, then the DCT."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lowrank_optax.axes import selection
+from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.linalg.arguments import check_rank, require_static
+from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomOrthogonal(FixedBasis):
+    """Columns of Q = D C; build it with `projections.random_orthogonal`."""
+
+    rank: int | float
+    select: selection.Selection
+    seed: int
+
+    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """S = G Q: signs, then a fast transform."""
+        return orthogonal_dct(G * self._signs(G.shape[-1], G.dtype))
+
+    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
+        """G = S Qᵀ: the inverse transform, then signs."""
+        return orthogonal_idct(S) * self._signs(S.shape[-1], S.dtype)
+
+    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
+        """Cosines of the chosen columns with signed rows."""
+        return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)[:, None]
+
+    def _signs(self, n: int, dtype: Any) -> Float[Array, " n"]:
+        # From bits and a named generator, so that neither the default dtype nor the default
+        # generator of a program that resumes from a checkpoint changes the basis.
+        key = jax.random.key(self.seed, impl="threefry2x32")
+        return 1 - 2 * (jax.random.bits(key, (n,), jnp.uint32) & 1).astype(dtype)
+
+
+def random_orthogonal(
+    rank: int | float = 128, select: str | selection.Selection = "l1", *, seed: int = 0
+) -> RandomOrthogonal:
+    """r columns of a random orthogonal n × n basis that is drawn once, from a seed.
+
+    Q = D C: a random sign for every coordinate, then the orthonormal DCT-II. It is orthogonal for
+    any n, has a fast transform, takes no memory, and spreads the energy of any vector over its
+    columns, |xᵀ q| ≤ 2 √(log(2 n / δ) / n) ‖x‖ for all columns q with probability 1 − δ.
+    Random signs or a random order of the columns as well would only rename them. For a subspace
+    drawn anew at every refresh see `projections.random`.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
+        `selection.Selection`.
+      seed: of the basis; matrices of the same n share it.
+
+    Returns:
+      A projection for `scale_by_low_rank`.
+
+    Raises:
+      TypeError, ValueError: if an argument is out of range.
+
+    Reference:
+      arXiv 1011.1595, on the same construction with the Walsh–Hadamard transform.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.random_orthogonal(rank=2, seed=1)
+      >>> Q = projection.columns(jnp.arange(5), 5, jnp.float32)
+      >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(5), atol=1e-6))
+      True
+      >>> bool(jnp.allclose(projection.analyze(jnp.eye(5)), Q, atol=1e-6))
+      True
+    """
+    check_rank(rank)
+    require_static("seed", seed)
+    return RandomOrthogonal(rank, selection.resolve(select), seed)

@@ -1,0 +1,297 @@
+"""Which r columns of a basis to keep, from one score per column.
+
+A selection works on any basis: on a fixed one it ranks or weighs the columns' norms, on a learned
+one the singular values. Indices come back in ascending order, so that a slot's meaning is stable.
+"""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from lowrank_optax.linalg.keys import require_key
+from lowrank_optax.linalg.largest import largest
+
+NORMS = ("l1", "l2")
+
+
+def column_scores(S: Float[Array, "*batch m n"], norm: str) -> Float[Array, "*batch n"]:
+    """Score of every column of S: its l1 norm, or its squared l2 norm (the same ranking as l2).
+
+    Args:
+      S: coefficients, shape (..., m, n).
+      norm: "l1" or "l2".
+
+    Returns:
+      Scores, shape (..., n).
+
+    Raises:
+      ValueError: if `norm` is unknown.
+
+    Reference:
+      arXiv 2505.17967, section 2 (columns ranked by their norm).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.axes.selection import column_scores
+      >>> column_scores(jnp.array([[1.0, -2.0], [3.0, 0.5]]), "l1").tolist()
+      [4.0, 2.5]
+    """
+    check_norm(norm)
+    return jnp.sum(jnp.abs(S) if norm == "l1" else jnp.square(S), axis=-2)
+
+
+def check_norm(norm: str) -> None:
+    """Raise unless `norm` is "l1" or "l2"."""
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r} is unknown; use one of {NORMS}.")
+
+
+class Selection(abc.ABC):
+    """Chooses r of n columns. Hashable and stateless; randomness comes as a key.
+
+    Attributes:
+      norm: norm by which columns of a fixed basis are scored.
+      stochastic: whether `__call__` uses its key.
+    """
+
+    norm: str = "l1"
+    stochastic: bool = False
+
+    def scores(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
+        """What `__call__` takes, for the columns of a fixed basis with coefficients S."""
+        return column_scores(S, self.norm)
+
+    def candidates(self, rank: int, available: int) -> int:
+        """How many leading columns a learned basis must supply, at least `rank`.
+
+        Args:
+          rank: r.
+          available: how many columns have a score of their own, min(m, n) for an SVD.
+        """
+        del available
+        return rank
+
+    @abc.abstractmethod
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """Ascending int32 indices of `rank` columns, given their non-negative scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Top(Selection):
+    """The r columns of largest score.
+
+    Args:
+      norm: "l1" or "l2"; under "l2" this is the best r-subset of the basis.
+
+    Raises:
+      ValueError: if `norm` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.axes.selection import Top
+      >>> Top()(jnp.array([1.0, 5.0, 2.0, 4.0]), 2, None).tolist()
+      [1, 3]
+    """
+
+    norm: str = "l1"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """The `rank` largest scores' indices, ascending."""
+        del key
+        return jnp.sort(largest(scores, rank)[1], axis=-1).astype(jnp.int32)
+
+
+class Sampling(Selection):
+    """Draws columns at random, by default among all of them.
+
+    Attributes:
+      pool: draw among this many of largest score (or the rank, if that is more); None for all.
+    """
+
+    pool: int | None = None
+    stochastic = True
+
+    def scores(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
+        """The columns' norms: as weights, unlike for ranking, squares would not do."""
+        scores = column_scores(S, self.norm)
+        return scores if self.norm == "l1" else jnp.sqrt(scores)
+
+    def candidates(self, rank: int, available: int) -> int:
+        """All of them, or the pool."""
+        return max(rank, available if self.pool is None else min(self.pool, available))
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance(Sampling):
+    """Weighted sampling without replacement; build it with `importance`."""
+
+    norm: str
+    pool: int | None
+
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """`rank` columns, each draw proportional to the remaining scores."""
+        count = self.candidates(rank, scores.shape[-1])
+        weights, columns = largest(scores, count)
+        # Below every logarithm of a positive float64, so that a score of zero (or NaN) only ever
+        # loses; and small enough for float32 to tell the noise added to it apart.
+        never = jnp.asarray(-1e3, weights.dtype)
+        logits = jnp.where(weights > 0, jnp.maximum(jnp.log(weights), never), never)
+        noise = jax.random.gumbel(
+            require_key(key, "select='importance'"), weights.shape, weights.dtype
+        )
+        return _largest(logits + noise, columns, rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid(Sampling):
+    """Some of the best columns and some random ones; build it with `hybrid`."""
+
+    r0: int | float
+    norm: str
+    pool: int | None
+
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """The r0 largest scores' indices and `rank` − r0 random ones."""
+        best = self.r0 if isinstance(self.r0, int) else math.ceil(self.r0 * rank)
+        count = self.candidates(rank, scores.shape[-1])
+        columns = largest(scores, count)[1]
+        noise = jax.random.uniform(require_key(key, "select='hybrid'"), columns.shape)
+        return _largest(jnp.where(jnp.arange(count) < best, 2.0, noise), columns, rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform(Sampling):
+    """Any r columns, equally likely; build it with `uniform`."""
+
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """`rank` random indices, whatever the scores."""
+        noise = jax.random.uniform(require_key(key, "select='uniform'"), scores.shape)
+        return Top()(noise, rank, None)
+
+
+def _largest(
+    priorities: Float[Array, "*batch k"], columns: Int[Array, "*batch k"], rank: int
+) -> Int[Array, "*batch r"]:
+    """The columns of the `rank` largest priorities, ascending."""
+    slots = largest(priorities, rank)[1]
+    return jnp.sort(jnp.take_along_axis(columns, slots, axis=-1), axis=-1).astype(jnp.int32)
+
+
+def importance(norm: str = "l1", candidates: int | None = None) -> Selection:
+    """Draw r columns one after the other, each in proportion to the remaining scores (I3S).
+
+    A learned basis is scored by its singular values, a fixed one by the norms of its columns'
+    coefficients. Drawn at once as the r largest of log(score) + Gumbel noise, which is the same
+    distribution. Columns of score zero are drawn only when no other is left.
+
+    Args:
+      norm: "l1" or "l2", by which columns of a fixed basis are weighed.
+      candidates: draw among this many columns of largest score, at least r; None for all.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Reference:
+      I3S: Importance Sampling Subspace Selection; Gumbel-top-k: arXiv 1903.06059.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> draw = lro.selection.importance()
+      >>> draw(jnp.array([0.0, 5.0, 0.0, 4.0]), 2, jax.random.key(0)).tolist()
+      [1, 3]
+    """
+    check_norm(norm)
+    _check_candidates(candidates)
+    return Importance(norm, candidates)
+
+
+def hybrid(r0: int | float = 0.5, norm: str = "l1", candidates: int | None = None) -> Selection:
+    """The r0 columns of largest score and r − r0 drawn uniformly among the others.
+
+    Args:
+      r0: an int, clipped to r; or a fraction in [0, 1] of r, rounded up.
+      norm: "l1" or "l2", by which columns of a fixed basis are ranked.
+      candidates: draw the others among this many columns of largest score, at least r; None for
+        all.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Reference:
+      I3S: Importance Sampling Subspace Selection, its hybrid of dominant and random subspaces.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> chosen = lro.selection.hybrid(1)(jnp.array([1.0, 0.0, 9.0, 2.0]), 2, jax.random.key(0))
+      >>> 2 in chosen.tolist()
+      True
+    """
+    check_norm(norm)
+    _check_candidates(candidates)
+    if r0 < 0 or (not isinstance(r0, int) and r0 > 1):
+        raise ValueError(
+            f"r0={r0} must be the number of best columns, at least 0, or a fraction in [0, 1] of r."
+        )
+    return Hybrid(r0, norm, candidates)
+
+
+def uniform() -> Selection:
+    """Any r columns, equally likely, whatever their scores.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> len(set(lro.selection.uniform()(jnp.ones(9), 4, jax.random.key(0)).tolist()))
+      4
+    """
+    return Uniform()
+
+
+def _check_candidates(candidates: int | None) -> None:
+    if candidates is not None and candidates < 1:
+        raise ValueError(
+            f"candidates={candidates} must be at least 1, or None to draw among all columns."
+        )
+
+
+def resolve(select: str | Selection) -> Selection:
+    """Turn a name into a selection.
+
+    "l1" and "l2" are `Top` by that norm and "top" is `Top("l1")`; "importance", "hybrid" and
+    "uniform" are the functions of that name without arguments.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    if isinstance(select, Selection):
+        return select
+    named: dict[str, Selection] = {
+        "top": Top(),
+        "l1": Top("l1"),
+        "l2": Top("l2"),
+        "importance": importance(),
+        "hybrid": hybrid(),
+        "uniform": uniform(),
+    }
+    if select not in named:
+        raise ValueError(f"select={select!r} is unknown; use one of {tuple(named)} or a Selection.")
+    return named[select]

@@ -1,0 +1,1 @@
+"""The engine, and how a pytree is seen as matrices."""

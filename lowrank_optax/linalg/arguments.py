@@ -1,0 +1,51 @@
+"""Checks that several constructors share."""
+
+import numbers
+from typing import Any
+
+import jax
+
+
+def require_static(name: str, value: Any) -> None:
+    """Raise if an argument that fixes shapes or program structure came as a JAX array.
+
+    Raises:
+      TypeError: naming the argument and how `optax.inject_hyperparams` can leave it alone.
+    """
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name} must be a Python value because it fixes the compiled program, but it is a "
+            f"JAX array; with optax.inject_hyperparams pass static_args=('{name}', ...)."
+        )
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise unless a Python number lies in [0, 1]; arrays, whose value is unknown, pass.
+
+    Raises:
+      ValueError: naming the argument and the range.
+    """
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must lie in [0, 1].")
+
+
+def check_rank(rank: Any) -> None:
+    """Raise unless `rank` is a positive int or a fraction in (0, 1]."""
+    require_static("rank", rank)
+    if isinstance(rank, bool) or not isinstance(rank, numbers.Real):
+        raise TypeError(f"rank={rank!r} must be an int or a fraction in (0, 1].")
+    if isinstance(rank, numbers.Integral) and rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1.")
+    if not isinstance(rank, numbers.Integral) and not 0 < float(rank) <= 1:
+        raise ValueError(
+            f"rank={rank} as a fraction of the compressed dimension must lie in (0, 1]; for a "
+            "number of columns pass an int."
+        )
+
+
+def resolve_rank(rank: int | float, n: int) -> int:
+    """r of n columns: an int clipped to n, or a fraction of n, at least 1.
+
+    Halves round to even, as in the published density of FRUGAL.
+    """
+    return min(int(rank), n) if isinstance(rank, numbers.Integral) else max(1, round(rank * n))

@@ -1,0 +1,1 @@
+"""What one looks at a run with: memory, subspaces, and rounding."""

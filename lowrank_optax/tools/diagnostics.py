@@ -1,0 +1,129 @@
+"""How well a subspace holds a matrix."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_optax.axes.projections.base import Basis, Projection
+from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.linalg.arguments import resolve_rank
+from lowrank_optax.linalg.lapack import matrix_by_matrix
+
+
+def captured_energy(
+    matrix: Float[Array, "*batch m n"], projection: Projection, basis: Basis | None = None
+) -> Float[Array, "*batch"]:
+    """Share of a matrix's energy inside the subspace: ‖A P‖² / ‖A‖² in the Frobenius norm.
+
+    Args:
+      matrix: A, shape (..., m, n), with the compressed axis last (`MatrixSpec.to_matrix`).
+      projection: from `projections`.
+      basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
+
+    Returns:
+      Values in [0, 1], shape (...,); 1 for a zero matrix, of which nothing is lost.
+
+    Reference:
+      arXiv 2505.17967, section 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> A = jnp.ones((6, 4))  # constant rows: the first DCT column holds all of it
+      >>> round(float(lro.diagnostics.captured_energy(A, lro.projections.dct(rank=1))), 4)
+      1.0
+    """
+    A = projection.analyze(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
+    if basis is None:
+        basis = _choose(A, projection)
+    inside = jnp.sum(jnp.square(projection.project(A, basis)), axis=(-2, -1))
+    total = jnp.sum(jnp.square(A), axis=(-2, -1))
+    return jnp.where(total > 0, inside / jnp.where(total > 0, total, 1), 1.0)
+
+
+def projection_error(
+    matrix: Float[Array, "*batch m n"], projection: Projection, basis: Basis | None = None
+) -> Float[Array, "*batch"]:
+    """Relative error of the projection onto the subspace: ‖A − A P Pᵀ‖ / ‖A‖, Frobenius norm.
+
+    Args:
+      matrix: A, shape (..., m, n), with the compressed axis last.
+      projection: from `projections`.
+      basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
+
+    Returns:
+      Values in [0, 1], shape (...,); 0 for a zero matrix.
+
+    Reference:
+      arXiv 2505.17967, figure 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> A = jnp.eye(4)
+      >>> round(float(lro.diagnostics.projection_error(A, lro.projections.dct(rank=1))), 4)
+      0.866
+    """
+    A = projection.analyze(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
+    if basis is None:
+        basis = _choose(A, projection)
+    left = projection.reweight(A, projection.project(A, basis), basis, 0.0, 1.0)
+    total = jnp.sum(jnp.square(A), axis=(-2, -1))
+    share = jnp.sum(jnp.square(left), axis=(-2, -1)) / jnp.where(total > 0, total, 1)
+    return jnp.sqrt(share)
+
+
+def subspace_overlap(
+    U: Float[Array, "*batch n r"], V: Float[Array, "*batch n r"]
+) -> Float[Array, "*batch"]:
+    """How much two r-dimensional subspaces share: ‖Uᵀ V‖² / r in the Frobenius norm.
+
+    Args:
+      U, V: orthonormal bases in columns, shape (..., n, r); of a fixed basis, its
+        `FixedBasis.columns`.
+
+    Returns:
+      Values in [0, 1], shape (...,): 1 for equal subspaces, 0 for orthogonal ones.
+
+    Reference:
+      I3S, equation 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> I = jnp.eye(4)
+      >>> float(lro.diagnostics.subspace_overlap(I[:, :2], I[:, 1:3]))
+      0.5
+    """
+    product = jnp.matmul(U.mT, V, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(jnp.square(product), axis=(-2, -1)) / U.shape[-1]
+
+
+def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    """Singular values of an update, largest first, as shares of the largest.
+
+    Args:
+      update: shape (..., m, n).
+
+    Returns:
+      Values in [0, 1], shape (..., min(m, n)); zeros for a zero update.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> lro.diagnostics.update_spectrum(jnp.diag(jnp.array([1.0, 4.0]))).tolist()
+      [1.0, 0.25]
+    """
+    values = matrix_by_matrix(functools.partial(jnp.linalg.svd, compute_uv=False), update)
+    largest = values[..., :1]
+    return values / jnp.where(largest > 0, largest, 1)
+
+
+def _choose(A: Float[Array, "*batch m n"], projection: Projection) -> Basis:
+    rows, columns = A.ndim - 2, A.ndim - 1
+    rank = resolve_rank(projection.rank, A.shape[columns])
+    spec = MatrixSpec("A", A.shape, tuple(range(rows)), (rows,), (columns,), "in", rank)
+    key = jax.random.PRNGKey(0)
+    return projection.refresh(A, projection.init(spec, A.dtype, key), rank, key)

@@ -1,0 +1,98 @@
+"""Adam-mini: one second moment for each row of a matrix."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from lowrank_optax.linalg.arguments import check_fraction
+
+
+class ScaleByAdamMiniState(NamedTuple):
+    """State of `scale_by_adam_mini`."""
+
+    count: Int[Array, ""]  # type: ignore[assignment]
+    mu: Any  # first moments, like the updates
+    nu: Any  # second moments, (..., m, 1) for an update (..., m, r); at least float32
+
+
+def scale_by_adam_mini(
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
+) -> optax.GradientTransformation:
+    """Adam with one second moment per output neuron.
+
+    m ← b1 m + (1 − b1) g; v ← b2 v + (1 − b2) mean(g²), the mean over the last axis; the direction
+    is m̂ / (√v̂ + eps) with Adam's bias correction.
+
+    A low-rank array (..., m, r) so has m second moments. Where the *in* side of the weight is
+    compressed, its rows are output neurons, as in the paper; where the *out* side is, they are
+    inputs. (`compress="in"` makes them output neurons everywhere.) The mean over a whole row does
+    not depend on the basis of the subspace. A vector or a scalar has one second moment in all.
+
+    Args:
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the square root of the corrected second moment.
+
+    Returns:
+      A transformation for any tree of floating arrays.
+
+    Raises:
+      ValueError: a decay lies outside [0, 1].
+
+    Reference:
+      arXiv 2406.16793, algorithm 1.
+      Differs from the published code in one block per row for every matrix; there, queries and
+      keys have one per head.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
+      >>> params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+      >>> state = scale_by_adam_mini().init(params)
+      >>> state.nu["w"].shape, state.nu["b"].shape
+      ((4, 1), (1,))
+    """
+    check_fraction("b1", b1)
+    check_fraction("b2", b2)
+
+    def init(params: Any) -> ScaleByAdamMiniState:
+        return ScaleByAdamMiniState(
+            count=jnp.zeros([], jnp.int32),
+            mu=optax.tree.zeros_like(params),
+            nu=jax.tree.map(_zero_per_row, params),
+        )
+
+    def update(
+        updates: Any, state: ScaleByAdamMiniState, params: Any = None
+    ) -> tuple[Any, ScaleByAdamMiniState]:
+        del params
+        count = optax.safe_increment(state.count)
+        wide = jax.tree.map(lambda g: g.astype(_computing(g)), updates)
+        mu = optax.tree.update_moment(wide, state.mu, b1, 1)
+        nu = optax.tree.update_moment(jax.tree.map(_mean_square, wide), state.nu, b2, 1)
+        directions = jax.tree.map(
+            lambda m, v: m / (jnp.sqrt(v) + eps),
+            optax.tree.bias_correction(mu, b1, count),
+            optax.tree.bias_correction(nu, b2, count),
+        )
+        return optax.tree.cast_like(directions, updates), ScaleByAdamMiniState(
+            count, optax.tree.cast_like(mu, state.mu), nu
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def _computing(leaf: Any) -> Any:
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
+def _zero_per_row(leaf: Any) -> Array:
+    shape = (*leaf.shape[:-1], 1) if leaf.shape else ()
+    return jnp.zeros(shape, _computing(leaf))
+
+
+def _mean_square(g: Float[Array, "*shape"]) -> Float[Array, "*rows"]:
+    return jnp.mean(jnp.square(g), axis=-1, keepdims=True) if g.ndim else jnp.square(g)

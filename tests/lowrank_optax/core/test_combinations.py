@@ -1,0 +1,182 @@
+"""Every value of an axis works with every value of every other one, or says why not."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+import lowrank_optax as lro
+
+# Compressed sides are powers of two, as the Hadamard basis wants.
+SHAPES = {"w": (8, 12), "scanned": (2, 6, 4), "vector": (5,), "scalar": ()}
+NUMBERS = {
+    "w": MuonDimensionNumbers(0, 1),
+    "scanned": MuonDimensionNumbers(1, 2),
+    "vector": None,
+    "scalar": None,
+}
+PROJECTIONS = {
+    "dct": lambda rank: lro.projections.dct(rank),
+    "dct importance": lambda rank: lro.projections.dct(rank, "importance"),
+    "svd": lambda rank: lro.projections.svd(rank),
+    "svd hybrid": lambda rank: lro.projections.svd(rank, "hybrid", method="gram"),
+    "random": lambda rank: lro.projections.random(rank),
+    "identity uniform": lambda rank: lro.projections.identity(rank, "uniform"),
+    "hadamard": lambda rank: lro.projections.hadamard(rank),
+    "random_orthogonal": lambda rank: lro.projections.random_orthogonal(rank),
+    "power_iteration": lambda rank: lro.projections.power_iteration(rank),
+    "online_pca": lambda rank: lro.projections.online_pca(rank),
+    "two_sided": lambda rank: lro.projections.two_sided(
+        lro.projections.svd(rank), lro.projections.dct(rank)
+    ),
+}
+TRANSPORTS = ("keep", "reset", "rotate", "rotate_first", "rotate_moments")
+RESIDUALS = {
+    "discard": lro.residuals.discard(),
+    "sign_descent": lro.residuals.sign_descent(0.5),
+    "sgd": lro.residuals.sgd(0.5),
+    "norm_scaling": lro.residuals.norm_scaling(),
+    "error_feedback 8": lro.residuals.error_feedback(8),
+    "error_feedback 4 stochastic": lro.residuals.error_feedback(4, rounding="stochastic"),
+    "momentum": lro.residuals.momentum(0.9),
+}
+INNERS = ("adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd")
+MOVABLE = {
+    "keep": INNERS,
+    "reset": INNERS,
+    "rotate": ("adam", "adam_mini", "adafactor", "lion", "sgd"),
+    "rotate_first": ("adam", "adam_mini", "lion", "sgd"),
+    "rotate_moments": ("adam",),
+}
+SCHEDULES = {"every step": 1, "interval": 2, "adaptive": lro.adaptive(1, threshold=0.1, longest=4)}
+AXES = (tuple(PROJECTIONS), TRANSPORTS, tuple(RESIDUALS), INNERS, tuple(SCHEDULES))
+
+
+def valid(combination):
+    projection, transport, residual, inner, _ = combination
+    mixes_rows = projection == "two_sided" and residual == "norm_scaling"
+    return inner in MOVABLE[transport] and not mixes_rows
+
+
+def pairwise():
+    """Few combinations in which every valid pair of values of two axes occurs."""
+    everything = [c for c in itertools.product(*AXES) if valid(c)]
+    pairs = lambda c: set(itertools.combinations(enumerate(c), 2))
+    missing = set().union(*map(pairs, everything))
+    rng = np.random.default_rng(0)
+    chosen = []
+    while missing:
+        sample = [everything[i] for i in rng.choice(len(everything), 300)]
+        best = max(sample, key=lambda c: len(pairs(c) & missing))
+        if pairs(best) & missing:
+            chosen.append(best)
+            missing -= pairs(best)
+    return chosen
+
+
+def build(combination, rank):
+    projection, transport, residual, inner, schedule = combination
+    return optax.chain(
+        lro.scale_by_low_rank(
+            lro.transforms.resolve(inner),
+            PROJECTIONS[projection](rank),
+            update_interval=SCHEDULES[schedule],
+            transport=transport,
+            residual=RESIDUALS[residual],
+            dimension_numbers=NUMBERS,
+        ),
+        optax.scale_by_learning_rate(0.1),
+    )
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()
+    }
+
+
+@pytest.mark.parametrize("combination", pairwise(), ids=lambda c: "-".join(c).replace(" ", "_"))
+def test_every_pair_of_axis_values_steps_and_keeps_its_state(combination, tmp_path):
+    rank = (1, 2, 1.0)[sum(map(len, combination)) % 3]
+    tx = build(combination, rank)
+    params = draw(0)
+    state = first = jax.jit(tx.init)(params)
+    update = jax.jit(tx.update)
+    for grads in (draw(1), jax.tree.map(jnp.zeros_like, params), draw(2), draw(3)):
+        updates, state = update(grads, state, params)
+        chex.assert_tree_all_finite((updates, state))
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, first)
+    assert update._cache_size() == 1
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params))
+    chex.assert_trees_all_equal(update(draw(4), restored, params), update(draw(4), state, params))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("inner", INNERS)
+def test_a_transport_without_moments_to_move_says_what_would_work(transport, inner):
+    make = lambda: lro.low_rank(0.1, 2, transport=transport, inner=inner)
+    if inner in MOVABLE[transport]:
+        make()
+    else:
+        with pytest.raises(ValueError, match=rf"{transport}.*use transport='keep' or 'reset'"):
+            make()
+
+
+def test_a_projection_that_needs_the_moment_says_so():
+    projection = lro.projections.power_iteration(2, rho=0.9)
+    with pytest.raises(
+        ValueError, match=r"PowerIteration.*a stateless transformation.*scale_by_adam"
+    ):
+        lro.scale_by_low_rank(optax.scale_by_sign(), projection)
+
+
+def test_factors_that_live_from_step_to_step_cannot_rest():
+    with pytest.raises(ValueError, match=r"Alternating.*update_interval=1"):
+        lro.scale_by_low_rank(optax.identity(), lro.projections.alternating(2), update_interval=5)
+
+
+def test_a_residual_by_rows_refuses_a_projection_that_mixes_them():
+    both = lro.projections.two_sided(lro.projections.dct(2), lro.projections.dct(2))
+    with pytest.raises(ValueError, match=r"NormScaling.*TwoSided.*error_feedback"):
+        lro.low_rank(0.1, projection=both, residual="norm_scaling")
+
+
+def test_staggering_needs_an_interval():
+    with pytest.raises(ValueError, match=r"stagger=True .* update_interval=1 is no int above 1"):
+        lro.galore(0.1, 2, update_interval=1, stagger=True)
+
+
+@pytest.mark.parametrize("basis", ["dct", "identity", "hadamard", "random_orthogonal"])
+def test_at_full_rank_on_a_fixed_basis_adam_is_adam_in_rotated_coordinates(basis):
+    projection = lro.projections.by_name(basis, 1.0)
+    tx = lro.scale_by_low_rank(optax.scale_by_adam(), projection)
+    adam = optax.scale_by_adam()
+    leaf = draw(0)["w"]
+    state, adam_state = tx.init(leaf), adam.init(leaf.T)
+    for seed in range(3):
+        grad = draw(seed)["w"]
+        updates, state = tx.update(grad, state)
+        expected, adam_state = adam.update(projection.analyze(grad.T), adam_state)
+        np.testing.assert_allclose(projection.analyze(updates.T), expected, atol=2e-5)
+
+
+def test_galore_rotates_the_first_moment_for_a_hybrid_selection_however_it_is_given():
+    trajectories = []
+    for select in ("hybrid", lro.selection.hybrid()):
+        tx = lro.galore(0.1, 2, update_interval=1, select=select, dimension_numbers=NUMBERS)
+        state = jax.jit(tx.init)(draw(0))
+        for seed in range(3):
+            updates, state = jax.jit(tx.update)(draw(seed), state)
+        trajectories.append(updates)
+    chex.assert_trees_all_equal(*trajectories)
