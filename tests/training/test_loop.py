@@ -307,7 +307,8 @@ def test_small_gradients_of_many_micro_batches_are_not_lost_in_bfloat16():
 
 
 def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
-    config = trainer.config(tmp_path / "run", dtype="bfloat16", param_dtype="bfloat16")
+    bfloat16 = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
+    config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
     trainer(config)
     steps = trainer.steps(config)
     checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
