@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int8, Int32, PRNGKeyArray, Shaped, UInt8
 
+from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
+
 BITS = {"int8": 8, "int4": 4}
 """What an array can be stored as, and the bits of an entry."""
 
@@ -171,12 +173,12 @@ def quantized_bytes(
     lines = math.prod(shape) // max(size, 1)
     count = -(-size // block_size)
     codes = size if storage == "int8" else count * _packed_length(size, count)
-    return lines * (codes + count * jnp.promote_types(dtype, jnp.float32).itemsize)
+    return lines * (codes + count * wide_dtype(dtype).itemsize)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _encode(x: Array, key: PRNGKeyArray | None, bits: int, axis: int, count: int) -> Quantized:
-    blocks = _split(x, axis, count).astype(jnp.promote_types(x.dtype, jnp.float32))
+    blocks = at_least_float32(_split(x, axis, count))
     scale = _scale(blocks, bits, axis + 1)
     position = blocks * jnp.where(scale == 0, 0, 1 / scale)
     codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
