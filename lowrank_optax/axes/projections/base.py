@@ -110,7 +110,7 @@ class Subspace(abc.ABC):
         previous: Any,
         y: Float[Array, "*batch r p"],
     ) -> Float[Array, "*batch n m"]:
-        """A − P x − P_previous y, in the domain; `previous` is a subspace of the same projection."""
+        """A − P x − P_previous y, in the domain, with a subspace of the same projection."""
         return A - self.embed(x) - previous.embed(y)
 
 
