@@ -5,6 +5,7 @@ benchmarks/results/svd.json.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,25 +20,31 @@ from benchmarks.timing import (
     read_ratio,
     write_json,
 )
-from lowrank_optax.linalg.singular import METHODS, right_singular_vectors
+from lowrank_optax.linalg.singular import right_singular_vectors
 
+METHODS = ("exact", "gram", "randomized")
 SHAPES = ((512, 512), (1024, 512), (2048, 512), (2048, 1024))
 RANK_FRACTION = 1 / 4
 
 
-def measure(m: int, n: int, rounds: int) -> dict[str, Any]:
-    """Times the r leading right singular vectors of one random matrix by every method."""
+def programs(m: int, n: int) -> dict[str, Callable[[], Any]]:
+    """The r leading right singular vectors of one random matrix, by every method, compiled."""
     A = jax.random.normal(jax.random.key(0), (m, n))
-    programs = {}
+    compiled = {}
     for method in METHODS:
         function = functools.partial(
             right_singular_vectors, count=round(RANK_FRACTION * n), method=method
         )
-        compiled = jax.jit(lambda A, key, function=function: function(A, key=key)).lower(
+        program = jax.jit(lambda A, key, function=function: function(A, key=key)).lower(
             A, jax.random.key(1)
         )
-        programs[method] = functools.partial(compiled.compile(), A, jax.random.key(1))
-    samples = interleaved_seconds(programs, rounds)
+        compiled[method] = functools.partial(program.compile(), A, jax.random.key(1))
+    return compiled
+
+
+def measure(m: int, n: int, rounds: int) -> dict[str, Any]:
+    """Times every method on one random matrix."""
+    samples = interleaved_seconds(programs(m, n), rounds)
     return {
         "m": m,
         "n": n,

@@ -53,13 +53,15 @@ class Spread(NamedTuple):
 
 
 def interleaved_seconds(
-    functions: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS
+    functions: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS, *, queued: bool = False
 ) -> dict[str, list[float]]:
     """Times the functions in turn, `rounds` times, so that a disturbance hits all alike.
 
     Args:
         functions: name to function without arguments, already compiled.
         rounds: at least `ROUNDS`.
+        queued: wait for the last call of a sample only. For accelerators, which work off one call
+            after the other: waiting for each would time the host as well. A CPU may overlap them.
 
     Returns:
         Name to seconds per call, one number a round. Quick functions are called several
@@ -69,11 +71,11 @@ def interleaved_seconds(
         ValueError: too few rounds for a result.
     """
     check_rounds(rounds)
-    calls = {name: _calls_per_sample(function) for name, function in functions.items()}
+    calls = {name: _calls_per_sample(function, queued) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            samples[name].append(_seconds(function, calls[name]))
+            samples[name].append(_seconds(function, calls[name], queued))
     return samples
 
 
@@ -212,13 +214,17 @@ def _git(*arguments: str) -> str | None:
     return done.stdout
 
 
-def _seconds(function: Callable[[], Any], calls: int) -> float:
+def _seconds(function: Callable[[], Any], calls: int, queued: bool) -> float:
     start = time.perf_counter()
     for _ in range(calls):
-        jax.block_until_ready(function())
+        result = function()
+        if not queued:
+            jax.block_until_ready(result)
+    jax.block_until_ready(result)
     return (time.perf_counter() - start) / calls
 
 
-def _calls_per_sample(function: Callable[[], Any]) -> int:
-    _seconds(function, 1)
-    return max(1, math.ceil(SHORTEST_SAMPLE / _seconds(function, 1)))
+def _calls_per_sample(function: Callable[[], Any], queued: bool) -> int:
+    _seconds(function, 1, queued)
+    shortest = min(_seconds(function, 1, queued) for _ in range(2))
+    return max(1, math.ceil(SHORTEST_SAMPLE / shortest))
