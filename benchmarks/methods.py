@@ -64,8 +64,8 @@ FOREIGN: dict[str, Build] = {
 OURS: dict[str, Build] = {
     "trion": _ours(lro.trion),
     "dct_adamw (no feedback)": _ours(lro.dct_adamw, error_feedback=None),
-    "dct_adamw (int8)": _ours(lro.dct_adamw, error_feedback=8),
-    "dct_adamw (int4)": _ours(lro.dct_adamw, error_feedback=4),
+    "dct_adamw (int8)": _ours(lro.dct_adamw, error_feedback="int8"),
+    "dct_adamw (int4)": _ours(lro.dct_adamw, error_feedback="int4"),
     "frugal (dct)": _ours(lro.frugal, projection="dct"),
     "fira (dct)": _ours(lro.fira, projection="dct"),
     "ldadamw": _ours(lro.ldadamw),
