@@ -128,12 +128,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left = {
         name: run_part(name, size, record, again=options.again or unknown) for name in options.part
     }
-    failed = {name: record.failures(name) for name in options.part}
+    failed = {name: errors for name in options.part if (errors := record.failures(name))}
     print(f"written to {out}")
     for name, items in left.items():
         if items:
             print(f"{name}: no time for {', '.join(items)}; the same command goes on there")
-    if any(failed.values()):
+    if failed:
         raise SystemExit(f"failed: {failed}")
 
 
