@@ -62,6 +62,20 @@ def test_the_report_prints_as_a_table():
     assert "1,616" in next(line for line in lines if line.startswith("kernel"))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_parameters_is_not_taken_for_a_chain(kind):
+    params = kind([PARAMS["kernel"], PARAMS["bias"]])
+    memory = lro.memory_report(optax.chain(optax.clip(1.0), lro.trion(0.1, 4)), params)
+    assert memory["0"].state_bytes == 4 * 40 * 10 + 4 * 4
+    assert memory["1"].state_bytes == 2 * 4 * 7
+    assert memory.shared_bytes == 4
+
+
+def test_a_single_array_shares_its_step_count_with_nobody():
+    memory = lro.memory_report(optax.adam(0.1), PARAMS["bias"])
+    assert (memory[""].state_bytes, memory.shared_bytes) == (2 * 4 * 7, 4)
+
+
 def test_an_unknown_path_is_explained():
     with pytest.raises(KeyError, match="no parameter 'x'; the paths are"):
         report(lro.trion)["x"]
