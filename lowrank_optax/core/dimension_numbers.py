@@ -1,15 +1,15 @@
 """Which leaves of a pytree are matrices, and which of their axes are "in" and "out"."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
 from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
+from lowrank_optax.core.trees import has_masked, leaf_paths, path_string
 
 DimensionNumbers: TypeAlias = (
     MuonDimensionNumbers
@@ -21,33 +21,16 @@ DimensionNumbers: TypeAlias = (
 """What `dimension_numbers=` takes: nothing, a pytree, a callable, or (regex, value) pairs."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Resolution:
-    """What every leaf is, in `jax.tree.leaves` order; iterates over the numbers.
+class Resolution(NamedTuple):
+    """What every leaf is, in `jax.tree.leaves` order.
 
     Attributes:
       numbers: which axes are "in" and "out", or None where a leaf is not a matrix.
-      reasons: why a leaf is not a matrix, in a few words, or None where it is one.
+      reasons: why a leaf is not a matrix, in a few words; "" where it is one.
     """
 
     numbers: tuple[MuonDimensionNumbers | None, ...]
-    reasons: tuple[str | None, ...]
-
-    def __iter__(self) -> Iterator[MuonDimensionNumbers | None]:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-
-def path_string(path: Any) -> str:
-    """The "/"-joined form of a JAX key path, to which patterns and messages refer."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaf_paths(tree: Any) -> list[str]:
-    """The "/"-joined paths of a tree's leaves, in `jax.tree.leaves` order."""
-    return [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    reasons: tuple[str, ...]
 
 
 def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any:
@@ -78,13 +61,11 @@ def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any
       >>> mask["embed"] is None, mask["mlp"]["kernel"].output_axis
       (True, 1)
     """
-    resolution = _by_default(params, leaf_paths(params), exclude)
-    return jax.tree.unflatten(jax.tree.structure(params), resolution.numbers)
+    numbers = _by_default(params, exclude).numbers
+    return jax.tree.unflatten(jax.tree.structure(params), numbers)
 
 
-def resolve(
-    params: Any, paths: list[str], dimension_numbers: DimensionNumbers, partial: bool = False
-) -> Resolution:
+def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resolution:
     """What every leaf is, and why some are not matrices.
 
     Patterns must all match something, unless a part of the tree is masked (`optax.masked`,
@@ -92,30 +73,27 @@ def resolve(
 
     Args:
       params: pytree of arrays or shapes.
-      paths: its "/"-joined leaf paths.
       dimension_numbers: in any of the forms of `DimensionNumbers`.
-      partial: patterns need not all match, even if nothing is masked.
 
     Raises:
       ValueError, TypeError: naming the parameter or pattern and the remedy.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from lowrank_optax.core.dimension_numbers import leaf_paths, resolve
-      >>> params = {"b": jnp.ones(8), "w": jnp.ones((4, 8)), "wte": jnp.ones((9, 4))}
-      >>> resolve(params, leaf_paths(params), None).reasons
-      ('1-D', None, 'named as an embedding or head')
+      >>> from lowrank_optax.core.dimension_numbers import resolve
+      >>> resolve({"b": jnp.ones(8), "w": jnp.ones((4, 8)), "wte": jnp.ones((9, 4))}).reasons
+      ('1-D', '', 'named as an embedding or head')
     """
+    paths = leaf_paths(params)
     if not paths:
         return Resolution((), ())
     if dimension_numbers is None or dimension_numbers is matrix_dimension_numbers:
-        return _by_default(params, paths, DEFAULT_EXCLUDE)
+        return _by_default(params, DEFAULT_EXCLUDE)
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
     excluded = ["excluded by dimension_numbers"] * len(paths)
     if _is_pairs(dimension_numbers):
-        pairs = cast(Any, dimension_numbers)
-        numbers, matched = _from_pairs(params, paths, pairs, partial or _has_masked(params))
+        numbers, matched = _from_pairs(params, paths, cast(Any, dimension_numbers))
         for i in set(range(len(paths))) - matched:
             excluded[i] = "matched by no pattern of dimension_numbers"
     else:
@@ -130,39 +108,32 @@ def resolve(
     )
 
 
-def _by_default(params: Any, paths: list[str], exclude: str) -> Resolution:
+def _by_default(params: Any, exclude: str) -> Resolution:
     pattern = _compile(exclude, "exclude")
     reasons = []
-    for path, leaf in zip(paths, jax.tree.leaves(params), strict=True):
+    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         shape = tuple(leaf.shape)
         reason = _too_few_axes(shape) or why_excluded(path, pattern) or _empty(shape)
         if len(shape) > 2 and not reason:
             reason = f"{len(shape)}-D: name its axes in dimension_numbers"
         reasons.append(reason)
-    return _resolution([MuonDimensionNumbers(0, 1)] * len(paths), reasons)
+    return _resolution([MuonDimensionNumbers(0, 1)] * len(reasons), reasons)
 
 
 def _resolution(
-    numbers: Sequence[MuonDimensionNumbers | None], reasons: Sequence[str | None]
+    numbers: Sequence[MuonDimensionNumbers | None], reasons: Sequence[str]
 ) -> Resolution:
     """Numbers only where nothing speaks against it."""
-    kept = (
-        number if reason is None else None for number, reason in zip(numbers, reasons, strict=True)
-    )
+    kept = (None if reason else number for number, reason in zip(numbers, reasons, strict=True))
     return Resolution(tuple(kept), tuple(reasons))
 
 
-def _too_few_axes(shape: tuple[int, ...]) -> str | None:
-    return {0: "scalar", 1: "1-D"}.get(len(shape))
+def _too_few_axes(shape: tuple[int, ...]) -> str:
+    return {0: "scalar", 1: "1-D"}.get(len(shape), "")
 
 
-def _empty(shape: tuple[int, ...]) -> str | None:
-    return "empty" if 0 in shape else None
-
-
-def _has_masked(tree: Any) -> bool:
-    is_masked = lambda node: isinstance(node, optax.MaskedNode)
-    return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
+def _empty(shape: tuple[int, ...]) -> str:
+    return "empty" if 0 in shape else ""
 
 
 def _is_number(value: Any) -> bool:
@@ -182,14 +153,13 @@ def _from_pairs(
     params: Any,
     paths: list[str],
     pairs: Sequence[tuple[str, MuonDimensionNumbers | None]],
-    partial: bool,
 ) -> tuple[list[MuonDimensionNumbers | None], set[int]]:
     """The numbers, and which leaves a pattern matches."""
     found: list[MuonDimensionNumbers | None] = [None] * len(paths)
     matched_by: dict[int, str] = {}
-    is_none = lambda node: node is None
-    everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_none)
+    everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
     absent = [path_string(path) for path, leaf in everything if leaf is None]
+    partial = has_masked(params)
     for pattern, value in pairs:
         expression = _compile(pattern, "pattern")
         hits = [i for i, path in enumerate(paths) if expression.search(path)]

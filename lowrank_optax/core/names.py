@@ -64,8 +64,8 @@ def module_name(path: str) -> str:
     return left[-1]
 
 
-def why_excluded(path: str, exclude: re.Pattern[str]) -> str | None:
-    """Why a name is not one of a matrix, or None if it may be.
+def why_excluded(path: str, exclude: re.Pattern[str]) -> str:
+    """Why a name is not one of a matrix, or "" if it may be.
 
     Args:
       path: "/"-joined path of a parameter.
@@ -83,5 +83,5 @@ def why_excluded(path: str, exclude: re.Pattern[str]) -> str | None:
     searched = "/" in exclude.pattern
     match = exclude.search(path) if searched else exclude.fullmatch(module_name(path))
     if match is None:
-        return None
+        return ""
     return _REASONS.get(match.lastgroup or "", "matched by exclude")

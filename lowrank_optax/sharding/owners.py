@@ -9,19 +9,19 @@ import optax
 KeyPath = tuple[Any, ...]
 
 
-def state_owners(tx: optax.GradientTransformation, params: Any, state: Any) -> list[int | None]:
+def state_owners(init: Callable[[Any], Any], params: Any, state: Any) -> list[int | None]:
     """Which parameter each array of an optimizer's state belongs to.
 
     A state holds trees like the parameters, with an array, a subtree or nothing (`MaskedNode`) in
-    place of each. Where they are `tx.init` itself says, asked as `optax.tree.map_params` asks, so
-    that a tuple of parameters is not taken for the tuple of a chain. An `init` that cannot be
-    asked, because it computes with the arrays (`optax.lbfgs`), is not needed where the structure
-    tells: the innermost subtrees with the parameters' structure.
+    place of each. Where they are `init` itself says, asked as `optax.tree.map_params` asks, so that
+    a tuple of parameters is not taken for the tuple of a chain. One that cannot be asked, because
+    it computes with the arrays (`optax.lbfgs`), makes the structure tell: they are the innermost
+    subtrees with that of the parameters.
 
     Args:
-      tx: the optimizer.
+      init: the optimizer's.
       params: pytree of arrays or shapes.
-      state: what `tx.init(params)` returns, or its shapes.
+      state: what `init(params)` returns, or its shapes.
 
     Returns:
       For each of `jax.tree.leaves(state)` the position in `jax.tree.leaves(params)`, or None for
@@ -32,7 +32,7 @@ def state_owners(tx: optax.GradientTransformation, params: Any, state: Any) -> l
       >>> from lowrank_optax.sharding.owners import state_owners
       >>> params = [jnp.ones((2, 3)), jnp.ones(3)]
       >>> tx = optax.chain(optax.clip(1.0), optax.scale_by_adam())
-      >>> state_owners(tx, params, tx.init(params))  # count, mu, nu
+      >>> state_owners(tx.init, params, tx.init(params))  # count, mu, nu
       [None, 0, 1, 0, 1]
     """
     paths = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
@@ -45,7 +45,7 @@ def state_owners(tx: optax.GradientTransformation, params: Any, state: Any) -> l
     of_nobody = lambda tree: jax.tree.map(lambda _: -1, tree)
     try:
         owners = optax.tree.map_params(
-            lambda placeholder: jax.eval_shape(tx.init, placeholder),
+            lambda placeholder: jax.eval_shape(init, placeholder),
             of_parameters,
             state,
             transform_non_params=of_nobody,

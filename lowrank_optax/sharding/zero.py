@@ -64,11 +64,11 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
         return tx
 
     def init(params: Any) -> Any:
-        split = _Split(tx, params, axis)
+        split = _Split(tx.init, params, axis)
         return initialise(tx.init, params, split.mesh, split.partitions, constrain=True)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        split = _Split(tx, updates, axis)
+        split = _Split(tx.init, updates, axis)
 
         def step(updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
             near = None if params is None else split.scatter(params)
@@ -84,8 +84,8 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
 class _Split:
     """How every parameter, and what is like it, is split."""
 
-    def __init__(self, tx: optax.GradientTransformation, params: Any, axis: Any):
-        self.tx = tx
+    def __init__(self, init: Any, params: Any, axis: Any):
+        self.init = init
         self.mesh = mesh_of(params)
         self.params = params
         axes = zero_axes(axis, self.mesh)
@@ -114,7 +114,7 @@ class _Split:
                 return PartitionSpec()
             return PartitionSpec(*self.parts[i])
 
-        owners = state_owners(self.tx, self.params, state)
+        owners = state_owners(self.init, self.params, state)
         return jax.tree.unflatten(jax.tree.structure(state), map(partition, owners, arrays))
 
     def settle(self, state: Any) -> Any:

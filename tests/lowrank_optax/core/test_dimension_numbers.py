@@ -9,8 +9,9 @@ import pytest
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
-from lowrank_optax.core.dimension_numbers import leaf_paths, resolve
+from lowrank_optax.core.dimension_numbers import resolve
 from lowrank_optax.core.names import DEFAULT_EXCLUDE
+from lowrank_optax.core.trees import leaf_paths
 
 KERNEL = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
 EMBEDDING, NORM, VECTOR = (
@@ -124,13 +125,11 @@ def nested(path, leaf):
 
 
 def why(params, dimension_numbers=None):
-    """Path to reason."""
+    """Path to reason, None for a matrix."""
+    numbers, reasons = resolve(params, dimension_numbers)
+    assert [number is None for number in numbers] == [reason != "" for reason in reasons]
     paths = leaf_paths(params)
-    resolution = resolve(params, paths, dimension_numbers)
-    assert [number is None for number in resolution] == [
-        reason is not None for reason in resolution.reasons
-    ]
-    return dict(zip(paths, resolution.reasons, strict=True))
+    return {path: reason or None for path, reason in zip(paths, reasons, strict=True)}
 
 
 @pytest.mark.parametrize("path", BY_NAME)
