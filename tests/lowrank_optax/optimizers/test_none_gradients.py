@@ -52,7 +52,7 @@ def without(tree):
 
 @functools.cache
 def stepped(name):
-    """A method, its state after two steps, and what it makes of a third gradient, or a part of it."""
+    """A method, its state after two steps, and what it makes of a third gradient, or of a part."""
     tx = (METHODS | BLOCKS)[name](rank=RANK)
     tx = optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
     params = draw(0)
