@@ -83,18 +83,3 @@ def _one_level(node: Any) -> tuple[list[Any], Any]:
 
 def _is_leaf(node: Any) -> bool:
     return jax.tree_util.all_leaves([node])
-
-
-def owner_finder(params: Any) -> Any:
-    """As `state_owners`, guessed from a path alone: until `Placement` asks `state_owners`."""
-    paths = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
-
-    def owner(state_path: KeyPath) -> int | None:
-        for length in range(len(state_path), -1, -1):
-            for start in range(len(state_path) - length + 1):
-                found = paths.get(state_path[start : start + length])
-                if found is not None:
-                    return found
-        return None
-
-    return owner
