@@ -56,9 +56,10 @@ def retyped_like(new: Any, old: Any) -> Any:
     """A pytree of arrays with the types of another one, for mesh axes that are `Explicit`."""
 
     def retyped(x: Any, like: Any) -> Any:
-        if not has_explicit(mesh_of(like)) or typed_spec(x) == typed_spec(like):
+        mesh = mesh_of(like)
+        if mesh is None or not has_explicit(mesh) or typed_spec(x) == typed_spec(like):
             return x
-        return jax.sharding.reshard(x, typed_spec(like))
+        return jax.sharding.reshard(x, NamedSharding(mesh, typed_spec(like)))
 
     return jax.tree.map(retyped, new, old)
 
