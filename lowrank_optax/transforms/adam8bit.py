@@ -139,15 +139,18 @@ def _update(
     )
 
 
-def _partitions(params: Any, state: ScaleByAdam8bitState) -> ScaleByAdam8bitState:
+def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
     """Moments are split as the parameters are; of the scales, the axis of blocks is whole."""
+
+    make: Any = Quantized8
 
     def of(leaf: Any, stored: Any) -> Any:
         spec = typed_spec(leaf)
-        return Quantized8(spec, PartitionSpec(*spec[:-1], None)) if _is_quantized(stored) else spec
+        return make(spec, PartitionSpec(*spec[:-1], None)) if _is_quantized(stored) else spec
 
+    whole: Any = PartitionSpec()
     moments = lambda stored: jax.tree.map(of, params, stored)
-    return ScaleByAdam8bitState(PartitionSpec(), moments(state.mu), moments(state.nu))  # type: ignore[arg-type]
+    return ScaleByAdam8bitState(whole, moments(state.mu), moments(state.nu))
 
 
 def read_moments(stored: Any, *, signed: bool) -> Any:
