@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped
 
-from lowrank_optax.linalg.products import multiply_rows, widened
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.products import multiply_rows
 
 
 def is_power_of_two(n: int) -> bool:
@@ -65,7 +66,7 @@ def _transform(x: Array, *, axis: int, dtype: DTypeLike) -> Array:
     *batch, n, m = moved.shape
     n1 = 1 << n.bit_length() // 2
     n2 = n // n1
-    y = moved.astype(widened(jnp.promote_types(x.dtype, dtype)))
+    y = moved.astype(wide_dtype(jnp.promote_types(x.dtype, dtype)))
     y = multiply_rows(_signs(n1, 1.0, y.dtype), y.reshape(*batch, n1, n2 * m))
     y = multiply_rows(_signs(n2, math.sqrt(1 / n), y.dtype), y.reshape(*batch, n1, n2, m))
     y = y.reshape(moved.shape).astype(dtype)
