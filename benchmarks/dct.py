@@ -54,7 +54,9 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
     return {
         "n": n,
         "rows": rows,
-        "auto": {dtype: choose_method(n, dtype) for dtype in DTYPES},
+        "auto": {
+            dtype: choose_method(n, dtype, jax.default_backend(), last=True) for dtype in DTYPES
+        },
         "median_seconds": {name: median(values) for name, values in samples.items()},
         "speedup_fft_over_jax_scipy": {
             kind: ratio(samples, f"{kind} jax.scipy float32", f"{kind} fft float32")
