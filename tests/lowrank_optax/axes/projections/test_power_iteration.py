@@ -83,15 +83,16 @@ def test_more_iterations_are_the_same_as_more_refreshes():
     np.testing.assert_allclose(jnp.abs(three), jnp.abs(P), atol=1e-5)
 
 
-def test_both_orthogonalisations_span_the_same_subspace():
+def test_all_orthogonalisations_span_the_same_subspace():
     A, _ = decaying(8)
-    qr, cholesky = (
+    auto, qr, cholesky = (
         projections.power_iteration(RANK, orthogonalize=method).refresh(
             A, random_basis(9), RANK, None
         )
         for method in METHODS
     )
     np.testing.assert_allclose(qr @ qr.T, cholesky @ cholesky.T, atol=1e-5)
+    np.testing.assert_allclose(qr @ qr.T, auto @ auto.T, atol=1e-5)
 
 
 def test_a_tiny_gradient_does_not_underflow():
