@@ -89,6 +89,16 @@ def test_carrying_expresses_a_vector_of_both_subspaces_in_the_new_coordinates(na
     np.testing.assert_allclose(transition.overlap(), 1.0, rtol=1e-5)
 
 
+@every_basis
+def test_lifting_multiplies_in_the_dtype_of_the_leaf_and_sums_in_float32(name):
+    projection, basis = started(name, draw((3, 8, 12)), 2)
+    u = draw((3, 2, 12), 1)
+    lifted = projection.subspace(basis, (3, 8, 12), jnp.bfloat16).lift(u)
+    assert lifted.dtype == jnp.float32
+    P, u = (x.astype(jnp.bfloat16).astype(jnp.float32) for x in (basis, u))
+    np.testing.assert_allclose(lifted, P @ u, atol=1e-6)
+
+
 def test_the_overlap_is_that_of_known_subspaces():
     spans = [
         projections.svd(3).subspace(P, (6, 1))

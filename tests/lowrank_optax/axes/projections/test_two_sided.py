@@ -148,6 +148,22 @@ def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
 
 
 @pytest.mark.parametrize(
+    "side",
+    [
+        projections.power_iteration(2),
+        projections.switch(projections.svd(2), projections.random(2), 3),
+        projections.scheduled_rank(projections.svd(2), lambda refreshes: 1 + refreshes),
+    ],
+    ids=["power_iteration", "switch", "scheduled_rank"],
+)
+def test_any_projection_that_follows_the_gradient_alone_can_be_a_side(side):
+    for pair in ((side, projections.dct(3)), (projections.dct(3), side)):
+        tx = lro.scale_by_low_rank(optax.scale_by_adam(), projections.two_sided(*pair))
+        updates, _ = tx.update(draw((8, 12)), tx.init(draw((8, 12))))
+        assert 1 <= jnp.linalg.matrix_rank(updates, rtol=1e-4) <= 2
+
+
+@pytest.mark.parametrize(
     ("left", "right", "error", "message"),
     [
         (
@@ -155,6 +171,12 @@ def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
             projections.power_iteration(2, rho=0.9),
             ValueError,
             r"two_sided: right=PowerIteration.* follows the inner optimizer's first moment",
+        ),
+        (
+            projections.switch(projections.svd(2), projections.power_iteration(2, rho=0.9), 3),
+            projections.dct(2),
+            ValueError,
+            r"two_sided: left=Switch.* follows the inner optimizer's first moment",
         ),
         (
             projections.online_pca(2),
