@@ -59,7 +59,8 @@ class Halves:
         for position, (i, spec) in enumerate(tree.matrices.items()):
             G = self.placement.to_work(i, tree.matrix(i))
             S[i] = projection.analyze(G, wide_dtype(tree.dtype(i)))
-            A[i] = residual.accumulate(S[i], stored[i])
+            old[i] = projection.subspace(previous[i], spec.view)
+            A[i] = residual.accumulate(S[i], stored[i], old[i])
             due[i] = schedule.due(state.count, remembered[i], position, len(tree.matrices))
             choice = Choice(
                 A=A[i],
@@ -70,7 +71,6 @@ class Halves:
                 moment=moments.get(i),
             )
             bases[i] = _refresh(projection, choice, due[i])
-            old[i] = projection.subspace(previous[i], spec.view)
             new[i] = projection.subspace(bases[i], spec.view)
         changes = {i: new[i].since(old[i]) for i in new}
         inner = self._transported(axes, tree, state.inner, start, changes, due)
@@ -78,13 +78,14 @@ class Halves:
         a = {}
         for i in tree.matrices:
             a[i] = self.placement.low_rank(i, new[i].project(residual.ahead(A[i], S[i])))
-            lost = None
-            if i in moments:
-                lost = old[i].embed(moments[i].mu.astype(A[i].dtype)) - new[i].embed(
-                    moved[i].mu.astype(A[i].dtype)
-                )
             projected = residuals.Projected(
-                new[i], A[i], a[i], jax.random.fold_in(key, 2 * i + 1), lost
+                subspace=new[i],
+                A=A[i],
+                a=a[i],
+                key=jax.random.fold_in(key, 2 * i + 1),
+                previous=old[i],
+                m=moments[i].mu if i in moments else None,
+                moved=moved[i].mu if i in moved else None,
             )
             stored[i] = residual.keep(projected, stored[i])
             remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])
@@ -117,7 +118,7 @@ class Halves:
                 A=self._at_parameter(projection, tree, i) if further else first.A[i],
                 a=self.placement.gather(i, a[i]) if further else a[i],
                 direction=direction,
-                u=direction * jnp.asarray(scale, direction.dtype),
+                scale=scale,
             )
             stepped, stored[i] = axes.residual.finish(step, stored[i])
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))

@@ -1,5 +1,7 @@
 """Matrix products in the precision that the operands are worth."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,5 +21,42 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Arr
       >>> product(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 1), jnp.bfloat16)).dtype.name
       'float32'
     """
-    wide = wide_dtype(jnp.promote_types(a.dtype, b.dtype))
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+    return _matmul(a, b, None)
+
+
+def multiply_rows(
+    W: Float[Array, "*fewer p q"], x: Float[Array, "*batch q m"], precision: Any = None
+) -> Float[Array, "*batch p m"]:
+    """W x, added up in at least float32, of matrices of one dtype.
+
+    Args:
+      W: one matrix, or a batch of them that fits x's last batch axes.
+      x: matrices.
+      precision: of the product, as `jax.lax.dot_general` takes it; None for the highest, and for
+        half precision, whose products are exact in float32, the default.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.linalg.products import multiply_rows
+      >>> multiply_rows(jnp.eye(2, dtype=jnp.bfloat16), jnp.ones((3, 2, 1), jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    if W.shape[-2] <= x.shape[-1]:
+        # Written out for every matrix of a batch: the product of one matrix with a batch comes out
+        # with its axes in another order, and a transpose of the result costs more than a small W.
+        W = jnp.broadcast_to(W, (*x.shape[: x.ndim - W.ndim], *W.shape))
+    return _matmul(W, x, precision)
+
+
+def _matmul(a: Array, b: Array, precision: Any) -> Array:
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    wide = wide_dtype(dtype)
+    if precision is None and dtype == wide:
+        precision = jax.lax.Precision.HIGHEST
+    product = lambda a, b: jnp.matmul(a, b, precision=precision, preferred_element_type=wide)
+    if dtype == wide:
+        return product(a, b)
+    # XLA's CPU backend refuses some products of bfloat16 with a float32 result (JAX 0.10), and
+    # widens the operands of the others.
+    widened = lambda a, b: product(a.astype(wide), b.astype(wide))
+    return jax.lax.platform_dependent(a, b, cpu=widened, default=product)

@@ -18,7 +18,8 @@ def captured_energy(
     """Share of a matrix's energy inside the subspace: ‖Pᵀ A‖² / ‖A‖² in the Frobenius norm.
 
     Args:
-      matrix: A, shape (..., n, m), with the compressed axis first (`MatrixSpec.to_matrix`).
+      matrix: A, shape (..., n, m), with the compressed axis second-to-last
+        (`MatrixSpec.to_matrix`).
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
 
@@ -31,7 +32,7 @@ def captured_energy(
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
-      >>> A = jnp.ones((4, 6))  # constant along n: the first DCT column holds all of it
+      >>> A = jnp.ones((4, 6))  # constant columns: the first DCT column holds all of it
       >>> round(float(lro.diagnostics.captured_energy(A, lro.projections.dct(rank=1))), 4)
       1.0
     """
@@ -47,7 +48,7 @@ def projection_error(
     """Relative error of the projection onto the subspace: ‖A − P Pᵀ A‖ / ‖A‖, Frobenius norm.
 
     Args:
-      matrix: A, shape (..., n, m), with the compressed axis first.
+      matrix: A, shape (..., n, m), with the compressed axis second-to-last.
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
 
@@ -120,12 +121,11 @@ def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch 
 def _analyzed(
     matrix: Float[Array, "*batch n m"], projection: Projection, basis: Basis | None
 ) -> tuple[Float[Array, "*batch n m"], Subspace]:
-    """A matrix in the projection's domain, and the subspace of a basis or of one chosen for it."""
+    """The matrix in the projection's domain, and the subspace of a basis, or one chosen for it."""
     A = projection.analyze(matrix, wide_dtype(matrix.dtype))
     if basis is None:
-        n, m = A.shape[-2:]
-        rank = resolve_rank(projection.rank, n, min(n, m))
-        key = jax.random.PRNGKey(0)
+        rank, key = resolve_rank(projection.rank, A.shape[-2], min(A.shape[-2:])), jax.random.key(0)
         start = projection.init(A.shape, rank, A.dtype, key)
-        basis = projection.refresh(Choice(A, start, rank, key, jnp.zeros((), jnp.int32)))
+        choice = Choice(A, start, rank, key, count=jnp.zeros((), jnp.int32))
+        basis = projection.refresh(choice)
     return A, projection.subspace(basis, A.shape)

@@ -41,6 +41,12 @@ def ranks(n):
     return st.sampled_from(sorted({1, max(1, n // 2), n}))
 
 
+def in_order(projection, S):
+    """Coefficients in the order of the basis' columns: a domain may have an order of its own."""
+    order = projection.order(S.shape[-2])
+    return S if order is None else S[..., np.argsort(order), :]
+
+
 def at_work(name, G, rank, select="l2"):
     """A projection, the coefficients of G, and the basis and subspace that it chooses for them."""
     projection = BASES[name](rank, select)
@@ -50,14 +56,15 @@ def at_work(name, G, rank, select="l2"):
 
 
 @every_basis
-@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("n", [1, 8, 512])
 def test_the_columns_are_an_orthogonal_matrix_and_the_transform_is_its_product(name, n):
     projection = BASES[name](1)
     Q = projection.columns(jnp.arange(n), n, jnp.float64)
     np.testing.assert_allclose(Q.T @ Q, jnp.eye(n), atol=1e-12)
     A = draw64((2, n, 3))
-    np.testing.assert_allclose(projection.analyze(A, A.dtype), Q.T @ A, atol=1e-12)
-    np.testing.assert_allclose(projection.synthesize(A), Q @ A, atol=1e-12)
+    S = projection.analyze(A, A.dtype)
+    np.testing.assert_allclose(in_order(projection, S), Q.T @ A, atol=1e-12)
+    np.testing.assert_allclose(projection.synthesize(S), A, atol=1e-12)
     some = jnp.array([[n - 1, 0], [0, 0]])
     batched = projection.columns(some, n, jnp.float64)
     np.testing.assert_array_equal(batched, jnp.stack([Q[:, some[0]], Q[:, some[1]]]))
@@ -145,8 +152,40 @@ def test_reweighting_scales_the_two_parts_separately(name, seed, inside, outside
     a = subspace.project(S)
     part = subspace.lift(a)
     np.testing.assert_allclose(projection.synthesize(subspace.embed(a)), part, atol=1e-12)
-    weighted = projection.synthesize(subspace.reweight(S, a, inside, outside))
-    np.testing.assert_allclose(weighted, inside * part + outside * (A - part), atol=1e-12)
+    reweighted = subspace.reweight(S, a, inside, outside)
+    expected = inside * part + outside * (A - part)
+    np.testing.assert_allclose(projection.synthesize(reweighted), expected, atol=1e-12)
+    stored = subspace.store(S, a, inside, outside)
+    restored = subspace.restore(stored, inside, outside)
+    np.testing.assert_allclose(restored, reweighted, atol=1e-12)
+
+
+@every_basis
+@pytest.mark.parametrize("n", [8, 512])
+def test_in_whatever_order_the_domain_is_a_subspace_is_that_of_its_columns(name, n):
+    A, rank = draw64((2, n, 3)), 4
+    projection, S, basis, subspace = at_work(name, A, rank)
+    Q = projection.columns(jnp.arange(n), n, jnp.float64)
+    energies = jnp.sum((Q.T @ A) ** 2, axis=-1)
+    best = jnp.sort(jnp.argsort(energies, axis=-1)[..., -rank:], axis=-1)
+    np.testing.assert_array_equal(basis, best)
+    P = projection.columns(basis, n, jnp.float64)
+    a = subspace.project(S)
+    np.testing.assert_allclose(a, P.mT @ A, atol=1e-12)
+    np.testing.assert_allclose(subspace.lift(a), P @ a, atol=1e-12)
+    np.testing.assert_allclose(projection.synthesize(subspace.embed(a)), P @ a, atol=1e-12)
+    left = projection.synthesize(subspace.reweight(S, a, 0.0, 1.0))
+    np.testing.assert_allclose(left, A - P @ a, atol=1e-12)
+    other = projection.subspace(basis[::-1], A.shape)
+    y = draw64((2, rank, 3), 1)
+    without = projection.synthesize(subspace.without(S, a, other, y))
+    np.testing.assert_allclose(without, A - P @ a - P[::-1] @ y, atol=1e-12)
+
+
+def test_the_order_of_a_domain_is_a_permutation_and_not_always_that_of_the_columns():
+    order = projections.dct(1).order(512)
+    np.testing.assert_array_equal(np.sort(order), np.arange(512))
+    assert np.any(order != np.arange(512))
 
 
 @every_basis

@@ -41,8 +41,14 @@ def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank)
     subspace = projection.subspace(basis, A.shape)
     a = subspace.project(A)
     np.testing.assert_allclose(subspace.embed(a), P @ A, atol=1e-4)
-    weighted = subspace.reweight(A, a, 0.5, 2.0)
-    np.testing.assert_allclose(weighted, 2 * A - 1.5 * P @ A, atol=1e-4)
+    weighted = 2 * A - 1.5 * P @ A
+    np.testing.assert_allclose(subspace.reweight(A, a, 0.5, 2.0), weighted, atol=1e-4)
+    restored = subspace.restore(subspace.store(A, a, 0.5, 2.0), 0.5, 2.0)
+    np.testing.assert_allclose(restored, weighted, atol=1e-4)
+    other = projection.subspace(basis[::-1], A.shape)
+    y = draw(a.shape, 1)
+    expected = A - P @ A - basis[::-1] @ y
+    np.testing.assert_allclose(subspace.without(A, a, other, y), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in BASES if name != "random"])

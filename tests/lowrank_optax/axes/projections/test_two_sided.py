@@ -63,8 +63,13 @@ def test_it_is_the_two_projections_one_after_the_other(name):
     np.testing.assert_allclose(u, expected, atol=1e-5)
     lifted = subspace.lift(u)
     np.testing.assert_allclose(projection.synthesize(subspace.embed(u)), lifted, atol=1e-5)
-    weighted = projection.synthesize(subspace.reweight(S, u, 0.5, 2.0))
-    np.testing.assert_allclose(weighted, 2 * A - 1.5 * lifted, atol=1e-4)
+    weighted = 2 * A - 1.5 * lifted
+    reweighted = subspace.reweight(S, u, 0.5, 2.0)
+    np.testing.assert_allclose(projection.synthesize(reweighted), weighted, atol=1e-4)
+    restored = subspace.restore(subspace.store(S, u, 0.5, 2.0), 0.5, 2.0)
+    np.testing.assert_allclose(projection.synthesize(restored), weighted, atol=1e-4)
+    without = projection.synthesize(subspace.without(S, u, subspace, u))
+    np.testing.assert_allclose(without, A - 2 * lifted, atol=1e-4)
 
 
 def test_two_singular_subspaces_hold_the_best_approximation():

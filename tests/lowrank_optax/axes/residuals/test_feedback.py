@@ -131,11 +131,31 @@ def test_what_the_transport_of_the_moment_loses_is_fed_back():
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 10**6), decay=st.floats(0, 1), outside=st.floats(0, 1))
-def test_momentum_decays_what_it_applied_and_what_it_did_not_separately(seed, decay, outside):
+@pytest.mark.parametrize(
+    "projection", [lro.projections.dct(RANK), lro.projections.svd(RANK)], ids=["dct", "svd"]
+)
+def test_momentum_decays_what_it_applied_and_what_it_did_not_separately(
+    projection, seed, decay, outside
+):
     grads = gradients(seed)[:1]
-    applied, state = apply_all(lro.residuals.momentum(decay, outside), grads)
+    residual = lro.residuals.momentum(decay, outside)
+    applied, state = apply_all(residual, grads, projection)
+    # What the next step adds to its gradient, which is zero here.
+    subspace = projection.subspace(state.basis, (N, M))
+    momentum = residual.accumulate(jnp.zeros((N, M)), state.residual, subspace)
     expected = decay * applied + outside * (grads[0] - applied)
-    np.testing.assert_allclose(in_weight_space(state.residual), expected, atol=1e-5)
+    np.testing.assert_allclose(projection.synthesize(momentum), expected, atol=1e-5)
+
+
+def test_nesterovs_momentum_takes_the_coordinates_one_decay_ahead():
+    grads, decay = gradients(4), 0.7
+    projection = lro.projections.identity(1.0)  # nothing is left over, so M is all of it
+    applied, _ = apply_all(lro.residuals.momentum(decay, nesterov=True), grads, projection)
+    expected, total = 0, 0
+    for G in grads:
+        total = decay * total + G
+        expected += decay * total + G
+    np.testing.assert_allclose(applied, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
