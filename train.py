@@ -42,6 +42,9 @@ Command = (
     | Annotated[ReportConfig, tyro.conf.subcommand("report")]
 )
 
+# Options of the first edition, which tyro would answer with options that sound alike.
+RENAMED = {"--momentum-dtype": "--mu-dtype", "--norm": "--select"}
+
 # Commands without --distributed.
 IN_ONE_PROCESS = {
     PrepareConfig: prepare,
@@ -52,9 +55,17 @@ IN_ONE_PROCESS = {
 
 
 def parse(arguments: list[str]) -> Any:
-    """The configuration that the arguments describe; without a subcommand, of `pretrain`."""
+    """The configuration that the arguments describe; without a subcommand, of `pretrain`.
+
+    Raises:
+        UserError: for an option that has another name now.
+    """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["pretrain", *arguments]
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name in RENAMED:
+            raise UserError(f"{name} is called {RENAMED[name]} now")
     return tyro.cli(
         Command,
         args=arguments,
@@ -73,8 +84,8 @@ def main(arguments: list[str]) -> int:
     Returns:
         Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted after saving.
     """
-    config = parse(arguments)
     try:
+        config = parse(arguments)
         if type(config) in IN_ONE_PROCESS:
             IN_ONE_PROCESS[type(config)](config, Console(soft_wrap=True))
             return 0

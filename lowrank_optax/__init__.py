@@ -3,8 +3,8 @@
 from lowrank_optax import transforms
 from lowrank_optax.axes import projections, refresh, residuals, selection, transports
 from lowrank_optax.axes.refresh import adaptive
+from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
-from lowrank_optax.core.engine import LowRankState
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
@@ -19,10 +19,11 @@ from lowrank_optax.optimizers import (
     ldadamw,
     low_rank,
     online_subspace_descent,
+    scale_by_dion,
+    scale_by_trion,
     trion,
 )
-from lowrank_optax.optimizers.orthonormal import scale_by_dion, scale_by_trion
-from lowrank_optax.sharding import state_shardings, with_shardings, zero
+from lowrank_optax.sharding import state_shardings, unsharded_sides, with_shardings, zero
 from lowrank_optax.sharding.synchronise import local_state_specs
 from lowrank_optax.tools import diagnostics
 from lowrank_optax.tools.memory_report import MemoryReport, memory_report
@@ -70,6 +71,7 @@ __all__ = [
     # Several devices
     "local_state_specs",
     "state_shardings",
+    "unsharded_sides",
     "with_shardings",
     "zero",
     # Mathematics and measurements

@@ -92,6 +92,8 @@ def test_help_explains_every_option(command, capsys):
         (["--mesh", "data=99"], "--mesh data=99: only 8 device(s)"),
         (["--optimizer", "adamw", "--momentum", "0.9"], "--momentum is not an option of adamw"),
         (["--optimizer", "adamw", "--rank", "4"], "--rank is not an option of adamw"),
+        (["--norm", "l2"], "--norm is called --select now"),
+        (["--momentum_dtype=bfloat16"], "--momentum-dtype is called --mu-dtype now"),
         (["--data", "no-such-folder"], "no-such-folder"),
         (["--tokenizer", "byte"], "unknown tokenizer 'byte'. Did you mean 'bytes'"),
         (["--seq-len", "99999"], "--seq-len 99999 is longer than preset 'small' takes"),

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import optax
 
-import lowrank_optax as lro
 from training.spikes import SkipSpikesState
 from training.trees import by_path, describe
 
@@ -49,7 +48,7 @@ def kept_arrays(
     units = jax.tree_util.tree_leaves_with_path(state, is_leaf=_is_unit)
     for path, unit in units:
         prefix = jax.tree_util.keystr(path, simple=True, separator="/")
-        if isinstance(unit, lro.LowRankState) and not same_method:
+        if "basis" in getattr(unit, "_fields", ()) and not same_method:
             continue
         arrays = {name: describe(array) for name, array in by_path(unit).items()}
         if not _is_unit(unit):  # an array by itself says nothing of what it is

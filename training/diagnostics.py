@@ -95,11 +95,11 @@ def look(
 
 def overlaps(before: Bases, now: Bases) -> dict[str, jax.Array]:
     """What the subspaces of two looks share: path -> float32 (matrices,) in [0, 1]."""
-    fixed = lro.projections.dct(1)  # a share of common columns is the same for every fixed basis
 
     def of(path: str) -> jax.Array:
         if jnp.issubdtype(now[path].dtype, jnp.integer):
-            return fixed.overlap(before[path], now[path]).reshape(-1)
+            common = before[path][..., :, None] == now[path][..., None, :]
+            return jnp.mean(jnp.any(common, axis=-2), axis=-1, dtype=jnp.float32).reshape(-1)
         return lro.diagnostics.subspace_overlap(before[path], now[path]).reshape(-1)
 
     return {path: of(path) for path in now}
@@ -114,10 +114,10 @@ def fixed_projection(config: PretrainConfig) -> str:
 
 
 def _bases(treedef: Any, optimizer_state: Any) -> dict[int, Any]:
-    """Leaf -> its basis, from all low-rank states in an optimizer's state."""
-    is_low_rank = lambda node: isinstance(node, lro.LowRankState)
+    """Leaf -> its basis, from all states with bases in an optimizer's state."""
+    has_basis = lambda node: "basis" in getattr(node, "_fields", ())
     found = {}
-    for state in filter(is_low_rank, jax.tree.leaves(optimizer_state, is_leaf=is_low_rank)):
+    for state in filter(has_basis, jax.tree.leaves(optimizer_state, is_leaf=has_basis)):
         for i, basis in enumerate(treedef.flatten_up_to(state.basis)):
             if not isinstance(basis, optax.MaskedNode):
                 # Projections that remember more than P call it so.
@@ -137,7 +137,7 @@ def _orthonormal(basis: jax.Array) -> jax.Array:
 
 
 def _size(update: jax.Array) -> dict[str, jax.Array]:
-    """Norms of updates (*batch, m, n)."""
+    """Norms of updates (*batch, n, m)."""
     norm = jnp.sqrt(jnp.sum(jnp.square(update.astype(jnp.float32)), axis=(-2, -1)))
     return {"update_norm": norm, "update_rms": norm / math.sqrt(math.prod(update.shape[-2:]))}
 

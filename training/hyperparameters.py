@@ -16,11 +16,9 @@ class Hyperparameters:
     momentum: Annotated[float | None, _UNSET] = None
     """Decay of the momentum (muon, trion, dion, sgd)."""
     nesterov: Annotated[bool | None, _UNSET] = None
-    """Nesterov momentum (muon, sgd)."""
+    """Nesterov momentum (muon, sgd, trion, dion)."""
     residual_decay: Annotated[float | None, _UNSET] = None
     """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
-    norm: Annotated[Literal["l1", "l2"] | None, _UNSET] = None
-    """Norm by which the columns of the basis are ranked (trion, dct_adamw)."""
     ns_steps: Annotated[int | None, _UNSET] = None
     """Newton-Schulz iterations (muon, trion)."""
     power_iters: Annotated[int | None, _UNSET] = None
@@ -29,6 +27,9 @@ class Hyperparameters:
     """How the factor is orthonormalised (dion)."""
     shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, _UNSET] = None
     """How the update's size follows the matrix's shape (trion, dion)."""
+    rank_scale: Annotated[Literal["none", "sqrt"] | None, _UNSET] = None
+    """How it follows the rank: not, or as sqrt(n/r), by which --shape-scale rms takes AdamW's
+    learning rates (trion, dion)."""
     b1: Annotated[float | None, _UNSET] = None
     """Decay of the first moment (Adam and Lion, inside a subspace too)."""
     b2: Annotated[float | None, _UNSET] = None
@@ -53,14 +54,14 @@ class Hyperparameters:
     """First step from which the subspace is random (golore)."""
     rotate: Annotated[bool | None, _UNSET] = None
     """Whether the moments follow the subspace when it changes (dct_adamw)."""
-    error_feedback: Annotated[Literal["8", "4", "32", "none"] | None, _UNSET] = None
-    """Bits of the stored projection error, or none (dct_adamw, ldadamw)."""
+    error_feedback: Annotated[Literal["int8", "int4", "float32", "none"] | None, _UNSET] = None
+    """Type of the stored projection error, or none (dct_adamw, ldadamw)."""
     projection: Annotated[str | None, _UNSET] = None
     """Subspace: dct, svd, random, identity, hadamard, random_orthogonal, power_iteration or
     online_pca (frugal, fira, low_rank)."""
     select: Annotated[str | None, _UNSET] = None
-    """What it selects: top, l1, l2, importance, hybrid or uniform (galore, frugal, fira,
-    low_rank)."""
+    """What it selects: top, l1, l2, importance, hybrid or uniform (trion, dct_adamw, galore,
+    frugal, fira, low_rank)."""
     transport: Annotated[str | None, _UNSET] = None
     """What happens to the moments when it changes: keep, reset, rotate, rotate_first or
     rotate_moments (low_rank)."""
@@ -72,5 +73,5 @@ class Hyperparameters:
     frugal, online_subspace_descent, low_rank)."""
     compress: Annotated[Literal["smallest", "in", "out"] | None, _UNSET] = None
     """Which axis of a matrix is compressed (all of lowrank_optax)."""
-    momentum_dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
-    """Storage type of the momentum (adamw, lion, muon, sgd, trion, dion)."""
+    mu_dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
+    """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax)."""

@@ -36,32 +36,32 @@ def decay_mask(params: optax.Params) -> Any:
     )
 
 
-def _adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, momentum_dtype=None, weight_decay=0.0):
+def _adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, mu_dtype=None, weight_decay=0.0):
     return optax.adamw(
         learning_rate,
         b1=b1,
         b2=b2,
         eps=eps,
-        mu_dtype=momentum_dtype,
+        mu_dtype=mu_dtype,
         weight_decay=weight_decay,
         mask=decay_mask,
     )
 
 
-def _lion(learning_rate, *, b1=0.9, b2=0.99, momentum_dtype=None, weight_decay=0.0):
+def _lion(learning_rate, *, b1=0.9, b2=0.99, mu_dtype=None, weight_decay=0.0):
     return optax.lion(
         learning_rate,
         b1=b1,
         b2=b2,
-        mu_dtype=momentum_dtype,
+        mu_dtype=mu_dtype,
         weight_decay=weight_decay,
         mask=decay_mask,
     )
 
 
-def _sgd(learning_rate, *, momentum=0.9, nesterov=False, momentum_dtype=None, weight_decay=0.0):
+def _sgd(learning_rate, *, momentum=0.9, nesterov=False, mu_dtype=None, weight_decay=0.0):
     return optax.chain(
-        optax.trace(momentum, nesterov=nesterov, accumulator_dtype=momentum_dtype),
+        optax.trace(momentum, nesterov=nesterov, accumulator_dtype=mu_dtype),
         optax.add_decayed_weights(weight_decay, decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -74,7 +74,7 @@ def _muon(
     nesterov=True,
     ns_steps=5,
     eps=1e-8,
-    momentum_dtype=None,
+    mu_dtype=None,
     weight_decay=0.0,
     fallback_learning_rate=None,
     dimension_numbers=None,
@@ -85,7 +85,7 @@ def _muon(
         nesterov=nesterov,
         ns_steps=ns_steps,
         eps=eps,
-        mu_dtype=momentum_dtype,
+        mu_dtype=mu_dtype,
         weight_decay=weight_decay,
         # Decays the matrices only, as optax.contrib.muon does by default.
         adam_learning_rate=fallback_learning_rate,
@@ -140,9 +140,7 @@ def get_entry(name: str) -> OptimizerEntry:
 
 def accepted_options(name: str) -> list[str]:
     """Names of the command line's optimizer options that an optimizer takes."""
-    parameters = set(inspect.signature(get_entry(name).build).parameters)
-    if "fallback" in parameters:
-        parameters.add("fallback_learning_rate")
+    parameters = inspect.signature(get_entry(name).build).parameters
     return [option for option in optimizer_options() if option in parameters]
 
 
@@ -199,9 +197,8 @@ def check_zero(name: str) -> None:
 def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """The hyperparameters that were set, as arguments for a builder."""
     values = {name: value for name, value in vars(hyperparameters).items() if value is not None}
-    if "error_feedback" in values:
-        bits = values["error_feedback"]
-        values["error_feedback"] = None if bits == "none" else int(bits)
+    if values.get("error_feedback") == "none":
+        values["error_feedback"] = None
     return values
 
 
@@ -233,7 +230,6 @@ def build_optimizer(
         "weight_decay": config.weight_decay,
         "mask": decay_mask,
         "dimension_numbers": matrix_dimension_numbers,
-        "fallback": _adamw(fallback_learning_rate, weight_decay=config.weight_decay),
         "fallback_learning_rate": fallback_learning_rate,
         "seed": seed,
         "zero_axis": zero_axis,

@@ -75,6 +75,9 @@ def mean_gradient(
 
     The batch, an array or a pytree of arrays whose first axes are its rows, is split with a stride,
     so that every micro-batch is spread over all devices.
+
+    Gradients are summed in at least float32: a bfloat16 sum stands still once a term is below 1/256
+    of it. The mean is rounded once to the parameters' types, which optax's states expect.
     """
     value_and_grad = jax.value_and_grad(loss_fn)
     if parts == 1:
@@ -83,12 +86,16 @@ def mean_gradient(
         lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
     )
 
-    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, value_and_grad(params, microbatch)), None
+    def widen(x: jax.Array) -> jax.Array:
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-    total, _ = jax.lax.scan(add, zeros, microbatches)
-    return jax.tree.map(lambda x: x / parts, total)
+    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
+        term = jax.tree.map(widen, value_and_grad(params, microbatch))
+        return jax.tree.map(jnp.add, total, term), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(widen(x)), (jnp.float32(0), params))
+    (loss, gradient), _ = jax.lax.scan(add, zeros, microbatches)
+    return loss / parts, jax.tree.map(lambda x, p: (x / parts).astype(p.dtype), gradient, params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,139 +1,125 @@
 """The refresh axis: at which steps the subspace changes."""
 
 import abc
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
+
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Transition
 
 UpdateInterval: TypeAlias = "int | Callable[[Array], Array] | Refresh"
 """What `update_interval=` takes: T, a function of the count, or a `Refresh`."""
 
 
-MOST_GROUPS = 64
-"""Groups that a staggered schedule splits leaves into; each has step counts of its own."""
-
-
 class Refresh(abc.ABC):
-    """Contract of the refresh axis. Hashable and stateless.
+    """Contract of the refresh axis. Stateless; the engine counts the steps.
 
     Attributes:
-      every_step: the subspace changes at every step, so no predicate is compiled.
-      grouped: leaves follow schedules of their own, in groups.
-      groups: the number of groups; None for one per leaf.
-      uses_overlap: `advance` reads the overlap of the new subspace with the old one.
+      by_matrix: every matrix follows a schedule of its own, and so has an inner optimizer of its
+        own, whose step counts are its own.
     """
 
-    every_step: bool = False
-    grouped: bool = False
-    groups: int | None = None
-    uses_overlap: bool = False
+    by_matrix: bool = False
 
     def init(self) -> Any:
-        """State: by default the int32 number of steps taken."""
-        return jnp.zeros((), jnp.int32)
-
-    @abc.abstractmethod
-    def due(self, state: Any) -> Bool[Array, ""]:
-        """Whether this step chooses a subspace; true at the first step."""
-
-    def advance(
-        self, state: Any, refreshed: Bool[Array, ""] | bool, overlap: Float[Array, ""] | None
-    ) -> Any:
-        """The state after a step."""
-        del refreshed, overlap
-        return optax.safe_increment(state)
-
-    def for_group(self, group: int, groups: int) -> "Refresh":
-        """The schedule of one of the groups of leaves."""
-        del group, groups
-        return self
-
-
-@dataclasses.dataclass(frozen=True)
-class EveryStep(Refresh):
-    """At every step; keeps no state."""
-
-    every_step = True
-
-    def init(self) -> Any:
-        """Nothing."""
+        """What is remembered for each matrix: by default nothing."""
         return ()
 
-    def due(self, state: Any) -> Bool[Array, ""]:
-        """Always."""
-        del state
-        return jnp.asarray(True)
+    @abc.abstractmethod
+    def due(
+        self, count: Int[Array, ""], state: Any, position: int, matrices: int
+    ) -> Bool[Array, ""] | bool:
+        """Whether this step chooses a subspace; true at the first step.
+
+        Args:
+          count: int32 number of steps taken.
+          state: what is remembered for this matrix.
+          position: of this matrix among all.
+          matrices: how many there are.
+
+        Returns:
+          A scalar, or Python's True where it is always so and no predicate is to be compiled.
+        """
 
     def advance(
-        self, state: Any, refreshed: Bool[Array, ""] | bool, overlap: Float[Array, ""] | None
+        self, state: Any, count: Int[Array, ""], due: Bool[Array, ""] | bool, change: Transition
     ) -> Any:
-        """Nothing to count."""
-        del refreshed, overlap
+        """What to remember after a step, given the change of the subspace in it."""
+        del count, due, change
         return state
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
+class EveryStep(Refresh):
+    """At every step."""
+
+    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> bool:
+        """Always."""
+        del count, state, position, matrices
+        return True
+
+
+@axis_value()
 class Once(Refresh):
     """At the first step only."""
 
-    def due(self, state: Int[Array, ""]) -> Bool[Array, ""]:
+    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
         """At count 0."""
-        return state == 0
+        del state, position, matrices
+        return count == 0
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class When(Refresh):
     """Where a function of the count says so."""
 
     predicate: Callable[[Array], Array]
 
-    def due(self, state: Int[Array, ""]) -> Bool[Array, ""]:
+    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
         """The predicate."""
-        return jnp.asarray(self.predicate(state), bool)
+        del state, position, matrices
+        return jnp.asarray(self.predicate(count), bool)
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("interval", "offset")
 class Every(Refresh):
     """Where (count − offset) % interval == 0, and at the first step."""
 
     interval: Any
-    offset: int = 0
+    offset: Any = 0
 
-    def due(self, state: Int[Array, ""]) -> Bool[Array, ""]:
+    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
         """Every `interval` steps."""
-        return (state == 0) | ((state - self.offset) % self.interval == 0)
+        del state, position, matrices
+        return (count == 0) | ((count - self.offset) % self.interval == 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Staggered(Every):
-    """Every interval, but spread over it: each group of leaves has its own offset."""
+@axis_value("interval")
+class Staggered(Refresh):
+    """Every interval, each matrix at an offset of its own, spread evenly."""
 
-    grouped = True
+    interval: Any
+    by_matrix = True
 
-    @property
-    def groups(self) -> int:  # type: ignore[override]
-        """One group per step of the interval, within reason."""
-        return min(self.interval, MOST_GROUPS)
-
-    def for_group(self, group: int, groups: int) -> Refresh:
-        """Offsets spread evenly over the interval."""
-        return Every(self.interval, group * self.interval // groups)
+    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
+        """Every `interval` steps from the matrix' offset, and at the first step."""
+        del state
+        offset = position * self.interval // matrices
+        return (count == 0) | ((count - offset) % self.interval == 0)
 
 
 class AdaptiveState(NamedTuple):
-    """State of an adaptive schedule."""
+    """What an adaptive schedule remembers for a matrix."""
 
-    steps: Int[Array, ""]  # steps taken
     interval: Int[Array, ""]  # current interval
     due_at: Int[Array, ""]  # count at which the subspace changes next
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Adaptive(Refresh):
     """Doubles a matrix's interval while its subspace stays the same; see `adaptive`."""
 
@@ -141,31 +127,31 @@ class Adaptive(Refresh):
     threshold: float
     longest: int
 
-    grouped = True
-    uses_overlap = True
+    by_matrix = True
 
     def init(self) -> AdaptiveState:
         """Due at once."""
-        zero = jnp.zeros((), jnp.int32)
-        return AdaptiveState(zero, jnp.asarray(self.interval, jnp.int32), zero)
+        return AdaptiveState(jnp.asarray(self.interval, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def due(self, state: AdaptiveState) -> Bool[Array, ""]:
+    def due(
+        self, count: Int[Array, ""], state: AdaptiveState, position: int, matrices: int
+    ) -> Array:
         """Once the current interval has passed."""
-        return state.steps >= state.due_at
+        del position, matrices
+        return count >= state.due_at
 
     def advance(
         self,
         state: AdaptiveState,
-        refreshed: Bool[Array, ""] | bool,
-        overlap: Float[Array, ""] | None,
+        count: Int[Array, ""],
+        due: Bool[Array, ""] | bool,
+        change: Transition,
     ) -> AdaptiveState:
         """Double the interval after a refresh that changed little; the first has no old one."""
-        assert overlap is not None
-        stable = (overlap > self.threshold) & (state.steps > 0)
+        stable = (jnp.min(change.overlap()) > self.threshold) & (count > 0)
         longer = jnp.minimum(2 * state.interval, self.longest)
-        interval = jnp.where(refreshed & stable, longer, state.interval)
-        due_next = jnp.where(refreshed, state.steps + interval, state.due_at)
-        return AdaptiveState(optax.safe_increment(state.steps), interval, due_next)
+        interval = jnp.where(due & stable, longer, state.interval)
+        return AdaptiveState(interval, jnp.where(due, count + interval, state.due_at))
 
 
 def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400) -> Refresh:
@@ -197,14 +183,21 @@ def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400
     return Adaptive(interval, threshold, longest)
 
 
-def resolve(update_interval: Any, stagger: bool = False) -> Refresh:
+def resolve(update_interval: Any, stagger: bool = False, offset: int = 0) -> Refresh:
     """Turn what `update_interval=` and `stagger=` take into a schedule.
+
+    Args:
+      update_interval: T, also as a traced number; a function of the count; or a `Refresh`.
+      stagger: spread the matrices' refreshes over the T steps.
+      offset: refresh where (count − offset) % T == 0, if T is a number.
 
     Raises:
       TypeError, ValueError: if it is none, or below 1.
     """
+    is_number = isinstance(update_interval, int | jax.Array)
+    below = lambda least: isinstance(update_interval, int) and update_interval < least
     if stagger:
-        if not isinstance(update_interval, int) or update_interval < 2:
+        if not is_number or below(2):
             raise ValueError(
                 f"stagger=True spreads refreshes over an interval, but update_interval="
                 f"{update_interval!r} is no int above 1; give one, or leave stagger out."
@@ -214,13 +207,11 @@ def resolve(update_interval: Any, stagger: bool = False) -> Refresh:
         return update_interval
     if callable(update_interval):
         return When(update_interval)
-    if isinstance(update_interval, jax.Array):  # under optax.inject_hyperparams
-        return Every(update_interval)
-    if isinstance(update_interval, bool) or not isinstance(update_interval, int):
+    if isinstance(update_interval, bool) or not is_number:
         raise TypeError(
             f"update_interval={update_interval!r} must be an int, a function count -> bool, or a "
             "schedule such as lro.adaptive()."
         )
-    if update_interval < 1:
+    if below(1):
         raise ValueError(f"update_interval={update_interval} must be at least 1.")
-    return EveryStep() if update_interval == 1 else Every(update_interval)
+    return EveryStep() if below(2) else Every(update_interval, offset)

@@ -18,11 +18,11 @@ from lowrank_optax.linalg.largest import largest
 NORMS = ("l1", "l2")
 
 
-def column_scores(S: Float[Array, "*batch m n"], norm: str) -> Float[Array, "*batch n"]:
-    """Score of every column of S: its l1 norm, or its squared l2 norm (the same ranking as l2).
+def column_scores(S: Float[Array, "*batch n m"], norm: str) -> Float[Array, "*batch n"]:
+    """Score of every basis column: the l1 norm of its coefficients, or the squared l2 norm.
 
     Args:
-      S: coefficients, shape (..., m, n).
+      S: coefficients, shape (..., n, m); those of a column are a row.
       norm: "l1" or "l2".
 
     Returns:
@@ -37,11 +37,11 @@ def column_scores(S: Float[Array, "*batch m n"], norm: str) -> Float[Array, "*ba
     Example:
       >>> import jax.numpy as jnp
       >>> from lowrank_optax.axes.selection import column_scores
-      >>> column_scores(jnp.array([[1.0, -2.0], [3.0, 0.5]]), "l1").tolist()
+      >>> column_scores(jnp.array([[1.0, 3.0], [-2.0, 0.5]]), "l1").tolist()
       [4.0, 2.5]
     """
     check_norm(norm)
-    return jnp.sum(jnp.abs(S) if norm == "l1" else jnp.square(S), axis=-2)
+    return jnp.sum(jnp.abs(S) if norm == "l1" else jnp.square(S), axis=-1)
 
 
 def check_norm(norm: str) -> None:
@@ -55,13 +55,11 @@ class Selection(abc.ABC):
 
     Attributes:
       norm: norm by which columns of a fixed basis are scored.
-      stochastic: whether `__call__` uses its key.
     """
 
     norm: str = "l1"
-    stochastic: bool = False
 
-    def scores(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
+    def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
         """What `__call__` takes, for the columns of a fixed basis with coefficients S."""
         return column_scores(S, self.norm)
 
@@ -120,9 +118,8 @@ class Sampling(Selection):
     """
 
     pool: int | None = None
-    stochastic = True
 
-    def scores(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch n"]:
+    def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
         """The columns' norms: as weights, unlike for ranking, squares would not do."""
         scores = column_scores(S, self.norm)
         return scores if self.norm == "l1" else jnp.sqrt(scores)

@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lowrank_optax.axes.projections.base import Projection
-
-# Large enough that an inner optimizer that stores large arrays in 8 bits does so.
-TEMPLATE = jax.ShapeDtypeStruct((256, 64), jnp.float32)
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.moments import (
+    has_one,
+    inner_name,
+    is_moment,
+    require_fields,
+    template_state,
+)
+from lowrank_optax.axes.projections.base import Transition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +24,18 @@ class Change:
     """A change of the subspace, as a transport sees it.
 
     Attributes:
-      inner: the inner optimizer.
+      inner: the inner optimizer, for the structure of its state.
       state: its state.
-      template: tree of low-rank zeros, like what the inner optimizer sees.
-      previous: tree of the old bases.
-      current: tree of the new ones.
-      projection: what expresses coordinates of one basis in another one.
+      fresh: the state that it starts from.
+      template: tree of what the inner optimizer sees, for shapes.
+      transitions: tree of `Transition`s, like what the inner optimizer sees.
     """
 
     inner: optax.GradientTransformation
     state: Any
+    fresh: Any
     template: Any
-    previous: Any
-    current: Any
-    projection: Projection
+    transitions: Any
 
     def with_fields(self, **fields: Any) -> Any:
         """The state with fields replaced, wherever in it they are."""
@@ -42,26 +45,37 @@ class Change:
         """A field of the state, wherever in it it is."""
         return optax.tree_utils.tree_get(self.state, name)
 
-    def carried(self, moment: Any) -> Any:
-        """A tree of low-rank arrays in the new coordinates."""
-        return jax.tree.map(self.projection.carry, moment, self.previous, self.current)
+    def map(self, function: Any, *moments: Any) -> Any:
+        """`function(transition, *moments)` for every matrix."""
+        is_transition = lambda node: isinstance(node, Transition)
+        return jax.tree.map(function, self.transitions, *moments, is_leaf=is_transition)
 
 
 class Transport(abc.ABC):
-    """Contract of the transport axis. Hashable and stateless."""
+    """Contract of the transport axis. Stateless."""
 
     name: str
 
-    def check(self, inner: optax.GradientTransformation) -> None:
-        """Raise if the inner optimizer has no moments that this transport could move."""
-        del inner
+    def check(self, parts: Any) -> None:
+        """Raise if the inner optimizer has no moments that this transport could move.
+
+        Args:
+          parts: the engine's `Parts`.
+        """
+        del parts
 
     @abc.abstractmethod
     def __call__(self, change: Change) -> Any:
         """The inner optimizer's state for the new subspace."""
 
+    def where(self, due: Any, change: Change) -> Any:
+        """The same where it is time for a new subspace, by one scalar `lax.cond`."""
+        if due is True:
+            return self(change)
+        return jax.lax.cond(due, lambda: self(change), lambda: change.state)
 
-@dataclasses.dataclass(frozen=True)
+
+@axis_value()
 class Keep(Transport):
     """Leave every moment in its slot, whatever basis vector the slot now stands for (GaLore)."""
 
@@ -71,8 +85,13 @@ class Keep(Transport):
         """The state as it is."""
         return change.state
 
+    def where(self, due: Any, change: Change) -> Any:
+        """Nothing to decide."""
+        del due
+        return change.state
 
-@dataclasses.dataclass(frozen=True)
+
+@axis_value()
 class Reset(Transport):
     """Start the inner optimizer anew, its step count included (FRUGAL)."""
 
@@ -80,39 +99,38 @@ class Reset(Transport):
 
     def __call__(self, change: Change) -> Any:
         """A fresh state."""
-        return change.inner.init(change.template)
+        return change.fresh
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Rotate(Transport):
-    """Express every moment in the new subspace, x ← x Pᵀ_previous P_current (DCT-AdamW).
+    """Express every moment in the new subspace, x ← P_currentᵀ P_previous x (DCT-AdamW).
 
     A second moment ("nu") stays non-negative by its absolute value; in a fixed basis, where the
-    product only moves columns, that changes nothing.
+    product only moves rows, that changes nothing.
     """
 
     name = "rotate"
 
-    def check(self, inner: optax.GradientTransformation) -> None:
+    def check(self, parts: Any) -> None:
         """Raise unless the inner optimizer keeps an array like its input."""
-        state = jax.eval_shape(inner.init, TEMPLATE)
-        marked = optax.tree.map_params(inner, _is_moment, state)
+        marked = optax.tree.map_params(parts.inner, is_moment, template_state(parts.inner))
         if not any(leaf is True for leaf in jax.tree.leaves(marked)):
             raise ValueError(
                 f"transport='rotate' moves per-coordinate moments, but the state of "
-                f"{inner_name(inner)} has none; use transport='keep' or 'reset', or an inner "
+                f"{inner_name(parts.inner)} has none; use transport='keep' or 'reset', or an inner "
                 "optimizer such as optax.scale_by_adam()."
             )
 
     def __call__(self, change: Change) -> Any:
         """Every array like the input is carried over."""
-        shapes = jax.tree.map(lambda leaf: leaf.shape, change.template)
 
-        def move(x: Any, shape: tuple[int, ...], old: Any, new: Any) -> Any:
-            return change.projection.carry(x, old, new) if x.shape == shape else x
+        def move(x: Any, like: Any, transition: Transition) -> Any:
+            # Factored statistics, which are no coordinates, stay what they are.
+            return transition.carry(x) if x.shape == like.shape else x
 
         state = optax.tree.map_params(
-            change.inner, move, change.state, shapes, change.previous, change.current
+            change.inner, move, change.state, change.template, change.transitions
         )
         if optax.tree_utils.tree_get_all_with_path(state, "nu"):
             nu = optax.tree_utils.tree_get(state, "nu")
@@ -120,51 +138,42 @@ class Rotate(Transport):
         return state
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class RotateFirstMoment(Transport):
     """Express the first moment in the new subspace and leave the rest (GoLore, I3S hybrid)."""
 
     name = "rotate_first"
 
-    def check(self, inner: optax.GradientTransformation) -> None:
+    def check(self, parts: Any) -> None:
         """Raise unless the inner optimizer keeps a first moment."""
-        state = jax.eval_shape(inner.init, TEMPLATE)
+        state = template_state(parts.inner)
         field = _first_moment(state)
-        if field is None or not _is_moment(optax.tree_utils.tree_get(state, field)):
+        if field is None or not is_moment(optax.tree_utils.tree_get(state, field)):
             raise ValueError(
                 f"transport='rotate_first' moves the first moment ('mu' or 'trace'), but the state "
-                f"of {inner_name(inner)} has none; use transport='keep' or 'reset', or an inner "
-                "optimizer such as optax.scale_by_adam()."
+                f"of {inner_name(parts.inner)} has none; use transport='keep' or 'reset', or an "
+                "inner optimizer such as optax.scale_by_adam()."
             )
 
     def __call__(self, change: Change) -> Any:
         """The first moment is carried over."""
         field = _first_moment(change.state)
         assert field is not None
-        return change.with_fields(**{field: change.carried(change.field(field))})
-
-
-def _is_moment(leaf: Any) -> bool:
-    """Whether a leaf of a state for `TEMPLATE` is a plain array with one entry per coordinate."""
-    return (
-        isinstance(leaf, jax.ShapeDtypeStruct)
-        and leaf.shape == TEMPLATE.shape
-        and jnp.issubdtype(leaf.dtype, jnp.floating)
-    )
+        moved = change.map(lambda transition, m: transition.carry(m), change.field(field))
+        return change.with_fields(**{field: moved})
 
 
 def _first_moment(state: Any) -> str | None:
-    found = lambda field: len(optax.tree_utils.tree_get_all_with_path(state, field)) == 1
-    return next((field for field in ("mu", "trace") if found(field)), None)
+    return next((field for field in ("mu", "trace") if has_one(state, field)), None)
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("b1", "b2")
 class RotateMoments(Transport):
     """LDAdam's rule, which rotates the statistics that the moments estimate.
 
-    With R = Pᵀ_previous P_current and t steps taken, n = m R and
-    v ← |(1 − β₂ᵗ) ((v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) R² + (n / (1 − β₁ᵗ))²)|, squares entrywise:
-    the variance is rotated as a variance and the squared mean is added back.
+    With R = Pᵀ_previous P_current and t steps taken, n = Rᵀ m and
+    v ← |(1 − β₂ᵗ) ((R²)ᵀ (v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) + (n / (1 − β₁ᵗ))²)|, with squares
+    entrywise: the variance is rotated as a variance and the squared mean is added back.
 
     Attributes:
       b1, b2: decay rates of the inner Adam.
@@ -177,11 +186,11 @@ class RotateMoments(Transport):
     b2: Any = 0.999
     name = "rotate_moments"
 
-    def check(self, inner: optax.GradientTransformation) -> None:
+    def check(self, parts: Any) -> None:
         """Raise unless the inner optimizer keeps Adam's two moments."""
         require_fields(
             "transport='rotate_moments'",
-            inner,
+            parts.inner,
             ("mu", "nu", "count"),
             "use transport='keep' or 'reset'",
         )
@@ -190,39 +199,18 @@ class RotateMoments(Transport):
         """Both moments."""
         t = jnp.maximum(change.field("count"), 1)
         first, second = 1 - self.b1**t, 1 - self.b2**t
-        mu, projection = change.field("mu"), change.projection
+        mu, nu = change.field("mu"), change.field("nu")
 
-        def rotate_second(m: Any, v: Any, old: Any, new: Any) -> Any:
-            n = projection.carry(m, old, new)
-            spread = projection.carry_squared(v / second - jnp.square(m / first), old, new)
+        def rotate_second(transition: Transition, m: Any, v: Any) -> Any:
+            m = m.astype(v.dtype)
+            spread = transition.carry_squared(v / second - jnp.square(m / first))
+            n = transition.carry(m)
             return jnp.abs(second * (spread + jnp.square(n / first))).astype(v.dtype)
 
-        nu = jax.tree.map(rotate_second, mu, change.field("nu"), change.previous, change.current)
-        return change.with_fields(mu=change.carried(mu), nu=nu)
-
-
-def require_fields(
-    user: str, inner: optax.GradientTransformation, fields: tuple[str, ...], remedy: str
-) -> None:
-    """Raise unless the inner optimizer's state has one of each field, as plain arrays."""
-    state = jax.eval_shape(inner.init, TEMPLATE)
-
-    def usable(field: str) -> bool:
-        found = optax.tree_utils.tree_get_all_with_path(state, field)
-        return len(found) == 1 and (field == "count" or _is_moment(found[0][1]))
-
-    missing = [field for field in fields if not usable(field)]
-    if missing:
-        raise ValueError(
-            f"{user} uses the moments {fields}, but the state of {inner_name(inner)} has no "
-            f"{missing}; {remedy}, or use an inner optimizer such as optax.scale_by_adam()."
+        return change.with_fields(
+            mu=change.map(lambda transition, m: transition.carry(m), mu),
+            nu=change.map(rotate_second, mu, nu),
         )
-
-
-def inner_name(inner: optax.GradientTransformation) -> str:
-    """The name of the function that made a transformation, for messages."""
-    name = getattr(inner.init, "__qualname__", type(inner.init).__name__).split(".")[0]
-    return "a stateless transformation" if name == "init_empty_state" else name
 
 
 TRANSPORTS: dict[str, Transport] = {

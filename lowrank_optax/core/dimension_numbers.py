@@ -8,6 +8,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from lowrank_optax.core.trees import has_masked, leaf_paths, path_string
+
 DimensionNumbers: TypeAlias = (
     MuonDimensionNumbers
     | Sequence[tuple[str, MuonDimensionNumbers | None]]
@@ -23,16 +25,6 @@ DEFAULT_EXCLUDE = (
     r"|(^|/)(wte|wpe|emb|tok_emb|pos_emb|ln|ln_\w+|ln\d+)(/|$)"
     r"|(^|/)(lm_head|head|output_head|logits\w*|classifier)(/|$)"
 )
-
-
-def path_string(path: Any) -> str:
-    """The "/"-joined form of a JAX key path, to which patterns and messages refer."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def leaf_paths(tree: Any) -> list[str]:
-    """The "/"-joined paths of a tree's leaves, in `jax.tree.leaves` order."""
-    return [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any:
@@ -70,6 +62,17 @@ def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any
 
 
 def resolve(
+    params: Any, dimension_numbers: DimensionNumbers
+) -> tuple[list[MuonDimensionNumbers | None], list[str]]:
+    paths = leaf_paths(params)
+    numbers = _resolve(params, paths, dimension_numbers, has_masked(params))
+    numbers = [None if 0 in leaf.shape else n for n, leaf in zip(numbers, jax.tree.leaves(params))]
+    return numbers, [
+        f"{leaf.ndim}-D" if n is None else "" for n, leaf in zip(numbers, jax.tree.leaves(params))
+    ]
+
+
+def _resolve(
     params: Any, paths: list[str], dimension_numbers: DimensionNumbers, partial: bool
 ) -> list[MuonDimensionNumbers | None]:
     """Dimension numbers of every leaf, in `jax.tree.leaves` order; None = not a matrix.

@@ -1,8 +1,9 @@
 """From a pytree leaf to a batch of matrices: the static specification of every leaf.
 
 A leaf is a batch of weight matrices W of shape (out, in), read off its dimension numbers. One of
-the two sides is compressed, and that side is moved to the last axis, so everything after this file
-sees arrays of shape (..., m, n) with the compressed axis n last and knows no left or right.
+the two sides is compressed, and everything after this file sees arrays of shape (..., n, m) with
+the compressed axis n first, and knows no left or right. A JAX kernel (in, out) with in ≤ out is
+its own view: nothing is transposed.
 """
 
 import dataclasses
@@ -15,32 +16,32 @@ import optax
 from jaxtyping import Array, Shaped
 from optax.contrib import MuonDimensionNumbers
 
-from lowrank_optax.core.dimension_numbers import DimensionNumbers, path_string, resolve
+from lowrank_optax.core.dimension_numbers import DimensionNumbers, resolve
+from lowrank_optax.core.trees import at_paths, leaf_paths
 from lowrank_optax.linalg.arguments import check_rank, resolve_rank
-from lowrank_optax.sharding.types import spec_of
 
-COMPRESS_CHOICES = ("smallest", "in", "out", "unsharded")
+SIDES = ("smallest", "in", "out")
 
 
 @dataclasses.dataclass(frozen=True)
 class MatrixSpec:
-    """How one leaf is seen as a batch of matrices with the compressed axis last.
+    """How one leaf is seen as a batch of matrices with the compressed axis first.
 
     Attributes:
       path: "/"-joined path of the leaf.
       shape: shape of the leaf.
       batch_axes: axes of the leaf over which matrices are independent.
-      row_axes: axes of the leaf that form m.
-      column_axes: axes of the leaf that form the compressed n.
+      n_axes: axes of the leaf that form the compressed n.
+      m_axes: axes of the leaf that form m.
       side: "in" or "out", the side of W that is compressed.
-      rank: r, resolved and clipped to n.
+      rank: r, resolved and clipped to min(m, n).
     """
 
     path: str
     shape: tuple[int, ...]
     batch_axes: tuple[int, ...]
-    row_axes: tuple[int, ...]
-    column_axes: tuple[int, ...]
+    n_axes: tuple[int, ...]
+    m_axes: tuple[int, ...]
     side: str
     rank: int
 
@@ -50,14 +51,19 @@ class MatrixSpec:
         return tuple(self.shape[axis] for axis in self.batch_axes)
 
     @property
-    def m(self) -> int:
-        """Number of rows."""
-        return math.prod(self.shape[axis] for axis in self.row_axes)
+    def n(self) -> int:
+        """Size of the compressed axis."""
+        return math.prod(self.shape[axis] for axis in self.n_axes)
 
     @property
-    def n(self) -> int:
-        """Number of columns: the size of the compressed axis."""
-        return math.prod(self.shape[axis] for axis in self.column_axes)
+    def m(self) -> int:
+        """Size of the other axis."""
+        return math.prod(self.shape[axis] for axis in self.m_axes)
+
+    @property
+    def view(self) -> tuple[int, ...]:
+        """Shape (*batch, n, m) of the leaf as matrices."""
+        return (*self.batch, self.n, self.m)
 
     @property
     def fan_in(self) -> int:
@@ -69,25 +75,36 @@ class MatrixSpec:
         """Size of W's out side."""
         return self.m if self.side == "in" else self.n
 
-    def to_matrix(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "*batch m n"]:
-        """View a leaf as (*batch, m, n)."""
-        axes = self.batch_axes + self.row_axes + self.column_axes
-        return leaf.transpose(axes).reshape(*self.batch, self.m, self.n)
+    def to_matrix(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "*batch n m"]:
+        """View a leaf as (*batch, n, m)."""
+        return leaf.transpose(self._axes).reshape(self.view)
 
-    def from_matrix(self, matrix: Shaped[Array, "*batch m n"]) -> Shaped[Array, "..."]:
+    def from_matrix(self, matrix: Shaped[Array, "*batch n m"]) -> Shaped[Array, "..."]:
         """Undo `to_matrix`."""
-        axes = self.batch_axes + self.row_axes + self.column_axes
+        axes = self._axes
         inverse = tuple(axes.index(axis) for axis in range(len(axes)))
         return matrix.reshape([self.shape[axis] for axis in axes]).transpose(inverse)
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return self.batch_axes + self.n_axes + self.m_axes
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecTable:
-    """The specification of every leaf of a tree, in `jax.tree.leaves` order; prints as a table."""
+    """The specification of every leaf of a tree, in `jax.tree.leaves` order; prints as a table.
+
+    Attributes:
+      paths: "/"-joined paths of the leaves.
+      shapes: their shapes.
+      specs: their specifications, None for a leaf that is not a matrix.
+      reasons: why a leaf is not a matrix, "" for one that is.
+    """
 
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     specs: tuple[MatrixSpec | None, ...]
+    reasons: tuple[str, ...]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self.specs)
@@ -96,13 +113,15 @@ class SpecTable:
         return len(self.specs)
 
     def __str__(self) -> str:
-        rows = [("path", "shape", "view (b, m, n)", "compressed", "rank")]
-        for path, shape, spec in zip(self.paths, self.shapes, self.specs, strict=True):
+        rows = [("path", "shape", "view (b, n, m)", "compressed", "rank", "not a matrix because")]
+        for path, shape, spec, reason in zip(
+            self.paths, self.shapes, self.specs, self.reasons, strict=True
+        ):
             if spec is None:
-                rows.append((path, str(shape), "-", "-", "-"))
+                rows.append((path, str(shape), "-", "-", "-", reason))
             else:
-                view = (math.prod(spec.batch), spec.m, spec.n)
-                rows.append((path, str(shape), str(view), spec.side, str(spec.rank)))
+                view = (math.prod(spec.batch), spec.n, spec.m)
+                rows.append((path, str(shape), str(view), spec.side, str(spec.rank), ""))
         return format_table(rows)
 
 
@@ -120,13 +139,13 @@ class MatrixTree:
         self.treedef: Any = treedef
         self.matrices = {i: spec for i, spec in enumerate(table) if spec is not None}
 
-    def matrix(self, i: int) -> Shaped[Array, "*batch m n"]:
+    def matrix(self, i: int) -> Shaped[Array, "*batch n m"]:
         """Leaf i as matrices."""
         return self.matrices[i].to_matrix(self.leaves[i])
 
-    def typed(self, i: int) -> tuple[MatrixSpec, Any]:
-        """Specification and dtype of leaf i."""
-        return self.matrices[i], self.leaves[i].dtype
+    def dtype(self, i: int) -> Any:
+        """dtype of leaf i."""
+        return self.leaves[i].dtype
 
     def build(self, value: Callable[[int], Any]) -> Any:
         """A tree of `value(i)` at matrices, masked elsewhere."""
@@ -139,11 +158,11 @@ class MatrixTree:
         nodes = self.treedef.flatten_up_to(tree)
         return {i: nodes[i] for i in self.matrices}
 
-    def replace(self, steps: dict[int, Shaped[Array, "*batch m n"]]) -> Any:
-        """The tree with its matrices replaced, in their own shape and dtype."""
+    def replace(self, steps: dict[int, Shaped[Array, "*batch n m"]]) -> Any:
+        """The tree with its matrices replaced, in their own shape."""
         leaves = list(self.leaves)
         for i, step in steps.items():
-            leaves[i] = self.matrices[i].from_matrix(step.astype(leaves[i].dtype))
+            leaves[i] = self.matrices[i].from_matrix(step)
         return self.treedef.unflatten(leaves)
 
 
@@ -162,22 +181,19 @@ def matrix_specs(
     rank: int | float = 128,
     *,
     dimension_numbers: DimensionNumbers = None,
-    compress: str | Sequence[str | None] = "smallest",
-    partial: bool = False,
+    compress: Any = "smallest",
 ) -> SpecTable:
     """Work out the matrix view, the compressed side and the rank of every leaf from its shape.
 
     Args:
       params: pytree of arrays or `jax.ShapeDtypeStruct`s.
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; clipped to the
+        smaller side.
       dimension_numbers: None for `matrix_dimension_numbers`; else a pytree (or prefix) of
         `optax.contrib.MuonDimensionNumbers` or None, a callable from `params` to one, or
         (regex, value) pairs over the "/"-joined paths. Axes not named are batch axes.
-      compress: side of W (out, in) to compress: "smallest" (a tie compresses "in"), "in", "out",
-        "unsharded" (the smaller side that is not split over devices, so that no device needs
-        another one's part of a row; the smaller one if both are), or one of "in" and "out" for
-        every leaf, in the order of `jax.tree.leaves`.
-      partial: `params` is a masked part of the tree, so patterns need not all match.
+      compress: side of W (out, in) to compress: "smallest" (a tie compresses "in"), "in", "out", or
+        a pytree (or prefix) like `params` of these, such as `unsharded_sides` returns.
 
     Returns:
       One `MatrixSpec`, or None where the leaf is not a matrix, per leaf; prints as a table.
@@ -189,30 +205,61 @@ def matrix_specs(
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
       >>> print(lro.matrix_specs({"w": jnp.ones((4, 8)), "b": jnp.ones(8)}, rank=0.5))
-      path  shape   view (b, m, n)  compressed  rank
-      ----  ------  --------------  ----------  ----
-      b     (8,)    -               -           -
-      w     (4, 8)  (1, 8, 4)       in          2
+      path  shape   view (b, n, m)  compressed  rank  not a matrix because
+      ----  ------  --------------  ----------  ----  --------------------
+      b     (8,)    -               -           -     1-D
+      w     (4, 8)  (1, 4, 8)       in          2
     """
     check_rank(rank)
-    if isinstance(compress, str) and compress not in COMPRESS_CHOICES:
-        raise ValueError(f"compress={compress!r} is unknown; use one of {COMPRESS_CHOICES}.")
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = [path_string(path) for path, _ in leaves]
-    dims = resolve(params, paths, dimension_numbers, partial)
-    shapes = [tuple(leaf.shape) for _, leaf in leaves]
-    choices = [compress] * len(leaves) if isinstance(compress, str) else compress
+    leaves, paths = jax.tree.leaves(params), leaf_paths(params)
+    numbers, reasons = resolve(params, dimension_numbers)
+    shapes = [tuple(leaf.shape) for leaf in leaves]
+    sides = at_paths(compress, paths, is_leaf=lambda side: side is None)
+    for path, side in zip(paths, sides, strict=True):
+        _check_side(path, side)
     specs = [
-        None if number is None or 0 in leaf.shape else _spec(path, leaf, number, rank, choice)
-        for path, (_, leaf), number, choice in zip(paths, leaves, dims, choices, strict=True)
+        None if number is None else _spec(path, shape, number, rank, side)
+        for path, shape, number, side in zip(paths, shapes, numbers, sides, strict=True)
     ]
-    return SpecTable(tuple(paths), tuple(shapes), tuple(specs))
+    return SpecTable(tuple(paths), tuple(shapes), tuple(specs), tuple(reasons))
+
+
+def _check_side(path: str, side: Any) -> None:
+    if side == "unsharded":
+        raise ValueError(
+            "compress='unsharded' is now compress=lro.unsharded_sides(params, shardings), a tree "
+            "of sides."
+        )
+    if side is not None and side not in SIDES:
+        raise ValueError(f"compress={side!r} at {path} is unknown; use one of {SIDES}.")
 
 
 def _spec(
-    path: str, leaf: Any, number: MuonDimensionNumbers, rank: int | float, compress: str | None
+    path: str,
+    shape: tuple[int, ...],
+    number: MuonDimensionNumbers,
+    rank: int | float,
+    compress: str | None,
 ) -> MatrixSpec:
-    shape = tuple(leaf.shape)
+    axes = matrix_axes(path, shape, number)
+    sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
+    side = "in" if sizes["out"] >= sizes["in"] else "out"
+    if compress in axes:
+        side = compress
+    n_axes, m_axes = axes[side], axes["out" if side == "in" else "in"]
+    batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
+    resolved = resolve_rank(rank, sizes[side], min(sizes.values()))
+    return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved)
+
+
+def matrix_axes(
+    path: str, shape: tuple[int, ...], number: MuonDimensionNumbers
+) -> dict[str, tuple[int, ...]]:
+    """The axes of a leaf that form the "in" and the "out" side of its matrices.
+
+    Raises:
+      ValueError: naming the parameter, if they do not exist or overlap.
+    """
     axes = {
         "in": _axes(number.reduction_axis, "reduction_axis", path, shape),
         "out": _axes(number.output_axis, "output_axis", path, shape),
@@ -222,30 +269,7 @@ def _spec(
             f"{path} of shape {shape}: reduction_axis {axes['in']} and output_axis {axes['out']} "
             "overlap; give each axis one role."
         )
-    sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
-    side = "in" if sizes["out"] >= sizes["in"] else "out"
-    if compress == "unsharded":
-        side = _unsharded(path, leaf, axes, side)
-    elif compress in axes:
-        side = compress
-    rows, columns = axes["out" if side == "in" else "in"], axes[side]
-    batch = tuple(axis for axis in range(len(shape)) if axis not in rows + columns)
-    return MatrixSpec(path, shape, batch, rows, columns, side, resolve_rank(rank, sizes[side]))
-
-
-def _unsharded(path: str, leaf: Any, axes: dict[str, tuple[int, ...]], preferred: str) -> str:
-    """The preferred side, or the other one if that alone is whole on every device."""
-    partition = spec_of(leaf)
-    if partition is None:
-        raise ValueError(
-            f"{path} of shape {tuple(leaf.shape)}: compress='unsharded' needs to know how the "
-            "parameter is sharded, which under Auto mesh axes only the compiler does inside "
-            "jax.jit; call tx.init on the sharded parameters outside of it, wrap the optimizer as "
-            "lro.with_shardings(tx, param_shardings), or give the mesh Explicit axes."
-        )
-    split = {side: any(partition[axis] is not None for axis in axes[side]) for side in axes}
-    other = "out" if preferred == "in" else "in"
-    return other if split[preferred] and not split[other] else preferred
+    return axes
 
 
 def _axes(

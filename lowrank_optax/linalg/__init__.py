@@ -7,6 +7,7 @@ from lowrank_optax.linalg.quantization import (
     dequantize,
     quantize,
     quantized_bytes,
+    quantized_zeros,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "orthogonal_idct",
     "quantize",
     "quantized_bytes",
+    "quantized_zeros",
 ]

@@ -43,9 +43,10 @@ def check_rank(rank: Any) -> None:
         )
 
 
-def resolve_rank(rank: int | float, n: int) -> int:
-    """r of n columns: an int clipped to n, or a fraction of n, at least 1.
+def resolve_rank(rank: int | float, n: int, most: int) -> int:
+    """r of n columns: an int, or a fraction of n, at least 1; clipped to `most`.
 
     Halves round to even, as in the published density of FRUGAL.
     """
-    return min(int(rank), n) if isinstance(rank, numbers.Integral) else max(1, round(rank * n))
+    whole = int(rank) if isinstance(rank, numbers.Integral) else max(1, round(rank * n))
+    return min(whole, most)

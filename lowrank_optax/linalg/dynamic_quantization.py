@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped, UInt8
 
+from lowrank_optax.linalg.precision import at_least_float32
+
 DECADES = 7
 
 
@@ -136,13 +138,13 @@ def requantize_dynamic(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _quantize(x: Array, signed: bool, count: int) -> Quantized8:
-    blocks = _split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), count)
+    blocks = _split(at_least_float32(x), count)
     top, bottom = jnp.max(blocks, -1), jnp.min(blocks, -1)
     largest = jnp.where(top >= -bottom, top, bottom) if signed else jnp.maximum(top, 0)
     # Their reciprocal is not finite.
-    largest = jnp.where(jnp.abs(largest) < jnp.finfo(x.dtype).tiny, 0, largest)
+    largest = jnp.where(jnp.abs(largest) < jnp.finfo(blocks.dtype).tiny, 0, largest)
     codes = _encode(_ratio(blocks, largest[..., None]), signed)
-    return Quantized8(_join(codes, x.shape[-1]), largest.astype(blocks.dtype))
+    return Quantized8(_join(codes, x.shape[-1]), largest)
 
 
 @functools.partial(jax.jit, static_argnums=1)

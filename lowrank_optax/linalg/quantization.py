@@ -1,4 +1,17 @@
-"""Block-wise 8- and 4-bit quantisation along the last axis; leading axes stay shardable."""
+"""Block-wise 8- and 4-bit quantisation along one axis; zero is a code, so that zeros stay zeros.
+
+A block is stored as integers q and one number s a block, its scale: entries come back as s q. The
+codes are the two's complement −2ᵇ⁻¹ … 2ᵇ⁻¹ − 1, whose lowest one is given to the entry of largest
+magnitude: s has the sign that this takes. So the whole range is used, and a power of two divides
+that entry, which makes a block of equal entries exact.
+
+Codes from a block's least to its largest entry, with zero moved onto one of them, take one more
+array. At the same bytes (blocks of 128 here, of 160 there) the error relative to the root mean
+square of normal entries is 0.64 % here and 0.61 % there at 8 bits, 10.6 % and 10.7 % at 4; of
+Student's t with 3 degrees of freedom 1.4 % and 1.1 %, 20 % and 18 %. Codes symmetric to zero err by
+0.65 % and 11.7 % for normal entries, those without a code for zero, in blocks of 256, by 0.64 % and
+10.9 %.
+"""
 
 import functools
 import math
@@ -6,250 +19,279 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, DTypeLike, Float, Int8, Int32, PRNGKeyArray, Shaped, UInt8
 
-BITS = (4, 8)
-SCHEMES = ("minmax", "absmax")
+from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
+
+BITS = {"int8": 8, "int4": 4}
+"""What an array can be stored as, and the bits of an entry."""
 
 
 class Quantized(NamedTuple):
     """A quantised array: arrays only, so that it can live in an optimizer's state."""
 
-    codes: UInt8[Array, "*batch packed"]
-    """One code a byte, or two 4-bit codes a byte, the even position in the low half."""
-    maximum: Float[Array, "*batch blocks"]
-    """Largest entry ("minmax") or largest magnitude ("absmax") of every block."""
-    minimum: Float[Array, "*batch blocks"] | None
-    """Smallest entry of every block; None for "absmax", whose range is symmetric."""
+    codes: Int8[Array, "*shape"] | UInt8[Array, "*packed"]
+    """int8 in the array's own shape; or bytes of two 4-bit codes each, half as many along the axis
+    (rounded up in every block): the first half of a block in the low bits, the other in the high.
+    """
+    scale: Float[Array, "*blocks"]
+    """What a code is multiplied by, of either sign, one number for every block of the axis."""
 
 
 def quantize(
-    x: Shaped[Array, "*batch n"],
+    x: Shaped[Array, "*shape"],
+    storage: str = "int8",
     *,
-    bits: int = 8,
+    axis: int = -1,
     block_size: int = 256,
-    scheme: str = "minmax",
     key: PRNGKeyArray | None = None,
 ) -> Quantized:
-    """Returns x in 8 or 4 bits an entry, with a range for each block of the last axis.
+    """Round an array to 8 or 4 bits an entry, scaled for each block of one axis.
 
-    "minmax" spreads the codes 0 .. 2^bits - 1 evenly from a block's smallest to its largest
-    entry; "absmax" spreads 2^bits - 1 codes evenly over [-a, a], a the largest magnitude, so
-    that zero is exact. A block whose entries are all equal comes back exactly under either.
-    The last block may be short. A non-finite entry makes its own block non-finite.
+    The axis is cut into ⌈n / block_size⌉ blocks of equal length, but for the last, which may be
+    shorter. Zeros come back as zeros, and a block of equal entries comes back exactly; the other
+    entries err by at most half a scale, which is at most 1 / (2ᵇ⁻¹ − 1) of the block's largest
+    magnitude. A block whose entries are all below 1.6e-36 becomes zero; one with a non-finite entry
+    comes back non-finite.
 
     Args:
-        x: real floating array; blocks run along the last axis.
-        bits: 8 or 4.
-        block_size: entries per block, at least 1.
-        scheme: "minmax" or "absmax".
-        key: rounds stochastically, so that the expectation over keys is x; by default
-            rounds to nearest.
+      x: real floating array.
+      storage: "int8" or "int4".
+      axis: axis along which blocks run. Every other axis can be sharded without communication, and
+        so can this one where its shards hold whole blocks.
+      block_size: largest number of entries in a block.
+      key: rounds stochastically, so that the expectation over keys is x (to 1/32768 of a scale); by
+        default rounds to nearest.
 
     Returns:
-        codes of shape (..., n) or, for 4 bits, (..., ceil(n / 2)); the blocks' ranges of shape
-        (..., ceil(n / block_size)), in float32, or float64 for a float64 array.
+      The codes, and the scales in float32, or float64 for a float64 array.
 
     Raises:
-        TypeError: x is not real floating.
-        ValueError: x is a scalar or its last axis is empty, or another argument is not
-            among its choices.
+      TypeError: x is not real floating.
+      ValueError: x has no such axis or it is empty, or another argument is not among its choices.
 
-    Reference: Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (arXiv
-    2110.02861), with linear instead of dynamic codes.
+    Reference:
+      arXiv 2110.02861, section 2.1.
+      Differs from the paper in linear codes.
 
-    >>> import jax.numpy as jnp
-    >>> x = jnp.linspace(-1.0, 1.0, 300)
-    >>> stored = quantize(x)
-    >>> stored.codes.shape, stored.maximum.shape
-    ((300,), (2,))
-    >>> bool(jnp.allclose(dequantize(stored, size=300), x, atol=1 / 255))
-    True
+    Example:
+      >>> import jax.numpy as jnp
+      >>> stored = quantize(jnp.array([0.0, -3.0, 1.0, 0.1]), "int4")
+      >>> stored.codes.shape, stored.scale.tolist()
+      ((2,), [0.375])
+      >>> dequantize(stored, size=4).tolist()
+      [0.0, -3.0, 1.125, 0.0]
     """
     x = jnp.asarray(x)
-    _check_options(bits, block_size, scheme)
+    _check_options(storage, block_size)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}")
-    if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"nothing to quantise along the last axis of shape {x.shape}")
-    return _encode(x, key, bits=bits, block_size=block_size, scheme=scheme)
+        raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
+        raise ValueError(f"nothing to quantise along axis {axis} of shape {x.shape}.")
+    return _encode(x, key, BITS[storage], axis % x.ndim, -(-x.shape[axis] // block_size))
 
 
 def dequantize(
-    quantized: Quantized,
-    *,
-    size: int,
-    bits: int = 8,
-    block_size: int = 256,
-    scheme: str = "minmax",
-    dtype: DTypeLike = jnp.float32,
-) -> Float[Array, "*batch {size}"]:
-    """Returns the array that :func:`quantize` stored, up to its rounding.
+    stored: Quantized, *, size: int, axis: int = -1, dtype: DTypeLike | None = None
+) -> Float[Array, "*shape"]:
+    """The array that `quantize` stored, up to its rounding.
 
     Args:
-        quantized: what `quantize` returned.
-        size: length n of the original last axis, which packed codes alone do not tell.
-        bits: as given to `quantize`.
-        block_size: as given to `quantize`.
-        scheme: as given to `quantize`.
-        dtype: floating dtype of the result.
-
-    Returns:
-        The array, shape (..., n).
+      stored: what `quantize` returned; it tells the bits and the blocks itself.
+      size: length of the original axis, which packed codes alone do not tell.
+      axis: as given to `quantize`.
+      dtype: floating dtype of the result; None for the scales'.
 
     Raises:
-        ValueError: the stored shapes do not belong to these options.
+      ValueError: the stored shapes do not belong to this size and axis.
 
-    >>> import jax.numpy as jnp
-    >>> stored = quantize(jnp.full((2, 5), 0.1), bits=4, scheme="absmax")
-    >>> dequantize(stored, size=5, bits=4, scheme="absmax")[0, 0] == jnp.float32(0.1)
-    Array(True, dtype=bool)
+    Example:
+      >>> import jax.numpy as jnp
+      >>> stored = quantize(jnp.full((2, 5), 0.1), "int4", axis=0)
+      >>> dequantize(stored, size=2, axis=0)[0, 0] == jnp.float32(0.1)
+      Array(True, dtype=bool)
     """
-    _check_options(bits, block_size, scheme)
-    _check_stored(quantized, size, bits, block_size, scheme)
-    return _decode(quantized, size=size, bits=bits, block_size=block_size, dtype=jnp.dtype(dtype))
+    _check_stored(stored, size, axis)
+    return _decode(stored, size, axis % stored.codes.ndim, jnp.dtype(dtype or stored.scale.dtype))
+
+
+def quantized_zeros(
+    shape: tuple[int, ...],
+    storage: str = "int8",
+    *,
+    axis: int = -1,
+    block_size: int = 256,
+    dtype: DTypeLike = jnp.float32,
+) -> Quantized:
+    """What `quantize` stores for an array of zeros, which is zeros.
+
+    Computed, XLA would fold them at great length at compile time.
+
+    Args:
+      shape: shape of the array.
+      storage: as for `quantize`.
+      axis: as for `quantize`.
+      block_size: as for `quantize`.
+      dtype: dtype of the array; float64 keeps its scales in float64.
+
+    Example:
+      >>> zeros = quantized_zeros((4, 512), "int4")
+      >>> zeros.codes.shape, zeros.scale.shape
+      ((4, 256), (4, 2))
+    """
+    store = functools.partial(quantize, storage=storage, axis=axis, block_size=block_size)
+    shapes = jax.eval_shape(store, jax.ShapeDtypeStruct(shape, dtype))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def quantized_bytes(
     shape: tuple[int, ...],
+    storage: str = "int8",
     *,
-    bits: int = 8,
+    axis: int = -1,
     block_size: int = 256,
-    scheme: str = "minmax",
     dtype: DTypeLike = jnp.float32,
 ) -> int:
-    """Returns the bytes that :func:`quantize` needs for an array of this shape.
+    """The bytes that `quantize` needs for an array of this shape, codes and scales together.
 
     Args:
-        shape: shape of the array, with at least one axis.
-        bits: 8 or 4.
-        block_size: entries per block.
-        scheme: "minmax" or "absmax".
-        dtype: dtype of the array; float64 keeps its ranges in float64.
-
-    Returns:
-        Bytes of codes and ranges together.
+      shape: shape of the array, with at least one axis.
+      storage: as for `quantize`.
+      axis: as for `quantize`.
+      block_size: as for `quantize`.
+      dtype: dtype of the array; float64 keeps its scales in float64.
 
     Raises:
-        ValueError: an option is not among its choices.
+      ValueError: an option is not among its choices.
 
-    >>> quantized_bytes((4, 512))  # 4·512 codes + 4 rows · 2 blocks · 2 float32 numbers
-    2112
+    Example:
+      >>> quantized_bytes((4, 512))  # 4·512 codes + 4 rows · 2 blocks · 4 bytes
+      2080
     """
-    _check_options(bits, block_size, scheme)
-    rows, size = math.prod(shape[:-1]), shape[-1]
-    numbers = 2 if scheme == "minmax" else 1
-    width = jnp.promote_types(dtype, jnp.float32).itemsize
-    return rows * (-(-size * bits // 8) + -(-size // block_size) * numbers * width)
+    _check_options(storage, block_size)
+    size = shape[axis]
+    lines = math.prod(shape) // max(size, 1)
+    count = -(-size // block_size)
+    codes = size if storage == "int8" else count * _packed_length(size, count)
+    return lines * (codes + count * wide_dtype(dtype).itemsize)
 
 
-@functools.partial(jax.jit, static_argnames=("bits", "block_size", "scheme"))
-def _encode(
-    x: Array, key: PRNGKeyArray | None, *, bits: int, block_size: int, scheme: str
-) -> Quantized:
-    size = x.shape[-1]
-    blocks = _split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), block_size)
-    levels = _levels(bits, scheme)
-    if scheme == "minmax":
-        minimum, maximum = jnp.min(blocks, -1), jnp.max(blocks, -1)
-        position = levels * _ratio(blocks, maximum[..., None], minimum[..., None])
-    else:
-        minimum, maximum = None, jnp.max(jnp.abs(blocks), -1)
-        largest = maximum[..., None]
-        position = levels // 2 * (_ratio(blocks, largest, jnp.zeros_like(largest)) + 1)
-    codes = _join(_round(position, key), size)
-    codes = jnp.clip(codes, 0, levels).astype(jnp.uint8)
-    return Quantized(_pack(codes) if bits == 4 else codes, maximum, minimum)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _encode(x: Array, key: PRNGKeyArray | None, bits: int, axis: int, count: int) -> Quantized:
+    blocks = at_least_float32(_split(x, axis, count))
+    scale = _scale(blocks, bits, axis + 1)
+    position = blocks * jnp.where(scale == 0, 0, 1 / scale)
+    codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    codes = codes.astype(jnp.int8)
+    size = x.shape[axis]
+    if bits == 4:
+        codes, size = _pack(codes, axis + 1), count * _packed_length(size, count)
+    return Quantized(_join(codes, axis, size), scale.squeeze(axis + 1))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "bits", "block_size", "dtype"))
-def _decode(
-    quantized: Quantized, *, size: int, bits: int, block_size: int, dtype: jnp.dtype
-) -> Array:
-    codes = _unpack(quantized.codes)[..., :size] if bits == 4 else quantized.codes
-    maximum = quantized.maximum[..., None]
-    blocks = _split(codes.astype(maximum.dtype), block_size)
-    levels = _levels(bits, "absmax" if quantized.minimum is None else "minmax")
-    if quantized.minimum is None:
-        signed = blocks - levels // 2
-        fraction = signed / (levels // 2)
-        # XLA multiplies by a rounded reciprocal instead, so that 7 / 7 is not 1.
-        fraction = jnp.where(jnp.abs(signed) == levels // 2, jnp.sign(signed), fraction)
-        values = fraction * maximum
-    else:
-        minimum = quantized.minimum[..., None]
-        # The range is added in two halves: it may overflow where the sum does not.
-        step = blocks / levels * (maximum / 2 - minimum / 2)
-        values = minimum + step + step
-    return _join(values, size).astype(dtype)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _decode(stored: Quantized, size: int, axis: int, dtype: jnp.dtype) -> Array:
+    codes = _split(stored.codes, axis, stored.scale.shape[axis])
+    if codes.dtype == jnp.uint8:
+        length = -(-size // stored.scale.shape[axis])
+        codes = jax.lax.slice_in_dim(_unpack(codes, axis + 1), 0, length, axis=axis + 1)
+    scale = jnp.expand_dims(stored.scale, axis + 1)
+    return _join((codes.astype(scale.dtype) * scale).astype(dtype), axis, size)
 
 
-def _check_options(bits: int, block_size: int, scheme: str) -> None:
-    if bits not in BITS:
-        raise ValueError(f"cannot quantise to {bits!r} bits: choose 8 or 4")
-    if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, not {block_size}")
-    if scheme not in SCHEMES:
-        raise ValueError(f'unknown scheme {scheme!r}: choose "minmax" or "absmax"')
+def _scale(blocks: Array, bits: int, axis: int) -> Array:
+    """The smallest scale for which no entry of a block lies outside the codes."""
+    zero = jnp.zeros((), blocks.dtype)
+    # One reduction of both: two read the array twice, and a sum that is quantised is then stored.
+    ends = jax.lax.reduce((blocks, -blocks), (zero, zero), _larger, (axis,))
+    top, bottom = (jnp.expand_dims(end, axis) for end in ends)
+    lowest = 2 ** (bits - 1)
+    scale = jnp.maximum(jnp.maximum(top, bottom) / lowest, jnp.minimum(top, bottom) / (lowest - 1))
+    # The reciprocal of what is not a normal number may not be finite.
+    scale = jnp.where(scale < jnp.finfo(scale.dtype).tiny, 0, scale)
+    return jnp.where(top > bottom, -scale, scale)
 
 
-def _check_stored(stored: Quantized, size: int, bits: int, block_size: int, scheme: str) -> None:
-    packed, blocks = -(-size * bits // 8), -(-size // block_size)
-    if stored.codes.shape[-1] != packed or stored.maximum.shape[-1] != blocks:
-        raise ValueError(
-            f"codes {stored.codes.shape} and ranges {stored.maximum.shape} do not hold {size} "
-            f"entries of {bits} bits in blocks of {block_size}, which take {packed} bytes and "
-            f"{blocks} blocks: pass the size, bits and block_size they were quantised with"
-        )
-    if (stored.minimum is None) != (scheme == "absmax"):
-        other = "absmax" if scheme == "minmax" else "minmax"
-        raise ValueError(f'the array was quantised with scheme="{other}", not "{scheme}"')
+def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    return jnp.maximum(a[0], b[0]), jnp.maximum(a[1], b[1])
 
 
-def _levels(bits: int, scheme: str) -> int:
-    """The largest code: an even number for the symmetric scheme, so that zero has a code."""
-    return 2**bits - (1 if scheme == "minmax" else 2)
-
-
-def _split(x: Array, block_size: int) -> Array:
-    """(..., n) to (..., blocks, block); the last block is filled with its own last entry."""
-    size = x.shape[-1]
-    block = min(block_size, size)
-    padding = [(0, 0)] * (x.ndim - 1) + [(0, -size % block)]
-    padded = jnp.pad(x, padding, mode="edge") if size % block else x
-    return padded.reshape(*x.shape[:-1], padded.shape[-1] // block, block)
-
-
-def _join(blocks: Array, size: int) -> Array:
-    """The inverse of :func:`_split`."""
-    *batch, count, block = blocks.shape
-    return blocks.reshape(*batch, count * block)[..., :size]
-
-
-def _ratio(x: Array, high: Array, low: Array) -> Array:
-    """(x - low) / (high - low), and 0 where high equals low."""
-    # The difference of huge entries overflows, and XLA may form the reciprocal of a divisor,
-    # which is flushed to zero for anything above 8e37.
-    shrink = jnp.where(jnp.maximum(jnp.abs(high), jnp.abs(low)) > 1, 1 / 16, 1).astype(x.dtype)
-    low = low * shrink
-    whole = high * shrink - low
-    return jnp.where(whole == 0, 0, (x * shrink - low) / jnp.where(whole == 0, 1, whole))
-
-
-def _round(position: Array, key: PRNGKeyArray | None) -> Array:
+def _round(position: Array, key: PRNGKeyArray | None, axis: int) -> Array:
     if key is None:
         return jnp.round(position)
-    below = jnp.floor(position)
-    up = jax.random.uniform(key, position.shape, position.dtype) < position - below
-    return below + up.astype(position.dtype)
+    # 14 bits: the positions of codes, which are rounded to 2^-16, never leave them.
+    noise = (_random_halves(key, position.shape, axis) & (2**14 - 1)).astype(position.dtype)
+    return jnp.floor(position + (noise + 0.5) / 2**14)
 
 
-def _pack(codes: Array) -> Array:
-    odd = codes.shape[-1] % 2
-    padded = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, odd)])
-    return padded[..., ::2] | (padded[..., 1::2] << 4)
+def _random_halves(key: PRNGKeyArray, shape: tuple[int, ...], axis: int) -> Array:
+    """16 random bits an entry, two entries along the axis from every number that is drawn."""
+    length = shape[axis]
+    words = jax.random.bits(key, (*shape[:axis], (length + 1) // 2, *shape[axis + 1 :]), "uint32")
+    pairs = jnp.expand_dims(words, axis) >> _along(axis, len(shape) + 1, 0, 16).astype(jnp.uint32)
+    return _join(pairs, axis, length)
 
 
-def _unpack(packed: Array) -> Array:
-    pairs = jnp.stack([packed & 15, packed >> 4], axis=-1)
-    return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
+def _split(x: Array, axis: int, count: int) -> Array:
+    """Cut an axis of length n into (count, ⌈n / count⌉), filled up with zeros."""
+    length = -(-x.shape[axis] // count)
+    missing = count * length - x.shape[axis]
+    if missing:
+        x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
+    return x.reshape(*x.shape[:axis], count, length, *x.shape[axis + 1 :])
+
+
+def _join(blocks: Array, axis: int, size: int) -> Array:
+    """The inverse of `_split`."""
+    return jax.lax.slice_in_dim(_flatten(blocks, axis), 0, size, axis=axis)
+
+
+def _flatten(pairs: Array, axis: int) -> Array:
+    """Two neighbouring axes, this one and the next, as one."""
+    count, length = pairs.shape[axis : axis + 2]
+    return pairs.reshape(*pairs.shape[:axis], count * length, *pairs.shape[axis + 2 :])
+
+
+def _packed_length(size: int, count: int) -> int:
+    """Bytes of a block's 4-bit codes."""
+    length = -(-size // count)
+    return (length + 1) // 2
+
+
+def _pack(codes: Int8[Array, "*shape"], axis: int) -> UInt8[Array, "*packed"]:
+    halves = _split(codes.astype(jnp.int32) & 15, axis, 2)
+    # A sum and not a bitwise or of two slices, which XLA's CPU compiler does not vectorise.
+    return jnp.sum(halves * _along(axis, halves.ndim, 1, 16), axis, dtype=jnp.int32).astype("uint8")
+
+
+def _unpack(packed: UInt8[Array, "*packed"], axis: int) -> Int32[Array, "*shape"]:
+    """The codes, and one more where their number is odd."""
+    pairs = jnp.expand_dims(packed.astype(jnp.int32), axis)
+    # To the upper end of 32 bits and back with the sign.
+    return _flatten((pairs << _along(axis, pairs.ndim, 28, 24)) >> 28, axis)
+
+
+def _along(axis: int, ndim: int, low: int, high: int) -> Int32[Array, "..."]:
+    return jnp.array([low, high], jnp.int32).reshape(2, *[1] * (ndim - axis - 1))
+
+
+def _check_options(storage: str, block_size: int) -> None:
+    if storage not in BITS:
+        raise ValueError(f'cannot quantise to {storage!r}: choose "int8" or "int4".')
+    if block_size < 1:
+        raise ValueError(f"block_size={block_size} must be at least 1.")
+
+
+def _check_stored(stored: Quantized, size: int, axis: int) -> None:
+    codes, scale = stored.codes.shape, stored.scale.shape
+    if not -len(codes) <= axis < len(codes):
+        raise ValueError(f"codes of shape {codes} have no axis {axis}.")
+    count = scale[axis]
+    name = "int8" if stored.codes.dtype == jnp.int8 else "int4"
+    need = size if name == "int8" else count * _packed_length(size, count)
+    if codes[axis] != need:
+        raise ValueError(
+            f"{name} codes of shape {codes} with scales of shape {scale} do not hold {size} "
+            f"entries along axis {axis}, which take {need}: pass the size and axis of the array "
+            "that was quantised."
+        )

@@ -1,14 +1,14 @@
 """The named methods: each a recipe over the engine, ready for any pytree of parameters."""
 
 from lowrank_optax.optimizers.dct_adamw import dct_adamw
-from lowrank_optax.optimizers.dion import dion
+from lowrank_optax.optimizers.dion import dion, scale_by_dion
 from lowrank_optax.optimizers.fira import fira
 from lowrank_optax.optimizers.frugal import frugal
 from lowrank_optax.optimizers.galore import galore, golore
 from lowrank_optax.optimizers.ldadamw import ldadamw
 from lowrank_optax.optimizers.low_rank import low_rank
 from lowrank_optax.optimizers.online_subspace_descent import online_subspace_descent
-from lowrank_optax.optimizers.trion import trion
+from lowrank_optax.optimizers.trion import scale_by_trion, trion
 
 __all__ = [
     "dct_adamw",
@@ -20,5 +20,7 @@ __all__ = [
     "ldadamw",
     "low_rank",
     "online_subspace_descent",
+    "scale_by_dion",
+    "scale_by_trion",
     "trion",
 ]

@@ -1,51 +1,132 @@
-"""What all named methods share: decay, learning rate, and a fallback for other leaves."""
+"""What all named methods share: their arguments, decay, learning rate, and the other leaves."""
 
+import functools
+import inspect
+import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import matrix_specs
+from lowrank_optax.core.trees import without_none
+from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
 
+Optimizer = optax.GradientTransformationExtraArgs
 
-def optimizer(
-    scale_by: Callable[..., optax.GradientTransformation],
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    weight_decay: Any,
-    mask: Any,
-    dimension_numbers: DimensionNumbers,
-    fallback: optax.GradientTransformation | None,
-    zero_axis: Any,
-    sync_axis: str | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """`scale_by` with decay and learning rate on the matrices, `fallback` on all other leaves.
+LEARNING_RATE = "learning_rate: η, a number or a schedule."
+SHARED = """\
+weight_decay: λ, decoupled, multiplied by the learning rate.
+mask: tree or function of booleans: where to apply weight decay.
+dimension_numbers: which leaves are matrices, as for `matrix_specs`.
+fallback: optimizer of all other leaves; None for `optax.adamw` with the same weight decay and
+  mask, and moments in at least float32.
+fallback_learning_rate: of that AdamW; None for the same learning rate. Embeddings and heads
+  want AdamW's rate, which is not that of a method with orthonormal steps.
+compress: side of the matrices to compress, as for `matrix_specs`.
+zero_axis: mesh axis, or several, over which all state is split where parameters are not
+  (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
+seed: of the random key in the state, from which all that is random is drawn; a number or a key.
+"""
+RENAMED = {"momentum_dtype": "mu_dtype", "norm": "select"}
 
-    Args:
-      scale_by: makes the transformation of the matrices from `dimension_numbers` and `zero_axis`.
-      learning_rate: a number or a schedule.
-      weight_decay: decoupled, multiplied by the learning rate.
-      mask: tree or function of booleans: where to apply weight decay.
-      dimension_numbers: which leaves are matrices, as for `matrix_specs`.
-      fallback: optimizer of all other leaves; None for AdamW with the same learning rate, weight
-        decay and mask.
-      zero_axis: mesh axis or axes over which all state is split.
+
+class Recipe(NamedTuple):
+    """A method: how its matrices' directions are made.
+
+    Attributes:
+      scale_by: of the keywords dimension_numbers, compress, zero_axis, seed and step_dtype, as for
+        `scale_by_low_rank`; returns the transformation of the matrices.
       sync_axis: axis of `jax.shard_map` over which the other leaves' gradients are averaged, if
         they come as every device's own.
     """
 
-    def descend(scale: optax.GradientTransformation) -> optax.GradientTransformation:
-        # Without decay nothing needs the parameters, so `update(grads, state)` will do.
-        decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
-        return optax.chain(
-            scale,
-            optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
-            optax.scale_by_learning_rate(learning_rate),
+    scale_by: Callable[..., optax.GradientTransformation]
+    sync_axis: str | None = None
+
+
+def optimizer(method: Callable[..., Recipe]) -> Callable[..., Optimizer]:
+    """Make an optimizer of a method's recipe: add the arguments that all methods share.
+
+    The result takes the learning rate, then the method's own arguments, then the shared ones;
+    its signature and its docstring, whose line "{shared}" stands for them, say so.
+
+    Args:
+      method: from its own arguments to a `Recipe`.
+    """
+    own = inspect.signature(method).parameters
+    shared = dict(inspect.signature(assemble).parameters)
+    del shared["recipe"]
+    rate = shared.pop("learning_rate")
+    signature = inspect.Signature([rate, *own.values(), *shared.values()])
+
+    @functools.wraps(method)
+    def make(*args: Any, **kwargs: Any) -> Optimizer:
+        for old, new in RENAMED.items():
+            if old in kwargs and new in signature.parameters:
+                raise TypeError(f"{method.__name__}: the argument {old} is now called {new}.")
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}() {error}") from None
+        recipe = method(**{name: given[name] for name in own if name in given})
+        return assemble(recipe, **{name: given[name] for name in given if name not in own})
+
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    if make.__doc__ is not None:
+        make.__doc__ = _documented(make.__doc__)
+    return make
+
+
+def assemble(
+    recipe: Recipe,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weight_decay: Any = 0.0,
+    mask: Any = None,
+    dimension_numbers: DimensionNumbers = None,
+    fallback: optax.GradientTransformation | None = None,
+    fallback_learning_rate: optax.ScalarOrSchedule | None = None,
+    compress: Any = "smallest",
+    zero_axis: Any = None,
+    seed: Any = 0,
+) -> Optimizer:
+    """The recipe with decay and learning rate on the matrices, the fallback on all other leaves.
+
+    Args:
+      recipe: of the matrices.
+      learning_rate: η, a number or a schedule. The other arguments are those of `SHARED`.
+
+    Raises:
+      ValueError: if a fallback comes with a learning rate for the one that it replaces.
+    """
+    if fallback is not None and fallback_learning_rate is not None:
+        raise ValueError(
+            "fallback_learning_rate is that of the AdamW that fallback replaces; give one of them."
         )
+    # Without decay nothing needs the parameters, so `update(grads, state)` will do.
+    decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
+    decay = optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity()
+
+    def descend(scale: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+        return optax.chain(scale, decay, optax.scale_by_learning_rate(rate))
+
+    matrices = recipe.scale_by(
+        dimension_numbers=dimension_numbers,
+        compress=compress,
+        zero_axis=zero_axis,
+        seed=seed,
+        step_dtype="float32",
+    )
+    other_rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
+    other = fallback or in_float32(descend(optax.scale_by_adam(), other_rate))
+    other = zero(other, zero_axis)
+    if recipe.sync_axis is not None:
+        other = optax.chain(average_gradients(recipe.sync_axis), other)
 
     def labels(params: Any) -> Any:
         table = matrix_specs(params, dimension_numbers=dimension_numbers)
@@ -54,13 +135,59 @@ def optimizer(
             ["matrices" if spec is not None else "other" for spec in table],
         )
 
-    other = zero(fallback or descend(optax.scale_by_adam()), zero_axis)
-    if sync_axis is not None:
-        other = optax.chain(average_gradients(sync_axis), other)
-    return optax.partition(
-        {
-            "matrices": descend(scale_by(dimension_numbers=dimension_numbers, zero_axis=zero_axis)),
-            "other": other,
-        },
-        labels,
+    tx = optax.partition(
+        {"matrices": rounded_once(descend(matrices, learning_rate)), "other": other}, labels
     )
+    return optax.GradientTransformationExtraArgs(tx.init, without_none(tx.update))
+
+
+def rounded_once(tx: optax.GradientTransformation) -> Optimizer:
+    """Updates in the gradients' dtype that are rounded to it once, after the last operation.
+
+    Args:
+      tx: makes updates of at least float32 from gradients of any dtype; it is given the parameters
+        in at least float32.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        wide, state = tx.update(updates, state, _widened(params), **extra_args)
+        return optax.tree.cast_like(wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def in_float32(tx: optax.GradientTransformation) -> Optimizer:
+    """An optimizer that computes, and keeps its state, in at least float32.
+
+    Args:
+      tx: any transformation.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from lowrank_optax.optimizers._build import in_float32
+      >>> params = {"w": jnp.ones(3, jnp.bfloat16)}
+      >>> in_float32(optax.scale_by_adam()).init(params).nu["w"].dtype.name
+      'float32'
+    """
+    inner = rounded_once(tx)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        wide, state = inner.update(_widened(updates), state, params, **extra_args)
+        return optax.tree.cast_like(wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: tx.init(_widened(params)), update)
+
+
+def _widened(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
+
+
+def _documented(text: str) -> str:
+    """A docstring with the shared arguments in their places."""
+    for line in text.splitlines():
+        if line.strip() in ("{learning_rate}", "{shared}"):
+            shared = SHARED if line.strip() == "{shared}" else LEARNING_RATE
+            indent = line[: line.index("{")]
+            text = text.replace(line, textwrap.indent(shared.rstrip(), indent))
+    return text

@@ -3,18 +3,17 @@
 import functools
 from typing import Any
 
-import optax
-
-from lowrank_optax.axes import projections, residuals
+from lowrank_optax.axes import projections, refresh, residuals
 from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.axes.selection import Selection
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import check_fraction
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.transforms import resolve
 
 
+@optimizer
 def dct_adamw(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
     b1: Any = 0.9,
@@ -22,23 +21,18 @@ def dct_adamw(
     eps: Any = 1e-8,
     update_interval: UpdateInterval = 1,
     rotate: bool = True,
-    error_feedback: int | None = 8,
-    norm: str = "l1",
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    error_feedback: str | None = "int8",
+    select: str | Selection = "l1",
+    mu_dtype: Any = None,
+) -> Recipe:
     """DCT-AdamW: AdamW on the r DCT columns that hold most of the gradient, with error feedback.
 
-    A = G + E; on a refresh I = the r columns of DCT(A) of largest norm, and the moments move with
-    their columns; a = DCT(A)[:, I]; E ← A − a Q[:, I]ᵀ; W ← (1 − η λ) W − η Adam(a) Q[:, I]ᵀ.
+    With matrices (n, m), the compressed axis first: A = G + E; on a refresh I = the r rows of
+    DCT(A) = Qᵀ A of largest norm, and the moments move with their rows; a = DCT(A)[I];
+    E ← A − Q[:, I] a; W ← (1 − η λ) W − η Q[:, I] Adam(a).
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       b1, b2, eps: of Adam.
       update_interval: T to refresh at the first step and at every T-th, counting steps from 1 as
@@ -46,16 +40,10 @@ def dct_adamw(
         count of steps already taken that returns a boolean.
       rotate: whether a column chosen again carries its moments along; if not, moments stay in
         their slots (slots are in ascending order of the columns' indices).
-      error_feedback: bits in which E is stored: 8, 4, or 32; None for no error feedback.
-      norm: "l1" or "l2", the norm that ranks columns.
-      weight_decay: λ, decoupled, multiplied by the learning rate.
-      mask: tree or function of booleans: where to apply weight decay.
-      dimension_numbers: which leaves are matrices, as for `matrix_specs`.
-      fallback: optimizer of all other leaves; None for `optax.adamw` with the same learning rate,
-        weight decay and mask.
-      seed: of the random key, if any part is random.
-      compress: which side to compress, as for `matrix_specs`.
-      zero_axis: mesh axis, or several, over which all state is split, as for `trion`.
+      error_feedback: what E is stored in: "int8", "int4" or "float32"; None for no error feedback.
+      select: "l1" or "l2", the norm that ranks columns, or another selection.
+      mu_dtype: of Adam's first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -76,31 +64,14 @@ def dct_adamw(
     """
     check_fraction("b1", b1)
     check_fraction("b2", b2)
-    residual = (
-        residuals.discard() if error_feedback is None else residuals.error_feedback(error_feedback)
+    residual = residuals.error_feedback(error_feedback) if error_feedback else residuals.discard()
+    scale_by = functools.partial(
+        scale_by_low_rank,
+        resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        projections.dct(rank, select=select),
+        # The first step, then steps T, 2T, … counted from 1.
+        update_interval=refresh.resolve(update_interval, offset=-1),
+        transport="rotate" if rotate else "keep",
+        residual=residual,
     )
-    return optimizer(
-        functools.partial(
-            scale_by_low_rank,
-            optax.scale_by_adam(b1, b2, eps),
-            projections.dct(rank, select=norm),
-            update_interval=_first_and_every(update_interval),
-            transport="rotate" if rotate else "keep",
-            residual=residual,
-            seed=seed,
-            compress=compress,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
-    )
-
-
-def _first_and_every(update_interval: Any) -> Any:
-    """The published DCT-AdamW's refresh rule: the first step, then steps T, 2T, … from 1."""
-    if not isinstance(update_interval, int) or update_interval <= 1:
-        return update_interval
-    return lambda count: (count == 0) | ((count + 1) % update_interval == 0)
+    return Recipe(scale_by)

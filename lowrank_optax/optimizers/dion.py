@@ -1,48 +1,271 @@
 """Dion."""
 
+import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
+from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
-from lowrank_optax.optimizers._build import optimizer
-from lowrank_optax.optimizers.orthonormal import scale_by_dion
+from lowrank_optax.core.engine import as_key
+from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
+from lowrank_optax.core.trees import without_none
+from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.averages import mean_over
+from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.products import product
+from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._shape_scale import step_scale
+from lowrank_optax.sharding.placement import Placement
+from lowrank_optax.sharding.regions import initialise, run_in_auto
 from lowrank_optax.sharding.synchronise import resolve_sync
+from lowrank_optax.sharding.types import typed_spec
 
 
-def dion(
-    learning_rate: optax.ScalarOrSchedule,
+def scale_by_dion(
     rank: int | float = 128,
     *,
     momentum: Any = 0.95,
-    power_iters: int = 1,
+    power_iters: Any = 1,
     eps: Any = 1e-8,
+    nesterov: bool = False,
     orthogonalize: str = "qr",
     shape_scale: str = "dion",
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    momentum_dtype: Any = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
     sync: str | None = None,
     sync_axis: str = "data",
+    dimension_numbers: DimensionNumbers = None,
+    compress: Any = "smallest",
+    zero_axis: Any = None,
+    seed: Any = 0,
+    step_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
+    """Orthonormalised low-rank momentum by a warm-started power iteration.
 
-    W ← (1 − η λ) W − η · scale · P Qᵀ; see `scale_by_dion`.
+    With matrices (n, m), the compressed axis first: M ← M + G; P = orth(Mᵀ Q); R = M P;
+    M ← M − (1 − μ) R Pᵀ; Q ← R with columns of unit length; the step is scale · Q Pᵀ.
 
     Args:
-      learning_rate: η, a number or a schedule.
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      momentum, power_iters, eps, orthogonalize, shape_scale, momentum_dtype: as for
-        `scale_by_dion`.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      momentum: μ, the decay of the part of the momentum that was applied.
+      power_iters: power iterations per step.
+      eps: added to the length of R's columns.
+      nesterov: take the step's factors from μ M + G in place of M.
+      orthogonalize: "qr", or "cholesky_qr", which with m sharded moves r² numbers only.
+      shape_scale, rank_scale: as for `scale_by_trion`.
+      mu_dtype: dtype in which the momentum is stored; None for the parameters', but at least
+        float32.
+      sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
+        devices average Mᵀ Q (m × r) and M P (n × r), and each keeps its own M (see
+        `local_state_specs`); None for gradients that come averaged.
+      sync_axis: axis of `jax.shard_map` that "low_rank" averages over.
+      dimension_numbers, compress, zero_axis, step_dtype: as for `scale_by_low_rank`.
+      seed: of the normal draw from which Q starts; a number or a key.
+
+    Returns:
+      A transformation whose state is a `LowRankState` that holds, per matrix, M (n, m) as
+      `residual` and Q (n, r) as `basis`, and no inner state.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2504.05295, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import lowrank_optax as lro
+      >>> tx = optax.chain(lro.scale_by_dion(rank=2), optax.scale_by_learning_rate(0.02))
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> state[0].basis["w"].shape
+      (4, 2)
+    """
+    check_fraction("momentum", momentum)
+    if isinstance(power_iters, int) and power_iters < 1:
+        raise ValueError(f"power_iters={power_iters} must be at least 1.")
+    if orthogonalize not in METHODS:
+        raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
+    dion = Dion(
+        Numbers(momentum, power_iters, eps),
+        nesterov=nesterov,
+        orthogonalize=orthogonalize,
+        sync_axis=resolve_sync(sync, sync_axis),
+        mu_dtype=mu_dtype,
+        scale=step_scale(shape_scale, rank_scale),
+        specs=lambda tree: matrix_specs(
+            tree, rank, dimension_numbers=dimension_numbers, compress=compress
+        ),
+        zero_axis=zero_axis,
+        seed=seed,
+        step_dtype=step_dtype,
+    )
+    return optax.GradientTransformationExtraArgs(dion.init, without_none(dion.update))
+
+
+class Numbers(NamedTuple):
+    """What may be traced."""
+
+    momentum: Any
+    power_iters: Any
+    eps: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Dion:
+    """`init` and `update` of `scale_by_dion`, which documents what these fields hold."""
+
+    numbers: Numbers
+    nesterov: bool
+    orthogonalize: str
+    sync_axis: str | None
+    mu_dtype: Any
+    scale: Callable[[MatrixSpec], float]
+    specs: Callable[[Any], SpecTable]
+    zero_axis: Any
+    seed: Any
+    step_dtype: Any
+
+    def init(self, params: Any) -> LowRankState:
+        tree = MatrixTree(params, self.specs(params))
+        placement = Placement(tree, "", self.zero_axis)
+        return initialise(
+            lambda params: self._init(MatrixTree(params, tree.table)),
+            params,
+            placement.mesh,
+            placement.partitions,
+            constrain=placement.splits_further,
+        )
+
+    def update(
+        self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, LowRankState]:
+        del params, extra_args
+        tree = MatrixTree(updates, self.specs(updates))
+        placement = Placement(tree, "", self.zero_axis)
+
+        def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
+            inside = MatrixTree(updates, tree.table)
+            Q, M, steps = inside.read(basis), inside.read(residual), {}
+            for i in inside.matrices:
+                steps[i], Q[i], M[i] = self._step(numbers, inside, placement, i, Q[i], M[i])
+            return inside.replace(steps), inside.build(Q.__getitem__), inside.build(M.__getitem__)
+
+        steps, basis, residual = run_in_auto(
+            step,
+            lambda: jax.tree.map(typed_spec, (updates, state.basis, state.residual)),
+            placement.mesh,
+            *(self.numbers, updates, state.basis, state.residual),
+        )
+        count = optax.safe_increment(state.count)
+        new_state = state._replace(count=count, basis=basis, residual=residual)
+        return steps, placement.settle(new_state)
+
+    def _init(self, tree: MatrixTree) -> LowRankState:
+        key = as_key(self.seed)
+
+        def draw(i: int) -> Array:
+            spec, dtype = tree.matrices[i], wide_dtype(tree.dtype(i))
+            shape = (*spec.batch, spec.n, spec.rank)
+            return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
+        def zeros(i: int) -> Array:
+            dtype = self.mu_dtype or wide_dtype(tree.dtype(i))
+            return jnp.zeros(tree.matrices[i].view, dtype)
+
+        return LowRankState(
+            count=jnp.zeros((), jnp.int32),
+            key=key,
+            schedule=(),
+            basis=tree.build(draw),
+            inner=(),
+            residual=tree.build(zeros),
+        )
+
+    def _step(
+        self,
+        numbers: Numbers,
+        tree: MatrixTree,
+        placement: Placement,
+        i: int,
+        Q: Float[Array, "*batch n r"],
+        M: Float[Array, "*batch n m"],
+    ) -> tuple[Array, Array, Array]:
+        """The step of leaf i, and its new Q and M."""
+        dtype = tree.dtype(i)
+        G = placement.to_work(i, tree.matrix(i)).astype(Q.dtype)
+        X = M.astype(Q.dtype) + G
+        B = numbers.momentum * X + G if self.nesterov else X
+        P, unit, Q, R = self._factors(numbers, B, Q)
+        if self.nesterov:
+            R = product(X, P)
+        M = (X - (1 - numbers.momentum) * product(R, P.mT)).astype(M.dtype)
+        rows = placement.gather(i, placement.low_rank(i, P.mT))
+        lifted = product(unit.astype(dtype), rows.astype(dtype)) * self.scale(tree.matrices[i])
+        step = lifted.astype(jnp.promote_types(dtype, self.step_dtype or dtype))
+        return placement.to_parameter(i, step), Q, M
+
+    def _factors(
+        self, numbers: Numbers, B: Float[Array, "*batch n m"], Q: Float[Array, "*batch n r"]
+    ) -> tuple[Array, Array, Array, Array]:
+        """P (m, r) orthonormal, the unit columns of R, where the next step starts, and R = B P.
+
+        Where devices with different B synchronise, R is of the device's own and the rest of the
+        mean. After a zero momentum the next step starts where this one did.
+        """
+
+        def iterate(start: Array) -> tuple[Array, Array, Array, Array]:
+            P = orthonormal_columns(
+                mean_over(product(B.mT, start), self.sync_axis), self.orthogonalize
+            )
+            # A non-finite gradient shows in R; the zeros are for what Cholesky cannot factorise.
+            P = keep_finite(P, jnp.zeros_like(P))
+            R = product(B, P)
+            mean = mean_over(R, self.sync_axis)
+            lengths = jnp.linalg.norm(mean, axis=-2, keepdims=True)
+            unit = mean / (lengths + numbers.eps)
+            grown = jnp.any(lengths > 0, axis=-1, keepdims=True)
+            return P, unit, jnp.where(grown, unit, start), R
+
+        more = lambda _, start: iterate(start)[2]
+        if not isinstance(numbers.power_iters, int) or numbers.power_iters > 1:
+            Q = jax.lax.fori_loop(1, numbers.power_iters, more, Q)
+        return iterate(Q)
+
+
+@optimizer
+def dion(
+    rank: int | float = 128,
+    *,
+    momentum: Any = 0.95,
+    power_iters: Any = 1,
+    eps: Any = 1e-8,
+    nesterov: bool = False,
+    orthogonalize: str = "qr",
+    shape_scale: str = "dion",
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
+) -> Recipe:
+    """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
+
+    W ← (1 − η λ) W − η · scale · Q Pᵀ; see `scale_by_dion`.
+
+    Args:
+      {learning_rate}
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      momentum, power_iters, eps, nesterov, orthogonalize, shape_scale, rank_scale, mu_dtype: as
+        for `scale_by_dion`.
       sync, sync_axis: as for `scale_by_dion`; the fallback averages whole gradients.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -53,31 +276,23 @@ def dion(
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
-      >>> tx = lro.dion(0.02, rank=2)
+      >>> tx = lro.dion(0.02, rank=2, fallback_learning_rate=1e-3)
       >>> params = {"w": jnp.ones((4, 8))}
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    return optimizer(
-        functools.partial(
-            scale_by_dion,
-            rank,
-            momentum=momentum,
-            power_iters=power_iters,
-            eps=eps,
-            orthogonalize=orthogonalize,
-            shape_scale=shape_scale,
-            momentum_dtype=momentum_dtype,
-            seed=seed,
-            compress=compress,
-            sync=sync,
-            sync_axis=sync_axis,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
-        sync_axis=resolve_sync(sync, sync_axis),
+    scale_by = functools.partial(
+        scale_by_dion,
+        rank,
+        momentum=momentum,
+        power_iters=power_iters,
+        eps=eps,
+        nesterov=nesterov,
+        orthogonalize=orthogonalize,
+        shape_scale=shape_scale,
+        rank_scale=rank_scale,
+        mu_dtype=mu_dtype,
+        sync=sync,
+        sync_axis=sync_axis,
     )
+    return Recipe(scale_by, resolve_sync(sync, sync_axis))

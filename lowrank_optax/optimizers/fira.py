@@ -1,5 +1,6 @@
 """Fira."""
 
+import functools
 from typing import Any
 
 import optax
@@ -8,14 +9,13 @@ from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_uncorrected_adam
 
 
+@optimizer
 def fira(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
     projection: str | Projection = "svd",
@@ -27,22 +27,16 @@ def fira(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     stagger: bool = False,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """Fira: Adam inside a subspace, and outside it the gradient scaled like Adam scales the inside.
 
-    a = G P; u = m / (√v + ε), Adam without bias correction; S = φ (G − a Pᵀ) with
-    φ_i = ‖u_i‖ / ‖a_i‖ for every row, limited in its growth;
-    W ← (1 − η λ) W − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) (scale · u Pᵀ + S).
+    a = Pᵀ G; u = m / (√v + ε), Adam without bias correction; S = φ (G − P a) with
+    φ_i = ‖u_i‖ / ‖a_i‖ for every i of the m, limited in its growth;
+    W ← (1 − η λ) W − η √(1 − β₂ᵗ) / (1 − β₁ᵗ) (scale · P u + S).
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       projection: "svd", "dct" or another name of `projections.by_name`, or a projection, whose own
         rank and selection then hold.
@@ -52,15 +46,15 @@ def fira(
       growth_limit: γ, the largest growth of ‖S‖ from one step to the next.
       b1, b2, eps: of Adam.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2410.01623, algorithm 1.
-      Differs from the published code in taking the true complement G − a Pᵀ for any scale, and in
+      Differs from the published code in taking the true complement G − P a for any scale, and in
       decaying the weights with the update, not after it.
 
     Example:
@@ -71,25 +65,14 @@ def fira(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    return optimizer(
-        lambda **numbers: optax.chain(
-            scale_by_low_rank(
-                scale_by_uncorrected_adam(b1, b2, eps),
-                by_name(projection, rank, select),
-                update_interval=update_interval,
-                stagger=stagger,
-                residual=residuals.norm_scaling(growth_limit),
-                scale=scale,
-                compress=compress,
-                seed=seed,
-                **numbers,
-            ),
-            scale_by_adam_bias_correction(b1, b2),
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+    inside = functools.partial(
+        scale_by_low_rank,
+        scale_by_uncorrected_adam(b1, b2, eps, mu_dtype=mu_dtype),
+        by_name(projection, rank, select),
+        update_interval=update_interval,
+        stagger=stagger,
+        residual=residuals.norm_scaling(growth_limit),
+        scale=scale,
     )
+    correction = scale_by_adam_bias_correction(b1, b2)
+    return Recipe(lambda **placing: optax.chain(inside(**placing), correction))

@@ -1,21 +1,19 @@
 """FRUGAL."""
 
+import functools
 from typing import Any
-
-import optax
 
 from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 
+@optimizer
 def frugal(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 0.25,
     *,
     projection: str | Projection = "svd",
@@ -27,21 +25,15 @@ def frugal(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     stagger: bool = False,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """FRUGAL: the inner optimizer inside a subspace, sign descent outside it.
 
-    Every T steps the subspace P is chosen and the inner optimizer starts anew; a = G P;
-    W ← (1 − η λ) W − η inner(a) Pᵀ − η · inactive_scale · sign(G − a Pᵀ).
+    Every T steps the subspace P is chosen and the inner optimizer starts anew; a = Pᵀ G;
+    W ← (1 − η λ) W − η P inner(a) − η · inactive_scale · sign(G − P a).
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or the density: a fraction in (0, 1] of the compressed dimension.
       projection: "svd", "dct", "random", "identity" or another name of `projections.by_name`, or a
         projection, whose own rank and selection then hold.
@@ -51,8 +43,8 @@ def frugal(
       inner: "adam", "lion", "sgd", … or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -68,22 +60,13 @@ def frugal(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    return optimizer(
-        lambda **numbers: scale_by_low_rank(
-            resolve(inner, b1=b1, b2=b2, eps=eps),
-            by_name(projection, rank, select),
-            update_interval=update_interval,
-            stagger=stagger,
-            transport="reset",
-            residual=residuals.sign_descent(inactive_scale),
-            compress=compress,
-            seed=seed,
-            **numbers,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+    scale_by = functools.partial(
+        scale_by_low_rank,
+        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        by_name(projection, rank, select),
+        update_interval=update_interval,
+        stagger=stagger,
+        transport="reset",
+        residual=residuals.sign_descent(inactive_scale),
     )
+    return Recipe(scale_by)

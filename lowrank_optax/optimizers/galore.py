@@ -1,23 +1,19 @@
 """GaLore, its importance-sampled form I3S, and GoLore."""
 
-import math
+import functools
 from typing import Any
 
-import optax
-
 from lowrank_optax.axes import projections
-from lowrank_optax.axes.projections.switch import switch
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Hybrid, Selection
 from lowrank_optax.axes.selection import resolve as resolve_selection
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
 
+@optimizer
 def galore(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
     update_interval: UpdateInterval = 200,
@@ -29,21 +25,15 @@ def galore(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     stagger: bool = False,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """GaLore: the inner optimizer on the gradient's leading singular vectors, kept for T steps.
 
-    Every T steps P = the r leading right singular vectors of G; a = G P;
-    W ← (1 − η λ) W − η · scale · inner(a) Pᵀ. The moments stay as they are when P changes.
+    Every T steps P = the r leading singular vectors of G on its compressed side; a = Pᵀ G;
+    W ← (1 − η λ) W − η · scale · P inner(a). The moments stay as they are when P changes.
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
       scale: factor of the low-rank step.
@@ -54,8 +44,8 @@ def galore(
         "adam_mini", "adafactor", "lion", "sgd", or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -72,65 +62,52 @@ def galore(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    adam = scale_by_published_adam(b1, b2, eps)
     selection = resolve_selection(select)
-    return optimizer(
-        lambda **numbers: scale_by_low_rank(
-            adam if inner == "adam" else resolve(inner, b1=b1, b2=b2, eps=eps),
-            projections.svd(rank, selection, method=method),
-            update_interval=update_interval,
-            stagger=stagger,
-            transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
-            scale=scale,
-            compress=compress,
-            seed=seed,
-            **numbers,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+    scale_by = functools.partial(
+        scale_by_low_rank,
+        scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
+        if inner == "adam"
+        else resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        projections.svd(rank, selection, method=method),
+        update_interval=update_interval,
+        stagger=stagger,
+        transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
+        scale=scale,
     )
+    return Recipe(scale_by)
 
 
+@optimizer
 def golore(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
-    update_interval: int = 200,
-    random_after: int = 0,
+    update_interval: UpdateInterval = 200,
+    random_after: Any = 0,
     scale: Any = 0.25,
     inner: Inner = "adam",
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
     stagger: bool = False,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """GoLore: GaLore whose subspace is random, at once or once the gradient is mostly noise.
 
     Every T steps P = the leading singular vectors before step `random_after`, and a uniformly
     random orthonormal basis from then on; the first moment is expressed in the new basis.
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       update_interval: T, refreshing where count % T == 0.
       random_after: first step from which a refresh draws at random; 0 for always.
       scale: factor of the low-rank step.
-      inner: "adam", "sgd" (momentum), or any optax transformation with a first moment.
+      inner: "adam", "sgd" (momentum), "lion", or any optax transformation with a first moment as a
+        plain array (which "adam8bit" and "adafactor" do not have).
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -146,24 +123,15 @@ def golore(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    refreshes = math.ceil(random_after / update_interval)
-    projection = switch(projections.svd(rank), projections.random(rank), refreshes)
-    return optimizer(
-        lambda **numbers: scale_by_low_rank(
-            resolve(inner, b1=b1, b2=b2, eps=eps),
-            projection if refreshes else projections.random(rank),
-            update_interval=update_interval,
-            stagger=stagger,
-            transport="rotate_first",
-            scale=scale,
-            compress=compress,
-            seed=seed,
-            **numbers,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+    draws = projections.random(rank)
+    always = isinstance(random_after, int) and random_after == 0
+    scale_by = functools.partial(
+        scale_by_low_rank,
+        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        draws if always else projections.switch(projections.svd(rank), draws, random_after),
+        update_interval=update_interval,
+        stagger=stagger,
+        transport="rotate_first",
+        scale=scale,
     )
+    return Recipe(scale_by)

@@ -1,18 +1,16 @@
 """An optimizer put together from the axes by name."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
-
-import optax
 
 from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
 from lowrank_optax.axes.transports import Transport
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
@@ -25,8 +23,8 @@ RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
 }
 
 
+@optimizer
 def low_rank(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
     projection: str | Projection = "dct",
@@ -40,18 +38,12 @@ def low_rank(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """Any combination of the five axes, by name or by object, as an optimizer.
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       projection, select: a name and a selection as for `projections.by_name`, or a projection.
       update_interval, stagger, transport, scale: as for `scale_by_low_rank`.
@@ -60,8 +52,8 @@ def low_rank(
       inner: "adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd", or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -76,23 +68,14 @@ def low_rank(
     """
     if isinstance(residual, str) and residual not in RESIDUALS:
         raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
-    return optimizer(
-        lambda **numbers: scale_by_low_rank(
-            resolve(inner, b1=b1, b2=b2, eps=eps),
-            by_name(projection, rank, select),
-            update_interval=update_interval,
-            stagger=stagger,
-            transport=transport,
-            residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
-            scale=scale,
-            compress=compress,
-            seed=seed,
-            **numbers,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+    scale_by = functools.partial(
+        scale_by_low_rank,
+        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        by_name(projection, rank, select),
+        update_interval=update_interval,
+        stagger=stagger,
+        transport=transport,
+        residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
+        scale=scale,
     )
+    return Recipe(scale_by)

@@ -1,21 +1,19 @@
 """Online Subspace Descent."""
 
+import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from lowrank_optax.axes import projections
 from lowrank_optax.axes.refresh import Once
-from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import optimizer
+from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam, scale_by_unsigned_lion
 
 
+@optimizer
 def online_subspace_descent(
-    learning_rate: optax.ScalarOrSchedule,
     rank: int | float = 128,
     *,
     projection_optimizer: optax.GradientTransformation | None = None,
@@ -25,22 +23,16 @@ def online_subspace_descent(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+    mu_dtype: Any = None,
+) -> Recipe:
     """Online Subspace Descent: the subspace moves by online PCA at every step, with no SVD.
 
-    P starts as the leading singular vectors of the first gradient; a = G P;
-    W ← (1 − η λ) W − η · scale · inner(a) Pᵀ; then P takes one step of its own optimizer on
-    ‖Ĝ − Ĝ P Pᵀ‖² + λ_P ‖Pᵀ P − I‖² with Ĝ = G / ‖G‖.
+    P starts as the leading singular vectors of the first gradient; a = Pᵀ G;
+    W ← (1 − η λ) W − η · scale · P inner(a); then P takes one step of its own optimizer on
+    ‖Ĝ − P Pᵀ Ĝ‖² + λ_P ‖Pᵀ P − I‖² with Ĝ = G / ‖G‖.
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       projection_optimizer: optax optimizer of P, learning rate included; None for AdamW at 1/200.
       penalty: λ_P.
@@ -49,8 +41,8 @@ def online_subspace_descent(
         sign is taken after projecting back, as published; "adafactor", "adam8bit", … or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      weight_decay, mask, dimension_numbers, fallback, seed, compress, zero_axis: as
-        for `trion`.
+      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -69,43 +61,19 @@ def online_subspace_descent(
       (4, 8)
     """
     # What the published code does differently from the optimizers of the same names.
-    published = {
-        "adam": (scale_by_published_adam(b1, b2, eps), optax.identity()),
-        "lion": (scale_by_unsigned_lion(b1, b2), sign()),
-    }
-    if isinstance(inner, str) and inner in published:
-        direction, after = published[inner]
+    if inner == "adam":
+        direction = scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
+    elif inner == "lion":
+        direction = scale_by_unsigned_lion(b1, b2, mu_dtype=mu_dtype)
     else:
-        direction, after = resolve(inner, b1=b1, b2=b2, eps=eps), optax.identity()
-    return optimizer(
-        lambda **numbers: optax.chain(
-            scale_by_low_rank(
-                direction,
-                projections.online_pca(rank, optimizer=projection_optimizer, penalty=penalty),
-                update_interval=Once(),
-                scale=scale,
-                compress=compress,
-                seed=seed,
-                **numbers,
-            ),
-            after,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
+        direction = resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+    inside = functools.partial(
+        scale_by_low_rank,
+        direction,
+        projections.online_pca(rank, optimizer=projection_optimizer, penalty=penalty),
+        update_interval=Once(),
+        scale=scale,
     )
-
-
-def sign() -> optax.GradientTransformation:
-    """The sign of every entry.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.optimizers.online_subspace_descent import sign
-      >>> sign().update(jnp.array([-2.0, 3.0]), sign().init(None))[0].tolist()
-      [-1.0, 1.0]
-    """
-    return optax.stateless(lambda updates, _: jax.tree.map(jnp.sign, updates))
+    if inner != "lion":
+        return Recipe(inside)
+    return Recipe(lambda **placing: optax.chain(inside(**placing), optax.scale_by_sign()))

@@ -5,53 +5,124 @@ from typing import Any
 
 import optax
 
+from lowrank_optax.axes import projections, residuals
+from lowrank_optax.axes.selection import Selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
-from lowrank_optax.optimizers._build import optimizer
-from lowrank_optax.optimizers.orthonormal import NS_COEFFICIENTS, scale_by_trion
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.synchronise import resolve_sync
+from lowrank_optax.transforms import orthonormalize
+
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def trion(
-    learning_rate: optax.ScalarOrSchedule,
+def scale_by_trion(
     rank: int | float = 128,
     *,
     momentum: Any = 0.95,
     residual_decay: Any = 1.0,
-    norm: str = "l1",
+    select: str | Selection = "l1",
+    nesterov: bool = False,
     ns_steps: int = 5,
     ns_coeffs: Any = NS_COEFFICIENTS,
     shape_scale: str = "dion",
-    weight_decay: Any = 0.0,
-    mask: Any = None,
-    dimension_numbers: DimensionNumbers = None,
-    fallback: optax.GradientTransformation | None = None,
-    momentum_dtype: Any = None,
-    seed: Any = 0,
-    compress: str = "smallest",
-    zero_axis: Any = None,
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
     sync: str | None = None,
     sync_axis: str = "data",
+    dimension_numbers: DimensionNumbers = None,
+    compress: Any = "smallest",
+    zero_axis: Any = None,
+    seed: Any = 0,
+    step_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
+    """Orthonormalised low-rank momentum in a DCT subspace that is chosen anew at every step.
+
+    In the coefficients Ŝ of the momentum M (Ŝ = Qᵀ M with Q the DCT): Ŝ ← Ŝ + DCT(G);
+    I = the r rows of largest norm; b = Ŝ[I]; Ŝ[I] ← μ b; the step is
+    scale · Q[:, I] NewtonSchulz(b).
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      momentum: μ, the decay of the part of the momentum that was applied.
+      residual_decay: decay of the part that was not selected; 1 as published.
+      select: "l1" or "l2", the norm that ranks columns, or another selection.
+      nesterov: orthonormalise the chosen rows of μ Ŝ + DCT(G) in place of Ŝ.
+      ns_steps: Newton–Schulz iterations.
+      ns_coeffs: coefficients of the quintic; a triple, or one triple per step, or a name.
+      shape_scale: "dion" √(out/in), "muon" √max(1, out/in), "rms" 0.2 √max(out, in), or "none".
+      rank_scale: "sqrt" for steps longer by √(n/r), as long as those of full rank; "none" not to.
+      mu_dtype: dtype in which the momentum is stored; None for the parameters', but at least
+        float32.
+      sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
+        devices average the columns' scores (n numbers) and b (r × m), and each keeps its own
+        momentum (see `local_state_specs`); None for gradients that come averaged.
+      sync_axis: axis of `jax.shard_map` that "low_rank" averages over.
+      dimension_numbers, compress, zero_axis, seed, step_dtype: as for `scale_by_low_rank`.
+
+    Returns:
+      A transformation whose state holds, per matrix, the momentum's coefficients (n, m) and r
+      int32 indices, and nothing else.
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2505.17967, algorithm 1 (Trion).
+      Differs from the published code in keeping one DCT-II basis for both sides and both code
+      paths, and in orthonormalising in float32 and not in bfloat16.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import lowrank_optax as lro
+      >>> tx = optax.chain(lro.scale_by_trion(rank=2), optax.scale_by_learning_rate(0.02))
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> updates["w"].shape
+      (4, 8)
+    """
+    return scale_by_low_rank(
+        orthonormalize(ns_steps, ns_coeffs),
+        projections.dct(rank, select=select, sync_axis=resolve_sync(sync, sync_axis)),
+        residual=residuals.momentum(momentum, residual_decay, mu_dtype, nesterov=nesterov),
+        scale=step_scale(shape_scale, rank_scale),
+        dimension_numbers=dimension_numbers,
+        compress=compress,
+        zero_axis=zero_axis,
+        seed=seed,
+        step_dtype=step_dtype,
+    )
+
+
+@optimizer
+def trion(
+    rank: int | float = 128,
+    *,
+    momentum: Any = 0.95,
+    residual_decay: Any = 1.0,
+    select: str | Selection = "l1",
+    nesterov: bool = False,
+    ns_steps: int = 5,
+    ns_coeffs: Any = NS_COEFFICIENTS,
+    shape_scale: str = "dion",
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
+    sync: str | None = None,
+    sync_axis: str = "data",
+) -> Recipe:
     """Trion: orthonormalised low-rank momentum in a DCT subspace chosen anew at every step.
 
-    W ← (1 − η λ) W − η · scale · NewtonSchulz(b) Q[:, I]ᵀ, with b the r columns of largest norm of
+    W ← (1 − η λ) W − η · scale · Q[:, I] NewtonSchulz(b), with b the r rows of largest norm of
     the momentum's DCT; see `scale_by_trion`.
 
     Args:
-      learning_rate: η, a number or a schedule.
+      {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      momentum, residual_decay, norm, ns_steps, ns_coeffs, shape_scale, momentum_dtype: as for
-        `scale_by_trion`.
-      weight_decay: λ, decoupled, multiplied by the learning rate.
-      mask: tree or function of booleans: where to apply weight decay.
-      dimension_numbers: which leaves are matrices, as for `matrix_specs`.
-      fallback: optimizer of all other leaves; None for `optax.adamw` with the same learning rate,
-        weight decay and mask.
-      seed: of the random key, if any part is random.
-      compress: which side to compress, as for `matrix_specs`.
-      zero_axis: mesh axis, or several, over which all state is split where parameters are not
-        (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
+      momentum, residual_decay, select, nesterov, ns_steps, ns_coeffs, shape_scale, rank_scale,
+        mu_dtype: as for `scale_by_trion`.
       sync, sync_axis: as for `scale_by_trion`; the fallback averages whole gradients.
+      {shared}
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
@@ -62,33 +133,25 @@ def trion(
     Example:
       >>> import jax.numpy as jnp, optax
       >>> import lowrank_optax as lro
-      >>> tx = lro.trion(learning_rate=0.02, rank=2)
+      >>> tx = lro.trion(learning_rate=0.02, rank=2, fallback_learning_rate=1e-3)
       >>> params = {"w": jnp.ones((4, 8)), "b": jnp.ones(8)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> optax.apply_updates(params, updates)["w"].shape
       (4, 8)
     """
-    return optimizer(
-        functools.partial(
-            scale_by_trion,
-            rank,
-            momentum=momentum,
-            residual_decay=residual_decay,
-            norm=norm,
-            ns_steps=ns_steps,
-            ns_coeffs=ns_coeffs,
-            shape_scale=shape_scale,
-            momentum_dtype=momentum_dtype,
-            seed=seed,
-            compress=compress,
-            sync=sync,
-            sync_axis=sync_axis,
-        ),
-        learning_rate,
-        weight_decay=weight_decay,
-        mask=mask,
-        dimension_numbers=dimension_numbers,
-        fallback=fallback,
-        zero_axis=zero_axis,
-        sync_axis=resolve_sync(sync, sync_axis),
+    scale_by = functools.partial(
+        scale_by_trion,
+        rank,
+        momentum=momentum,
+        residual_decay=residual_decay,
+        select=select,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        ns_coeffs=ns_coeffs,
+        shape_scale=shape_scale,
+        rank_scale=rank_scale,
+        mu_dtype=mu_dtype,
+        sync=sync,
+        sync_axis=sync_axis,
     )
+    return Recipe(scale_by, resolve_sync(sync, sync_axis))

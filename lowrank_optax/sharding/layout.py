@@ -13,46 +13,45 @@ Axes = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Mesh axes over which the view (*batch, m, n) of one leaf is spread.
+    """Mesh axes over which the view (*batch, n, m) of one leaf is spread.
 
     Attributes:
       mesh: the mesh.
       spec: the leaf's view as batch of matrices.
       batch: mesh axes of every batch axis.
-      rows: mesh axes that split the m rows.
-      columns: mesh axes that split the n columns.
-      known: whether this is the leaf's sharding, or all that is known of it are the rows.
+      n: mesh axes that split the compressed axis.
+      m: mesh axes that split the other axis.
+      known: whether this is the leaf's sharding, or all that is known of it is m.
     """
 
     mesh: AnyMesh
     spec: MatrixSpec
     batch: tuple[Axes, ...]
-    rows: Axes
-    columns: Axes
+    n: Axes
+    m: Axes
     known: bool
 
-    def with_rows(self, axes: Axes) -> "Layout":
-        """The same with the rows split over `axes` as well, where they divide; else unchanged."""
-        extra = tuple(axis for axis in axes if axis not in self._used())
-        rows = self.rows + extra
-        if self.spec.m % shards(self.mesh, rows):
+    def split_m(self, axes: Axes) -> "Layout":
+        """The same with m split over `axes` as well, where that divides; else unchanged."""
+        m = self.m + tuple(axis for axis in axes if axis not in self._used())
+        if self.spec.m % shards(self.mesh, m):
             return self
-        return dataclasses.replace(self, rows=rows)
+        return dataclasses.replace(self, m=m)
 
-    def by_rows(self) -> "Layout":
-        """For work that mixes the columns of a row: whole rows, more of them apart.
+    def with_n_whole(self) -> "Layout":
+        """For work that mixes the compressed axis: whole there, and split more along m.
 
-        Where the rows do not divide, the columns are gathered.
+        Where m does not divide, n is gathered.
         """
-        return dataclasses.replace(self, columns=()).with_rows(self.columns)
+        return dataclasses.replace(self, n=()).split_m(self.n)
 
-    def partition(self, shape: tuple[int, ...], second: str | None) -> PartitionSpec:
-        """Partition of an array of the state by what its axes are.
+    def partition(self, field: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """Partition of an array of the engine's state.
 
         Args:
-          shape: of the array: the batch axes, then `second`, then perhaps more.
-          second: "m" or "n", what the first axis after the batch can be: an axis of another size
-            is not split. After "m" an axis of size n is split as the columns are.
+          field: "basis" (n × r, or r indices), "inner" (r × m), or "residual" (n × m); an axis
+            of another size than these is not split.
+          shape: of the array: the batch axes, then what the field says.
 
         Returns:
           A partition; an array that does not begin with the batch axes is not split at all.
@@ -60,34 +59,32 @@ class Layout:
         batch = len(self.batch)
         if shape[:batch] != self.spec.batch:
             return PartitionSpec()
-        entries: list[Axes] = [*self.batch]
         rest = shape[batch:]
-        if second == "m" and rest[:1] == (self.spec.m,):
-            entries.append(self.rows)
-            if rest[1:2] == (self.spec.n,):
-                entries.append(self.columns)
-        if second == "n" and rest[:1] == (self.spec.n,) and len(rest) > 1:
-            entries.append(self.columns)
-        return self._spec([*entries, *[()] * (len(shape) - len(entries))])
+        entries: list[Axes] = [()] * len(rest)
+        if len(rest) == 2 and field in ("basis", "residual") and rest[0] == self.spec.n:
+            entries[0] = self.n
+        if rest and field in ("inner", "residual") and rest[-1] == self.spec.m:
+            entries[-1] = self.m
+        return self._partition([*self.batch, *entries])
 
     def matrix(self) -> PartitionSpec:
-        """Partition of the leaf as matrices (*batch, m, n)."""
-        return self._spec([*self.batch, self.rows, self.columns])
+        """Partition of the leaf as matrices (*batch, n, m)."""
+        return self._partition([*self.batch, self.n, self.m])
 
     def low_rank(self) -> PartitionSpec:
-        """Partition of an array (*batch, m, r)."""
-        return self._spec([*self.batch, self.rows, ()], whole=True)
+        """Partition of an array (*batch, r, m)."""
+        return self._partition([*self.batch, (), self.m], whole=True)
 
     def _used(self) -> set[str]:
-        return {axis for axes in (*self.batch, self.rows, self.columns) for axis in axes}
+        return {axis for axes in (*self.batch, self.n, self.m) for axis in axes}
 
-    def _spec(self, entries: list[Axes], whole: bool = False) -> PartitionSpec:
+    def _partition(self, entries: list[Axes], whole: bool = False) -> PartitionSpec:
         """One entry per axis; where nothing is known of an axis, the compiler's choice."""
-        rows = len(self.batch)
+        batch, last = len(self.batch), len(entries) - 1
         free = None if self.known else PartitionSpec.UNCONSTRAINED
         return PartitionSpec(
             *(
-                axes or (None if i == rows or (whole and i > rows) else free)
+                axes or (None if i == last or (whole and i >= batch) else free)
                 for i, axes in enumerate(entries)
             )
         )
@@ -99,7 +96,7 @@ def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None
     Args:
       mesh: the mesh.
       spec: its view as matrices.
-      partition: its partition; None if it is not known, which stands for unsplit rows.
+      partition: its partition; None if it is not known, which stands for an unsplit m.
     """
     known = partition is not None
     entries: Any = partition if partition is not None else [None] * len(spec.shape)
@@ -109,7 +106,7 @@ def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None
         mesh=mesh,
         spec=spec,
         batch=tuple(axes_of(entries[axis]) for axis in spec.batch_axes),
-        rows=merged(spec.row_axes),
-        columns=merged(spec.column_axes),
+        n=merged(spec.n_axes),
+        m=merged(spec.m_axes),
         known=known,
     )

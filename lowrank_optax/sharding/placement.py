@@ -6,7 +6,6 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.axes.projections.base import Projection
 from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.sharding.layout import Layout, leaf_layout
 from lowrank_optax.sharding.owners import owner_finder
@@ -14,33 +13,33 @@ from lowrank_optax.sharding.regions import place
 from lowrank_optax.sharding.types import mesh_of, spec_of
 from lowrank_optax.sharding.zero import zero_axes
 
-FIELD_AXES = {"basis": "n", "inner": "m", "residual": "m"}
-"""What the first axis after the batch is, in the fields of the engine's state that have one."""
+FIELDS = ("basis", "inner", "residual")
+"""The fields of the engine's state whose arrays are split as their matrices are."""
 
 
 class Placement:
     """Layouts of a tree's matrices: of the parameter, and of the work on it.
 
-    The work is split as the parameter is, with two differences. Where a transform mixes the columns
-    of a row, a split of the columns becomes a split of the rows: m·n / devices numbers change
-    places instead of m·n being gathered. And `zero_axis` splits the rows further.
+    The work is split as the parameter is, with two differences. Where a transform mixes the
+    compressed axis, a split of that axis becomes a split of the other one: n·m / devices numbers
+    change places instead of n·m being gathered. And `zero_axis` splits the other axis further.
 
     Under `Auto` mesh axes a parameter's sharding is not known here; then the compiler finds these
     placements from those of the state, and only what `zero_axis` adds has to be said.
 
     Args:
       tree: the gradients or parameters.
-      projection: says whether it mixes columns, and whether the low-rank array has A's rows.
-      zero_axis: mesh axis or axes to split the rows over; None for none.
+      whole: which axes of a matrix the work needs whole, as for `Projection`.
+      zero_axis: mesh axis or axes to split the other axis over; None for none.
 
     Raises:
       ValueError: if the mesh has no such axis.
     """
 
-    def __init__(self, tree: MatrixTree, projection: Projection, zero_axis: Any):
+    def __init__(self, tree: MatrixTree, whole: str, zero_axis: Any):
         self.mesh = mesh_of(tree.leaves)
         self.tree = tree
-        self.keeps_rows = projection.keeps_rows
+        self.splits_m = "m" not in whole
         self.base: dict[int, Layout] = {}
         self.work: dict[int, Layout] = {}
         self.zero_axes = zero_axes(zero_axis, self.mesh)
@@ -48,9 +47,9 @@ class Placement:
             return
         for i, spec in tree.matrices.items():
             base = leaf_layout(self.mesh, spec, spec_of(tree.leaves[i]))
-            work = base.by_rows() if projection.mixes_columns else base
+            work = base.with_n_whole() if whole == "n" else base
             self.base[i] = base
-            self.work[i] = work.with_rows(self.zero_axes) if self.keeps_rows else work
+            self.work[i] = work.split_m(self.zero_axes) if self.splits_m else work
 
     @property
     def splits_further(self) -> bool:
@@ -58,29 +57,37 @@ class Placement:
         return bool(self.zero_axes)
 
     def to_work(self, i: int, A: jax.Array) -> jax.Array:
-        """A (*batch, m, n) where the work on it is done."""
+        """A (*batch, n, m) where the work on it is done."""
         return self._placed(A, self.work, i, Layout.matrix)
 
     def to_parameter(self, i: int, step: jax.Array) -> jax.Array:
-        """A matrix (*batch, m, n) where the parameter is."""
+        """A matrix (*batch, n, m) where the parameter is."""
         return self._placed(step, self.base, i, Layout.matrix)
 
     def low_rank(self, i: int, a: jax.Array) -> jax.Array:
-        """A low-rank array (*batch, m, r) where the work on it is done."""
-        return self._placed(a, self.work, i, Layout.low_rank) if self.keeps_rows else a
+        """A low-rank array (*batch, r, m) where the work on it is done."""
+        return self._placed(a, self.work, i, Layout.low_rank) if self.splits_m else a
 
     def gather(self, i: int, u: jax.Array) -> jax.Array:
-        """The same with all the rows that the parameter's part has."""
-        return self._placed(u, self.base, i, Layout.low_rank) if self.keeps_rows else u
+        """The same with as much of m as the parameter's part has."""
+        return self._placed(u, self.base, i, Layout.low_rank) if self.splits_m else u
+
+    def work_partition(self, i: int) -> PartitionSpec:
+        """Where `to_work` leaves a matrix; for a mesh."""
+        return self.work[i].matrix()
+
+    def low_rank_partition(self, i: int) -> PartitionSpec:
+        """Where `low_rank` leaves an array; for a mesh."""
+        return self.work[i].low_rank() if self.splits_m else PartitionSpec()
 
     def partitions(self, state: Any) -> Any:
         """A pytree of `PartitionSpec` like the engine's state, from its shapes."""
         owner = owner_finder(self.tree.treedef.unflatten(self.tree.leaves))
 
         def partition(path: Any, leaf: Any) -> PartitionSpec:
-            second = FIELD_AXES.get(path[0].name)
-            i = None if second is None else owner(path)
-            return PartitionSpec() if i is None else self.work[i].partition(leaf.shape, second)
+            field = path[0].name
+            i = owner(path) if field in FIELDS else None
+            return PartitionSpec() if i is None else self.work[i].partition(field, leaf.shape)
 
         return jax.tree_util.tree_map_with_path(partition, state)
 

@@ -6,22 +6,33 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lowrank_optax.sharding.closures import in_this_context
-from lowrank_optax.sharding.types import AnyMesh, has_explicit, is_traced, with_axis_types
+from lowrank_optax.sharding.types import (
+    AnyMesh,
+    has_explicit,
+    is_traced,
+    mesh_of,
+    typed_spec,
+    with_axis_types,
+)
 
 
 def run_in_auto(
-    function: Callable[..., Any], partitions: Any, mesh: AnyMesh | None, *arguments: Any
+    function: Callable[..., Any],
+    partitions: Callable[[], Any],
+    mesh: AnyMesh | None,
+    *arguments: Any,
 ) -> Any:
     """`function(*arguments)`, traced under `Auto` mesh axes whatever the caller's are.
 
     Under `Explicit` axes every operation must say where its result is: a product of two arrays
     with sharded rows, or a batched factorisation, is an error. Inside, the compiler decides, and
-    the results leave with the partitions that the caller expects.
+    the results leave with the partitions that the caller expects. What the function closes over
+    keeps the caller's types, so everything that may be traced has to be an argument.
 
     Args:
       function: of `arguments`; returns a pytree of arrays.
-      partitions: pytree of `PartitionSpec` like what it returns; used under `Explicit` axes only.
+      partitions: returns a pytree of `PartitionSpec` like what the function returns; asked under
+        `Explicit` axes only.
       mesh: the mesh.
       *arguments: pytrees; leaves that are no arrays are passed on as they are.
     """
@@ -33,12 +44,23 @@ def run_in_auto(
 
     def of_arrays(arrays: dict[int, Any]) -> Any:
         merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return in_this_context(function)(*jax.tree.unflatten(treedef, merged))
+        return function(*jax.tree.unflatten(treedef, merged))
 
-    run = jax.sharding.auto_axes(of_arrays, out_sharding=partitions)
+    run = jax.sharding.auto_axes(of_arrays, out_sharding=partitions())
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         # Outside of a trace arrays keep the axes that they have: `Explicit`.
         return run(arrays) if is_traced(arrays) else jax.jit(run)(arrays)
+
+
+def retyped_like(new: Any, old: Any) -> Any:
+    """A pytree of arrays with the types of another one, for mesh axes that are `Explicit`."""
+
+    def retyped(x: Any, like: Any) -> Any:
+        if not has_explicit(mesh_of(like)) or typed_spec(x) == typed_spec(like):
+            return x
+        return jax.sharding.reshard(x, typed_spec(like))
+
+    return jax.tree.map(retyped, new, old)
 
 
 def initialise(
@@ -65,17 +87,19 @@ def initialise(
     if isinstance(mesh, Mesh) and not is_traced(params):
         # Compiled, so that no device ever holds whole what is to be split.
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partitions)
-        run = lambda params: run_in_auto(init, partitions, mesh, params)
+        run = lambda params: run_in_auto(init, lambda: partitions, mesh, params)
         return jax.jit(run, out_shardings=shardings)(params)
     if has_explicit(mesh) or not constrain:
-        return run_in_auto(init, partitions, mesh, params)
+        return run_in_auto(init, lambda: partitions, mesh, params)
     return jax.tree.map(lambda x, spec: place(x, mesh, spec), init(params), partitions)
 
 
 def place(x: jax.Array, mesh: AnyMesh, spec: PartitionSpec) -> jax.Array:
-    """Tell the compiler where an array is to be; inside `run_in_auto`, or under `Auto` axes."""
+    """Where an array is to be: told to the compiler under `Auto` axes, moved under `Explicit`."""
     if mesh.size == 1:
         return x
+    if has_explicit(jax.typeof(x).sharding.mesh):
+        return jax.sharding.reshard(x, NamedSharding(mesh, spec))
     if is_traced(x):
         target: AnyMesh = with_axis_types(mesh, AxisType.Auto)
     else:

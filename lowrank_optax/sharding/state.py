@@ -6,8 +6,7 @@ import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from lowrank_optax.core.dimension_numbers import path_string
-from lowrank_optax.sharding.closures import in_this_context
+from lowrank_optax.core.trees import path_string
 from lowrank_optax.sharding.types import (
     has_explicit,
     is_traced,
@@ -17,7 +16,13 @@ from lowrank_optax.sharding.types import (
 )
 
 
-def state_shardings(tx: optax.GradientTransformation, params: Any, param_shardings: Any) -> Any:
+def state_shardings(
+    tx: optax.GradientTransformation,
+    params: Any,
+    param_shardings: Any,
+    *,
+    memory_kind: str | None = None,
+) -> Any:
     """Where every array of an optimizer's state belongs, given where the parameters are.
 
     Nothing is allocated: `tx.init` is traced with the shardings as part of the parameters' types,
@@ -29,6 +34,8 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, param_shardin
       tx: the optimizer.
       params: pytree of arrays or `jax.ShapeDtypeStruct`s.
       param_shardings: pytree (or prefix) of `NamedSharding`, all on one mesh.
+      memory_kind: kind of memory that the state is kept in, such as "pinned_host"; None for the
+        devices' default.
 
     Returns:
       A pytree of `NamedSharding` like `tx.init(params)`: for `jax.jit(tx.init, out_shardings=…)`,
@@ -52,7 +59,9 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, param_shardin
     mesh, structs = _typed(params, param_shardings)
     with jax.sharding.use_abstract_mesh(with_axis_types(mesh, AxisType.Explicit)):
         state = jax.eval_shape(tx.init, structs)
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, typed_spec(leaf)), state)
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, typed_spec(leaf), memory_kind=memory_kind), state
+    )
 
 
 def with_shardings(
@@ -61,9 +70,9 @@ def with_shardings(
     """Tell an optimizer under `Auto` mesh axes where its parameters are.
 
     Under `Explicit` axes types say it. Under `Auto` axes the compiler alone knows, which suffices
-    but for two things: choosing the compressed axis by it (`compress="unsharded"`), and splitting
-    the state of parameters that are split already over one more axis (`zero_axis`). The optimizer
-    is traced as if the axes were `Explicit`.
+    but for splitting the state of parameters that are split already over one more axis
+    (`zero_axis`). The optimizer is traced as if the axes were `Explicit`. It belongs outermost:
+    inside `optax.inject_hyperparams` the injected numbers are of the axes outside.
 
     Args:
       tx: the optimizer.
@@ -78,7 +87,7 @@ def with_shardings(
       >>> import lowrank_optax as lro
       >>> mesh = jax.make_mesh((1,), ("fsdp",), axis_types=(AxisType.Auto,))
       >>> sharding = NamedSharding(mesh, P("fsdp", None))
-      >>> tx = lro.with_shardings(lro.trion(0.02, rank=2, compress="unsharded"), sharding)
+      >>> tx = lro.with_shardings(lro.trion(0.02, rank=2, zero_axis="fsdp"), sharding)
       >>> state = jax.jit(tx.init)({"w": jnp.ones((4, 8))})
     """
     tx = optax.with_extra_args_support(tx)
@@ -89,9 +98,7 @@ def with_shardings(
         specs = tuple(
             jax.tree.map(lambda sharding: sharding.spec, shardings) for _, shardings in arguments
         )
-        typed = jax.sharding.explicit_axes(
-            lambda *values: in_this_context(function)(*values), in_sharding=specs
-        )
+        typed = jax.sharding.explicit_axes(function, in_sharding=specs)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return typed(*values) if is_traced(values) else jax.jit(typed)(*values)
 

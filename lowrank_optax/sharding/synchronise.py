@@ -11,7 +11,7 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.core.engine import LowRankState
+from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.linalg.averages import mean_over
 
 CHOICES = (None, "low_rank")

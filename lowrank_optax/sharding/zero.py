@@ -7,8 +7,8 @@ import optax
 from jax.sharding import PartitionSpec
 
 from lowrank_optax.sharding.owners import owner_finder
-from lowrank_optax.sharding.regions import initialise, place, run_in_auto
-from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of, typed_spec
+from lowrank_optax.sharding.regions import initialise, place
+from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of
 
 
 def zero_axes(zero_axis: Any, mesh: AnyMesh | None) -> tuple[str, ...]:
@@ -69,14 +69,9 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         split = _Split(updates, axis)
-
-        def step(updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
-            near = None if params is None else split.scatter(params)
-            updates, state = tx.update(split.scatter(updates), state, near, **extra_args)
-            return split.gather(updates), split.settle(state)
-
-        partitions = jax.tree.map(typed_spec, (updates, state))
-        return run_in_auto(step, partitions, split.mesh, updates, state, params, extra_args)
+        near = None if params is None else split.scatter(params)
+        updates, state = tx.update(split.scatter(updates), state, near, **extra_args)
+        return split.gather(updates), split.settle(state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

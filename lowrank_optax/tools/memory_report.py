@@ -8,8 +8,8 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lowrank_optax.core.dimension_numbers import path_string
 from lowrank_optax.core.matrices import format_table
+from lowrank_optax.core.trees import path_string
 from lowrank_optax.sharding.owners import owner_finder
 from lowrank_optax.sharding.state import state_shardings, with_shardings
 from lowrank_optax.sharding.types import mesh_of

@@ -15,6 +15,7 @@ from lowrank_optax.linalg.dynamic_quantization import (
     quantize_dynamic,
     requantize_dynamic,
 )
+from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
 
 
 class ScaleByAdam8bitState(NamedTuple):
@@ -53,8 +54,9 @@ def scale_by_adam8bit(
       min_size: arrays with fewer entries, or with one column, keep unquantised moments.
 
     Returns:
-      A transformation for any tree of floating arrays. A quantised array of n columns takes
-      1 + 4 ⌈n / block_size⌉ / n bytes per entry for each of the two moments.
+      A transformation for any tree of floating arrays. A quantised array of m columns, as low-rank
+      ones (..., r, m) are, takes 1 + 4 ⌈m / block_size⌉ / m bytes per entry for each of the two
+      moments.
 
     Raises:
       TypeError: block_size or min_size came as a JAX array.
@@ -88,7 +90,7 @@ def scale_by_adam8bit(
     adam = optax.scale_by_adam(b1, b2, eps)
 
     def zeros(leaf: Any, signed: bool) -> Any:
-        x = jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+        x = jnp.zeros_like(leaf, dtype=wide_dtype(leaf.dtype))
         real = jnp.issubdtype(leaf.dtype, jnp.floating)
         if not real or math.prod(leaf.shape) < min_size or not leaf.shape or leaf.shape[-1] < 2:
             return x
@@ -108,7 +110,7 @@ def scale_by_adam8bit(
         moments = optax.ScaleByAdamState(
             state.count, read_moments(state.mu, signed=True), read_moments(state.nu, signed=False)
         )
-        wide = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), updates)
+        wide = jax.tree.map(at_least_float32, updates)
         directions, moments = adam.update(wide, moments)
         return optax.tree.cast_like(directions, updates), ScaleByAdam8bitState(
             moments.count,

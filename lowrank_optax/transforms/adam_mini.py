@@ -1,13 +1,14 @@
-"""Adam-mini: one second moment for each row of a matrix."""
+"""Adam-mini: one second moment for each column of a matrix."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.transforms.precision import in_float32
 
 
 class ScaleByAdamMiniState(NamedTuple):
@@ -15,26 +16,29 @@ class ScaleByAdamMiniState(NamedTuple):
 
     count: Int[Array, ""]  # type: ignore[assignment]
     mu: Any  # first moments, like the updates
-    nu: Any  # second moments, (..., m, 1) for an update (..., m, r); at least float32
+    nu: Any  # second moments, (..., 1, m) for an update (..., r, m); at least float32
 
 
 def scale_by_adam_mini(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Adam with one second moment per output neuron.
 
-    m ← b1 m + (1 − b1) g; v ← b2 v + (1 − b2) mean(g²), the mean over the last axis; the direction
-    is m̂ / (√v̂ + eps) with Adam's bias correction.
+    m ← b1 m + (1 − b1) g; v ← b2 v + (1 − b2) mean(g²), the mean over the last axis but one; the
+    direction is m̂ / (√v̂ + eps) with Adam's bias correction.
 
-    A low-rank array (..., m, r) so has m second moments. Where the *in* side of the weight is
-    compressed, its rows are output neurons, as in the paper; where the *out* side is, they are
-    inputs. (`compress="in"` makes them output neurons everywhere.) The mean over a whole row does
-    not depend on the basis of the subspace. A vector or a scalar has one second moment in all.
+    A low-rank array (..., r, m) so has m second moments. Where the *in* side of the weight is
+    compressed, its columns are output neurons, as in the paper; where the *out* side is, they are
+    inputs. (`compress="in"` makes them output neurons everywhere.) The mean over a whole column
+    does not depend on the basis of the subspace. By itself, for a kernel (in, out), there is one
+    for every output neuron. A vector or a scalar has one second moment in all.
 
     Args:
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the square root of the corrected second moment.
+      mu_dtype: type in which the first moment is stored; None for the updates', but at least
+        float32, which the second moment always is.
 
     Returns:
       A transformation for any tree of floating arrays.
@@ -44,7 +48,7 @@ def scale_by_adam_mini(
 
     Reference:
       arXiv 2406.16793, algorithm 1.
-      Differs from the published code in one block per row for every matrix; there, queries and
+      Differs from the published code in one block per column for every matrix; there, queries and
       keys have one per head.
 
     Example:
@@ -53,7 +57,7 @@ def scale_by_adam_mini(
       >>> params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
       >>> state = scale_by_adam_mini().init(params)
       >>> state.nu["w"].shape, state.nu["b"].shape
-      ((4, 1), (1,))
+      ((1, 3), (1,))
     """
     check_fraction("b1", b1)
     check_fraction("b2", b2)
@@ -62,7 +66,7 @@ def scale_by_adam_mini(
         return ScaleByAdamMiniState(
             count=jnp.zeros([], jnp.int32),
             mu=optax.tree.zeros_like(params),
-            nu=jax.tree.map(_zero_per_row, params),
+            nu=jax.tree.map(_zero_per_column, params),
         )
 
     def update(
@@ -70,29 +74,22 @@ def scale_by_adam_mini(
     ) -> tuple[Any, ScaleByAdamMiniState]:
         del params
         count = optax.safe_increment(state.count)
-        wide = jax.tree.map(lambda g: g.astype(_computing(g)), updates)
-        mu = optax.tree.update_moment(wide, state.mu, b1, 1)
-        nu = optax.tree.update_moment(jax.tree.map(_mean_square, wide), state.nu, b2, 1)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(jax.tree.map(_mean_square, updates), state.nu, b2, 1)
         directions = jax.tree.map(
             lambda m, v: m / (jnp.sqrt(v) + eps),
             optax.tree.bias_correction(mu, b1, count),
             optax.tree.bias_correction(nu, b2, count),
         )
-        return optax.tree.cast_like(directions, updates), ScaleByAdamMiniState(
-            count, optax.tree.cast_like(mu, state.mu), nu
-        )
+        return directions, ScaleByAdamMiniState(count, mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return in_float32(optax.GradientTransformation(init, update), mu_dtype=mu_dtype)
 
 
-def _computing(leaf: Any) -> Any:
-    return jnp.promote_types(leaf.dtype, jnp.float32)
+def _zero_per_column(leaf: Any) -> Array:
+    # Of the shape and, under Explicit axes, of the sharding that updates have.
+    return jnp.zeros_like(jax.eval_shape(_mean_square, leaf))
 
 
-def _zero_per_row(leaf: Any) -> Array:
-    shape = (*leaf.shape[:-1], 1) if leaf.shape else ()
-    return jnp.zeros(shape, _computing(leaf))
-
-
-def _mean_square(g: Float[Array, "*shape"]) -> Float[Array, "*rows"]:
-    return jnp.mean(jnp.square(g), axis=-1, keepdims=True) if g.ndim else jnp.square(g)
+def _mean_square(g: Float[Array, "*shape"]) -> Float[Array, "*columns"]:
+    return jnp.mean(jnp.square(g), axis=max(g.ndim - 2, 0), keepdims=True) if g.ndim else g * g

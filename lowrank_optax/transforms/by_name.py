@@ -3,32 +3,45 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import DTypeLike
 
+from lowrank_optax.transforms.adafactor import scale_by_adafactor
 from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
+from lowrank_optax.transforms.precision import in_float32
 
 Inner: TypeAlias = str | optax.GradientTransformation
 """What recipes take as `inner=`: a name of `CHOICES`, or any optax transformation."""
 
-CHOICES: dict[str, Callable[[Any, Any, Any], optax.GradientTransformation]] = {
-    "adam": optax.scale_by_adam,
-    "adam8bit": scale_by_adam8bit,
-    "adam_mini": scale_by_adam_mini,
-    "adafactor": lambda b1, b2, eps: _adafactor(b1),
-    "lion": lambda b1, b2, eps: optax.scale_by_lion(b1, b2),
-    "sgd": lambda b1, b2, eps: optax.trace(b1),
+CHOICES: dict[str, Callable[[Any, Any, Any, Any], optax.GradientTransformation]] = {
+    "adam": lambda b1, b2, eps, mu_dtype: in_float32(
+        optax.scale_by_adam(b1, b2, eps), mu_dtype=mu_dtype
+    ),
+    "adam8bit": lambda b1, b2, eps, mu_dtype: scale_by_adam8bit(b1, b2, eps),
+    "adam_mini": lambda b1, b2, eps, mu_dtype: scale_by_adam_mini(b1, b2, eps, mu_dtype=mu_dtype),
+    "adafactor": lambda b1, b2, eps, mu_dtype: scale_by_adafactor(b1, mu_dtype=mu_dtype),
+    "lion": lambda b1, b2, eps, mu_dtype: in_float32(
+        optax.scale_by_lion(b1, b2), mu_dtype=mu_dtype
+    ),
+    "sgd": lambda b1, b2, eps, mu_dtype: in_float32(
+        optax.trace(b1), moment="trace", mu_dtype=mu_dtype
+    ),
 }
-"""What the inner optimizer can be called, each a function of (b1, b2, eps)."""
+"""What the inner optimizer can be called, each a function of (b1, b2, eps, mu_dtype)."""
 
 
 def resolve(
-    inner: Any, *, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
+    inner: Any,
+    *,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Turn what `inner=` takes into a transformation.
+
+    Those with a name compute in at least float32 whatever they are fed, see `in_float32`.
 
     Args:
       inner: "adam", "adam8bit", "adam_mini", "adafactor" (Adafactor's factored second moment and
@@ -37,9 +50,11 @@ def resolve(
       b1: decay of the first moment.
       b2: decay of the second moment, or of Lion's momentum.
       eps: Adam's.
+      mu_dtype: type in which the first moment is stored; None for the updates', but at least
+        float32.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or there is no first moment that mu_dtype could be of.
       TypeError: `inner` is neither a name nor a transformation.
 
     Example:
@@ -50,6 +65,9 @@ def resolve(
       (2,)
     """
     if isinstance(inner, optax.GradientTransformation):
+        _refuse(
+            mu_dtype, "a transformation that is given whole stores what it stores: set it there"
+        )
         return inner
     if not isinstance(inner, str):
         raise TypeError(
@@ -60,27 +78,11 @@ def resolve(
             f"inner={inner!r} is unknown; use one of {tuple(CHOICES)}, or any "
             "optax.GradientTransformation."
         )
-    return CHOICES[inner](b1, b2, eps)
+    if inner == "adam8bit":
+        _refuse(mu_dtype, 'inner="adam8bit" stores its moments in 8 bits: use inner="adam"')
+    return CHOICES[inner](b1, b2, eps, mu_dtype)
 
 
-def _adafactor(b1: Any) -> optax.GradientTransformation:
-    """Adafactor without its own step sizes; low-rank arrays are factored however thin."""
-    rms = optax.scale_by_factored_rms(min_dim_size_to_factor=2)
-    widen = lambda tree: jax.tree.map(_widen, tree)
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # It reads nothing but the parameters' shapes. Its 1e-30 needs float32.
-        del params
-        wide = widen(updates)
-        scaled, state = rms.update(wide, state, wide)
-        return optax.tree.cast_like(scaled, updates), state
-
-    return optax.chain(
-        optax.GradientTransformation(lambda params: rms.init(widen(params)), update),
-        optax.clip_by_block_rms(1.0),
-        optax.ema(b1, debias=False),
-    )
-
-
-def _widen(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _refuse(mu_dtype: DTypeLike | None, reason: str) -> None:
+    if mu_dtype is not None:
+        raise ValueError(f"mu_dtype={mu_dtype!r} does nothing: {reason}, or leave mu_dtype=None.")

@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, DTypeLike
 
 from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.transforms.precision import in_float32
 
 
 def scale_by_published_adam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Adam with eps on the uncorrected second moment, as GaLore's code has it.
 
@@ -23,6 +24,8 @@ def scale_by_published_adam(
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to √v.
+      mu_dtype: type in which the first moment is stored; None for the updates', but at least
+        float32, which the second moment always is.
 
     Returns:
       A transformation whose state is an `optax.ScaleByAdamState`.
@@ -41,11 +44,13 @@ def scale_by_published_adam(
       >>> [round(value, 4) for value in u.tolist()]
       [1.0, -1.0]
     """
-    return _adam(b1, b2, eps, lambda u, count: u * _correction(b1, b2, count).astype(u.dtype))
+    return _adam(
+        b1, b2, eps, mu_dtype, lambda u, count: u * _correction(b1, b2, count).astype(u.dtype)
+    )
 
 
 def scale_by_uncorrected_adam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Adam without bias correction, u = m / (√v + eps).
 
@@ -66,7 +71,7 @@ def scale_by_uncorrected_adam(
       >>> [round(value, 4) for value in u.tolist()]
       [1.0, -1.0]
     """
-    return _adam(b1, b2, eps, lambda u, count: u)
+    return _adam(b1, b2, eps, mu_dtype, lambda u, count: u)
 
 
 def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.GradientTransformation:
@@ -91,10 +96,12 @@ def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.Gradi
     """
     check_fraction("b1", b1)
     check_fraction("b2", b2)
-    return optax.scale_by_schedule(lambda count: _correction(b1, b2, count + 1))
+    return optax.scale_by_schedule(lambda count: _correction(b1, b2, optax.safe_increment(count)))
 
 
-def scale_by_unsigned_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTransformation:
+def scale_by_unsigned_lion(
+    b1: Any = 0.9, b2: Any = 0.99, *, mu_dtype: DTypeLike | None = None
+) -> optax.GradientTransformation:
     """Lion's direction before its sign: u = b1 m + (1 − b1) g, then m ← b2 m + (1 − b2) g.
 
     For methods that take the sign after leaving the subspace: follow with `optax.scale_by_sign`.
@@ -102,6 +109,7 @@ def scale_by_unsigned_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTrans
     Args:
       b1: weight of the momentum in the direction.
       b2: decay of the momentum.
+      mu_dtype: type in which the momentum is stored; None for the updates', but at least float32.
 
     Returns:
       A transformation whose state is an `optax.ScaleByLionState`.
@@ -131,15 +139,18 @@ def scale_by_unsigned_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTrans
     ) -> tuple[Any, optax.ScaleByLionState]:
         del params
         direction = optax.tree.update_moment(updates, state.mu, b1, 1)
-        mu = optax.tree.cast_like(optax.tree.update_moment(updates, state.mu, b2, 1), state.mu)
-        count = optax.safe_increment(state.count)
-        return optax.tree.cast_like(direction, updates), optax.ScaleByLionState(count, mu)
+        mu = optax.tree.update_moment(updates, state.mu, b2, 1)
+        return direction, optax.ScaleByLionState(optax.safe_increment(state.count), mu)
 
-    return optax.GradientTransformation(init, update)
+    return in_float32(optax.GradientTransformation(init, update), mu_dtype=mu_dtype)
 
 
 def _adam(
-    b1: Any, b2: Any, eps: Any, finish: Callable[[Array, Array], Array]
+    b1: Any,
+    b2: Any,
+    eps: Any,
+    mu_dtype: DTypeLike | None,
+    finish: Callable[[Array, Array], Array],
 ) -> optax.GradientTransformation:
     """m / (√v + eps), and what `finish` makes of it at the count t, from 1."""
     check_fraction("b1", b1)
@@ -151,19 +162,11 @@ def _adam(
         updates: Any, state: optax.ScaleByAdamState, params: Any = None
     ) -> tuple[Any, optax.ScaleByAdamState]:
         state = adam.update(updates, state, params)[1]
+        direction = lambda m, v: finish(m / (jnp.sqrt(v) + eps), state.count)
+        return jax.tree.map(direction, state.mu, state.nu), state
 
-        def direction(m: Array, v: Array, g: Array) -> Array:
-            u = _widen(m) / (jnp.sqrt(_widen(v)) + eps)
-            return finish(u, state.count).astype(g.dtype)
-
-        return jax.tree.map(direction, state.mu, state.nu, updates), state
-
-    return optax.GradientTransformation(adam.init, update)
+    return in_float32(optax.GradientTransformation(adam.init, update), mu_dtype=mu_dtype)
 
 
 def _correction(b1: Any, b2: Any, count: Array) -> Array:
     return jnp.sqrt(1 - b2**count) / (1 - b1**count)
-
-
-def _widen(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -292,8 +292,23 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
     np.testing.assert_allclose(gradient["table"], expected["table"], atol=1e-7)
 
 
+def test_small_gradients_of_many_micro_batches_are_not_lost_in_bfloat16():
+    """A bfloat16 sum of 1 and 255 times 1/256 is 1: every term is half of its last bit."""
+    coefficients = jnp.full((256, 3), 1 / 256).at[0].set(1)
+    params = {"scale": jnp.ones(3, jnp.bfloat16)}
+
+    def loss_fn(params, rows):
+        return jnp.mean(rows.astype(jnp.bfloat16) @ params["scale"]).astype(jnp.float32)
+
+    _, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, coefficients, 256)
+    assert gradient["scale"].dtype == jnp.bfloat16  # as optax's states of such parameters expect
+    expected = np.asarray(coefficients).mean(axis=0)
+    np.testing.assert_allclose(gradient["scale"].astype(np.float32), expected, rtol=2**-8)
+
+
 def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
-    config = trainer.config(tmp_path / "run", dtype="bfloat16", param_dtype="bfloat16")
+    bfloat16 = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
+    config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
     trainer(config)
     steps = trainer.steps(config)
     checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)

@@ -161,7 +161,7 @@ LAYOUTS = [
     ("trion", "fsdp=8", False, {}),
     ("trion", "data=4,fsdp=2", False, {}),
     ("trion", "data=2,fsdp=2,tensor=2", False, {}),
-    ("dct_adamw", "data=2,fsdp=2,tensor=2", True, {"error_feedback": "32"}),
+    ("dct_adamw", "data=2,fsdp=2,tensor=2", True, {"error_feedback": "float32"}),
     ("adamw", "data=4,fsdp=2", True, {}),
 ]
 

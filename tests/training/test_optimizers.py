@@ -26,11 +26,11 @@ VALUES = {
     "momentum": 0.8,
     "nesterov": True,
     "residual_decay": 0.9,
-    "norm": "l2",
     "ns_steps": 2,
     "power_iters": 2,
     "orthogonalize": "cholesky_qr",
     "shape_scale": "rms",
+    "rank_scale": "sqrt",
     "b1": 0.8,
     "b2": 0.95,
     "eps": 1e-6,
@@ -45,12 +45,12 @@ VALUES = {
     "rotate": False,
     "error_feedback": "none",
     "projection": "svd",
-    "select": "importance",
+    "select": "uniform",
     "transport": "rotate",
     "residual": "sign_descent",
     "inner": "lion",
     "compress": "in",
-    "momentum_dtype": "bfloat16",
+    "mu_dtype": "bfloat16",
 }
 
 
@@ -102,13 +102,36 @@ def test_every_option_is_taken_by_some_optimizer_and_named_in_its_help():
         assert any(option in options for options in accepted.values()), option
 
 
-@pytest.mark.parametrize("option", ["momentum", "b1", "norm", "eps"])
+@pytest.mark.parametrize("option", ["momentum", "nesterov", "rank_scale", "b1", "select", "eps"])
 def test_hyperparameters_reach_the_optimizer(option, params):
+    default = False if option == "nesterov" else None  # Muon's own is True
     for name in OPTIMIZERS:
         if option not in accepted_options(name):
             continue
-        changed = build(name, hyperparameters=Hyperparameters(**{option: VALUES[option]}))
-        assert _trajectory(changed, params) != _trajectory(build(name), params), name
+        changed, plain = (
+            build(name, hyperparameters=Hyperparameters(**{option: value}))
+            for value in (VALUES[option], default)
+        )
+        assert _trajectory(changed, params) != _trajectory(plain, params), name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_fallback_learning_rate_is_that_of_the_other_leaves_alone(name, params):
+    if "fallback_learning_rate" not in accepted_options(name):
+        assert "rank" not in accepted_options(name)
+        return
+    optimizer = lambda rate: build_optimizer(
+        name, PretrainConfig(rank=2), learning_rate=0.1, fallback_learning_rate=rate, seed=0
+    )
+    slow, fast = step(optimizer(0.01), params), step(optimizer(0.02), params)
+    np.testing.assert_array_equal(
+        slow["layers"]["mlp"]["up_proj"]["kernel"], fast["layers"]["mlp"]["up_proj"]["kernel"]
+    )
+    for leaves in (
+        lambda tree: tree["embed_tokens"]["embedding"],
+        lambda tree: tree["layers"]["input_norm"]["scale"],
+    ):
+        np.testing.assert_allclose(leaves(fast), 2 * leaves(slow), rtol=1e-6)
 
 
 def _trajectory(optimizer, params):

@@ -1,7 +1,6 @@
 """The projection axis: which r-dimensional subspace of the compressed axis."""
 
-from lowrank_optax.axes.projections.alternating import alternating
-from lowrank_optax.axes.projections.base import Moment, Projection
+from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
 from lowrank_optax.axes.projections.dct import dct
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.axes.projections.hadamard import hadamard
@@ -14,26 +13,30 @@ from lowrank_optax.axes.projections.random import random
 from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
 from lowrank_optax.axes.projections.scheduled_rank import scheduled_rank
 from lowrank_optax.axes.projections.svd import svd
+from lowrank_optax.axes.projections.switch import switch
 from lowrank_optax.axes.projections.two_sided import two_sided
 
 __all__ = [
     # The contract, and what to subclass
+    "Choice",
     "FixedBasis",
     "LearnedBasis",
     "Moment",
     "Projection",
+    "Subspace",
+    "Transition",
     # Fixed bases
     "dct",
     "hadamard",
     "identity",
     "random_orthogonal",
     # Learned bases
-    "alternating",
     "online_pca",
     "power_iteration",
     "random",
     "scheduled_rank",
     "svd",
+    "switch",
     # Both sides
     "two_sided",
     # Any of them

@@ -1,17 +1,17 @@
 """Columns of the discrete cosine transform, by a fast transform."""
 
-import dataclasses
 from typing import Any
 
 from jaxtyping import Array, Float, Int
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Dct(FixedBasis):
     """Columns of the discrete cosine transform; build it with `projections.dct`."""
 
@@ -20,17 +20,20 @@ class Dct(FixedBasis):
     kind: str
     sync_axis: str | None = None
 
-    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """S = G Q by a fast transform."""
-        return orthogonal_dct(G) if self.kind == "II" else orthogonal_idct(G)
+    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+        """S = Qᵀ G by a fast transform."""
+        return self._transform(self.kind == "II", G, dtype)
 
-    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """G = S Qᵀ by a fast transform."""
-        return orthogonal_idct(S) if self.kind == "II" else orthogonal_dct(S)
+    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """G = Q S by a fast transform."""
+        return self._transform(self.kind != "II", S, S.dtype)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Cosines of the chosen columns."""
         return dct_columns(n, indices, dtype=dtype, kind=self.kind)
+
+    def _transform(self, forward: bool, x: Array, dtype: Any) -> Array:
+        return (orthogonal_dct if forward else orthogonal_idct)(x.astype(dtype), axis=-2)
 
 
 def dct(
@@ -63,8 +66,8 @@ def dct(
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
       >>> projection = lro.projections.dct(rank=2)
-      >>> S = projection.analyze(jnp.outer(jnp.ones(3), jnp.arange(4.0)))
-      >>> projection.refresh(S, None, 2, None).tolist()
+      >>> S = projection.analyze(jnp.outer(jnp.arange(4.0), jnp.ones(3)), jnp.float32)
+      >>> projection.select(projection.select.scores(S), 2, None).tolist()
       [0, 1]
     """
     check_rank(rank)

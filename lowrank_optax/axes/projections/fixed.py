@@ -1,6 +1,8 @@
 """Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
 
 import abc
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -8,13 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes import selection
-from lowrank_optax.axes.projections.base import Basis, Moment, Projection
-from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
 from lowrank_optax.linalg.averages import mean_over
+from lowrank_optax.linalg.products import product
+
+Indices = Int[Array, "*batch r"]
 
 
 class FixedBasis(Projection):
-    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = G Q.
+    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = Qᵀ G.
 
     Attributes:
       select: chooses the columns.
@@ -24,118 +28,106 @@ class FixedBasis(Projection):
 
     select: selection.Selection
     sync_axis: str | None = None
-    mixes_columns = True
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether the selection draws columns at random."""
-        return self.select.stochastic
+    whole = "n"
 
     @abc.abstractmethod
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         """The chosen columns of Q, shape (..., n, r)."""
 
-    def init(
-        self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
-    ) -> Int[Array, "*batch r"]:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Indices:
         """The first r columns."""
         del dtype, key
-        return jnp.broadcast_to(jnp.arange(spec.rank, dtype=jnp.int32), (*spec.batch, spec.rank))
+        return jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), (*shape[:-2], rank))
 
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: Basis,
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> Int[Array, "*batch r"]:
+    def refresh(self, choice: Choice) -> Indices:
         """Choose columns anew from their scores."""
-        del basis, moment
-        return self.select(mean_over(self.select.scores(A), self.sync_axis), rank, key)
+        scores = mean_over(self.select.scores(choice.A), self.sync_axis)
+        return self.select(scores, choice.rank, choice.key)
 
-    def project(
-        self, A: Float[Array, "*batch m n"], basis: Int[Array, "*batch r"]
-    ) -> Float[Array, "*batch m r"]:
-        """Gather the chosen columns of the coefficients."""
-        return mean_over(take_columns(A, basis), self.sync_axis)
+    def subspace(self, basis: Indices, shape: Shape, dtype: Any = None) -> "ChosenColumns":
+        """The span of the chosen columns."""
+        return ChosenColumns(self, basis, shape[-2], dtype)
 
     def lift(
-        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """u Pᵀ with the r columns of P generated, or by the inverse transform for many columns."""
-        if 2 * u.shape[-1] > shape[-1]:
-            return super().lift(u, basis, shape)
-        P = self.columns(basis, shape[-1], u.dtype)
-        return jnp.matmul(u, P.mT, precision=jax.lax.Precision.HIGHEST)
+        self, u: Float[Array, "*batch r m"], columns: "ChosenColumns"
+    ) -> Float[Array, "*batch n m"]:
+        """P u with the r columns of P generated, or by the inverse transform for many columns."""
+        dtype = columns.dtype or u.dtype
+        if 2 * u.shape[-2] > columns.n:
+            return self.synthesize(columns.embed(u))
+        return product(self.columns(columns.indices, columns.n, dtype), u.astype(dtype))
 
-    def embed(
-        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """Coefficients that are u at the chosen columns and zero elsewhere."""
-        # A gather of columns, the last of them zero: on CPUs a scatter of columns is a serial loop,
-        # and over several devices one of a batch is sent around.
-        slots, chosen = _find(basis, _all_columns(basis, shape[-1]))
-        slots = jnp.where(chosen, slots, u.shape[-1])
-        padded = jnp.concatenate([u, jnp.zeros_like(u[..., :1])], axis=-1)
-        return take_columns(padded, slots)
+
+@dataclasses.dataclass(frozen=True)
+class ChosenColumns(Subspace):
+    """The span of some columns of a fixed basis; in the domain, some rows of a matrix."""
+
+    projection: FixedBasis
+    indices: Indices
+    n: int
+    dtype: Any = None
+
+    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
+        """The chosen rows of the coefficients."""
+        return mean_over(take_rows(A, self.indices), self.projection.sync_axis)
+
+    def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
+        """Coefficients that are u at the chosen rows and zero elsewhere."""
+        # A gather: on CPUs a scatter is a serial loop, and over devices one of a batch is sent.
+        slots, chosen = self.table
+        return jnp.where(chosen[..., None], take_rows(u, slots), jnp.zeros((), u.dtype))
+
+    def lift(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
+        """P u in weight space, as the projection does it best."""
+        return self.projection.lift(u, self)
 
     def reweight(
-        self,
-        A: Float[Array, "*batch m n"],
-        a: Float[Array, "*batch m r"],
-        basis: Int[Array, "*batch r"],
-        inside: Any,
-        outside: Any,
-    ) -> Float[Array, "*batch m n"]:
-        """Multiply the chosen columns by `inside` and all others by `outside`."""
+        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
+    ) -> Float[Array, "*batch n m"]:
+        """Multiply the chosen rows by `inside` and all others by `outside`."""
         del a
-        chosen = _find(basis, _all_columns(basis, A.shape[-1]))[1]
-        weights = jnp.where(chosen, jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype))
-        return A * weights[..., None, :]
+        weights = jnp.where(
+            self.table[1], jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype)
+        )
+        return A * weights[..., None]
 
-    def carry(
-        self,
-        x: Float[Array, "*batch m r"],
-        previous: Int[Array, "*batch r"],
-        current: Int[Array, "*batch r"],
-    ) -> Float[Array, "*batch m r"]:
-        """Move the columns chosen both times to their new slots; new columns start from zero.
+    def since(self, previous: "ChosenColumns") -> "MovedColumns":
+        """Which columns were chosen before, and where they were."""
+        return MovedColumns(*_find(previous.indices, self.indices))
 
-        Q_previousᵀ Q_current holds zeros and ones only, so no product is needed. The indices are
-        ascending and distinct.
-        """
-        slots, found = _find(previous, current)
-        return jnp.where(found[..., None, :], take_columns(x, slots), jnp.zeros((), x.dtype))
+    @functools.cached_property
+    def table(self) -> tuple[Int[Array, "*batch n"], Bool[Array, "*batch n"]]:
+        """For every row its slot among the chosen ones, and whether it is chosen."""
+        rows = jnp.arange(self.n, dtype=jnp.int32)
+        return _find(self.indices, jnp.broadcast_to(rows, (*self.indices.shape[:-1], self.n)))
 
-    def carry_squared(
-        self,
-        x: Float[Array, "*batch m r"],
-        previous: Int[Array, "*batch r"],
-        current: Int[Array, "*batch r"],
-    ) -> Float[Array, "*batch m r"]:
-        """The same as `carry`: zeros and ones are their own squares."""
-        return self.carry(x, previous, current)
 
-    def overlap(
-        self, previous: Int[Array, "*batch r"], current: Int[Array, "*batch r"]
-    ) -> Float[Array, "*batch"]:
+@dataclasses.dataclass(frozen=True)
+class MovedColumns(Transition):
+    """R holds zeros and ones only, so that no product is needed."""
+
+    slots: Indices
+    kept: Bool[Array, "*batch r"]
+
+    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+        """Move what belongs to columns chosen both times; new columns start from zero."""
+        return jnp.where(self.kept[..., None], take_rows(x, self.slots), jnp.zeros((), x.dtype))
+
+    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+        """The same: zeros and ones are their own squares."""
+        return self.carry(x)
+
+    def overlap(self) -> Float[Array, "*batch"]:
         """Share of the columns chosen both times."""
-        return jnp.mean(_find(previous, current)[1], axis=-1, dtype=jnp.float32)
+        return jnp.mean(self.kept, axis=-1, dtype=jnp.float32)
 
 
-def take_columns(
-    x: Float[Array, "*batch m n"], indices: Int[Array, "*batch r"]
-) -> Float[Array, "*batch m r"]:
-    """x[..., :, indices], batched over the leading axes."""
-    take = lambda x, indices: jnp.take(x, indices, axis=-1, mode="clip")
+def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "*batch r m"]:
+    """x[..., indices, :], batched over the leading axes."""
+    take = lambda x, indices: jnp.take(x, indices, axis=0, mode="clip")
     for _ in range(x.ndim - 2):
         take = jax.vmap(take)
     return take(x, indices)
-
-
-def _all_columns(basis: Int[Array, "*batch r"], n: int) -> Int[Array, "*batch n"]:
-    return jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (*basis.shape[:-1], n))
 
 
 def _find(

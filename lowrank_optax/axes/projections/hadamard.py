@@ -1,43 +1,41 @@
 """Columns of the Walsh–Hadamard transform: a fixed basis of signs, for powers of two."""
 
-import dataclasses
 from typing import Any
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Shape
 from lowrank_optax.axes.projections.fixed import FixedBasis
-from lowrank_optax.core.matrices import MatrixSpec
 from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.hadamard import hadamard_columns, is_power_of_two, orthogonal_hadamard
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Hadamard(FixedBasis):
     """Columns of the Walsh–Hadamard transform; build it with `projections.hadamard`."""
 
     rank: int | float
     select: selection.Selection
 
-    def init(
-        self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None
-    ) -> Int[Array, "*batch r"]:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         """The first r columns, if n is a power of two."""
-        if not is_power_of_two(spec.n):
+        if not is_power_of_two(shape[-2]):
             raise ValueError(
-                f"{spec.path} of shape {spec.shape}: projections.hadamard needs a compressed "
-                f"dimension that is a power of two, not n = {spec.n}; use projections.dct, which "
-                "takes any n, or compress the other side."
+                "projections.hadamard needs a compressed dimension that is a power of two, not "
+                f"n = {shape[-2]}; use projections.dct, which takes any n, or compress the other "
+                "side."
             )
-        return super().init(spec, dtype, key)
+        return super().init(shape, rank, dtype, key)
 
-    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """S = G Q by a fast transform."""
-        return orthogonal_hadamard(G)
+    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+        """S = Qᵀ G by a fast transform."""
+        return orthogonal_hadamard(G.astype(dtype), axis=-2)
 
-    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """G = S Qᵀ by the same transform: Q is symmetric."""
-        return orthogonal_hadamard(S)
+    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """G = Q S by the same transform: Q is symmetric."""
+        return orthogonal_hadamard(S, axis=-2)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Signs of the chosen columns."""
@@ -65,8 +63,8 @@ def hadamard(rank: int | float = 128, select: str | selection.Selection = "l1") 
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
       >>> projection = lro.projections.hadamard(rank=1)
-      >>> S = projection.analyze(jnp.array([[3.0, -3.0, 3.0, -3.0]]))
-      >>> projection.refresh(S, None, 1, None).tolist()
+      >>> S = projection.analyze(jnp.array([[3.0], [-3.0], [3.0], [-3.0]]), jnp.float32)
+      >>> projection.select(projection.select.scores(S), 1, None).tolist()
       [1]
     """
     check_rank(rank)

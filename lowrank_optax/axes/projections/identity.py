@@ -1,28 +1,29 @@
 """Coordinates of the compressed axis: the simplest fixed basis, and with random choice RandPerm."""
 
-import dataclasses
 from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from lowrank_optax.axes import selection
-from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.fixed import ChosenColumns, FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Identity(FixedBasis):
     """Coordinates; build it with `projections.identity`."""
 
     rank: int | float
     select: selection.Selection
+    whole = ""
 
     def lift(
-        self, u: Float[Array, "*batch m r"], basis: Int[Array, "*batch r"], shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """u in the chosen columns and zero elsewhere."""
-        return self.embed(u, basis, shape)
+        self, u: Float[Array, "*batch r m"], columns: ChosenColumns
+    ) -> Float[Array, "*batch n m"]:
+        """u in the chosen rows and zero elsewhere."""
+        return columns.embed(u)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Unit vectors."""
@@ -30,7 +31,7 @@ class Identity(FixedBasis):
 
 
 def identity(rank: int | float = 128, select: str | selection.Selection = "l1") -> Identity:
-    """r of the n coordinates of the compressed axis: whole columns of the gradient.
+    """r of the n coordinates of the compressed axis: whole rows or columns of the gradient.
 
     With `select="uniform"` a new random set at every refresh, which FRUGAL calls RandPerm.
 
@@ -49,8 +50,8 @@ def identity(rank: int | float = 128, select: str | selection.Selection = "l1") 
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
       >>> projection = lro.projections.identity(rank=2)
-      >>> projection.refresh(jnp.array([[1.0, 9.0, 2.0]]), None, 2, None).tolist()
-      [1, 2]
+      >>> projection.select(projection.select.scores(jnp.array([[1.0], [9.0], [2.0]])), 2, None)
+      Array([1, 2], dtype=int32)
     """
     check_rank(rank)
     return Identity(rank, selection.resolve(select))

@@ -1,54 +1,74 @@
 """Learned bases: the state holds a matrix P (..., n, r), and the domain is weight space."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Basis, Projection
-from lowrank_optax.core.matrices import MatrixSpec
-from lowrank_optax.linalg.orthogonalize import HIGHEST
+from lowrank_optax.axes.projections.base import Basis, Projection, Shape, Subspace, Transition
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.products import product
 
 
 class LearnedBasis(Projection):
     """The span of the columns of a matrix P, which subclasses choose in `refresh`."""
 
-    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> Basis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
         """The first r coordinates."""
         del key
-        eye = jnp.eye(spec.n, spec.rank, dtype=jnp.promote_types(dtype, jnp.float32))
-        return jnp.broadcast_to(eye, (*spec.batch, spec.n, spec.rank))
+        eye = jnp.eye(shape[-2], rank, dtype=wide_dtype(dtype))
+        return jnp.broadcast_to(eye, (*shape[:-1], rank))
 
-    def project(self, A: Float[Array, "*batch m n"], basis: Basis) -> Float[Array, "*batch m r"]:
-        """A P."""
-        return jnp.matmul(A, self.matrix(basis).astype(A.dtype), precision=HIGHEST)
-
-    def embed(
-        self, u: Float[Array, "*batch m r"], basis: Basis, shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """u Pᵀ."""
+    def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> "Span":
+        """The span of P."""
         del shape
-        return jnp.matmul(u, self.matrix(basis).mT.astype(u.dtype), precision=HIGHEST)
-
-    def carry(
-        self, x: Float[Array, "*batch m r"], previous: Basis, current: Basis
-    ) -> Float[Array, "*batch m r"]:
-        """x (Pᵀ_previous P_current), the r × r product first."""
-        R = jnp.matmul(self.matrix(previous).mT, self.matrix(current), precision=HIGHEST)
-        return jnp.matmul(x, R.astype(x.dtype), precision=HIGHEST)
-
-    def carry_squared(
-        self, x: Float[Array, "*batch m r"], previous: Basis, current: Basis
-    ) -> Float[Array, "*batch m r"]:
-        """x (R ∘ R) with R = Pᵀ_previous P_current."""
-        R = jnp.matmul(self.matrix(previous).mT, self.matrix(current), precision=HIGHEST)
-        return jnp.matmul(x, jnp.square(R).astype(x.dtype), precision=HIGHEST)
-
-    def overlap(self, previous: Basis, current: Basis) -> Float[Array, "*batch"]:
-        """‖Pᵀ_previous P_current‖² / r."""
-        R = jnp.matmul(self.matrix(previous).mT, self.matrix(current), precision=HIGHEST)
-        return jnp.sum(jnp.square(R), axis=(-2, -1)) / R.shape[-1]
+        return Span(self.matrix(basis), dtype)
 
     def matrix(self, basis: Basis) -> Float[Array, "*batch n r"]:
         """P, for subclasses that remember more than P."""
         return basis
+
+
+@dataclasses.dataclass(frozen=True)
+class Span(Subspace):
+    """The span of the columns of P."""
+
+    P: Float[Array, "*batch n r"]
+    dtype: Any = None
+
+    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
+        """Pᵀ A."""
+        return product(self.P.mT.astype(A.dtype), A)
+
+    def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
+        """P u."""
+        return product(self.P.astype(u.dtype), u)
+
+    def lift(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
+        """P u, with operands in the leaf's dtype."""
+        dtype = self.dtype or u.dtype
+        return product(self.P.astype(dtype), u.astype(dtype))
+
+    def since(self, previous: "Span") -> "Rotation":
+        """R = Pᵀ_previous P, r × r."""
+        return Rotation(product(previous.P.mT, self.P))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotation(Transition):
+    """A change of coordinates by R."""
+
+    R: Float[Array, "*batch r r"]
+
+    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+        """Rᵀ x."""
+        return product(self.R.mT.astype(x.dtype), x).astype(x.dtype)
+
+    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+        """(R ∘ R)ᵀ x."""
+        return product(jnp.square(self.R).mT.astype(x.dtype), x).astype(x.dtype)
+
+    def overlap(self) -> Float[Array, "*batch"]:
+        """‖R‖² / r."""
+        return jnp.sum(jnp.square(self.R), axis=(-2, -1)) / self.R.shape[-1]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from lowrank_optax.axes.projections.alternating import alternating
 from lowrank_optax.axes.projections.base import Projection
 from lowrank_optax.axes.projections.dct import dct
 from lowrank_optax.axes.projections.hadamard import hadamard
@@ -26,7 +25,6 @@ OTHERS: dict[str, Callable[..., Projection]] = {
     "random": random,
     "power_iteration": power_iteration,
     "online_pca": online_pca,
-    "alternating": alternating,
 }
 
 
@@ -37,7 +35,7 @@ def by_name(
 
     Args:
       projection: "dct", "svd", "identity", "hadamard", "random_orthogonal", "random",
-        "power_iteration", "online_pca", "alternating"; or a `Projection`, returned as it is.
+        "power_iteration", "online_pca"; or a `Projection`, returned as it is.
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       select: how it selects columns or singular vectors; None for its default.
 

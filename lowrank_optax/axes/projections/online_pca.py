@@ -1,6 +1,5 @@
 """A subspace that follows the gradients by one optimizer step on a PCA loss per training step."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Moment
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
-from lowrank_optax.core.matrices import MatrixSpec
 from lowrank_optax.linalg.arguments import check_rank
-from lowrank_optax.linalg.orthogonalize import HIGHEST, canonical_signs, keep_finite
+from lowrank_optax.linalg.orthogonalize import canonical_signs, keep_finite
+from lowrank_optax.linalg.products import product
 from lowrank_optax.linalg.singular import right_singular_vectors
 
 
@@ -23,7 +23,7 @@ class OnlinePcaBasis(NamedTuple):
     optimizer: Any
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("penalty", "optimizer")
 class OnlinePca(LearnedBasis):
     """P ← P + optimizer step on the loss; build with `projections.online_pca`."""
 
@@ -31,41 +31,33 @@ class OnlinePca(LearnedBasis):
     optimizer: optax.GradientTransformation
     penalty: Any
 
-    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> OnlinePcaBasis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> OnlinePcaBasis:
         """The first r coordinates, until the first gradient is known."""
-        P = super().init(spec, dtype, key)
+        P = super().init(shape, rank, dtype, key)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
     def matrix(self, basis: OnlinePcaBasis) -> Float[Array, "*batch n r"]:
         """P."""
         return basis.P
 
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: OnlinePcaBasis,
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> OnlinePcaBasis:
+    def refresh(self, choice: Choice) -> OnlinePcaBasis:
         """The best subspace for A, and a fresh optimizer."""
-        del key, moment
-        V = canonical_signs(right_singular_vectors(A, rank)[0]).astype(basis.P.dtype)
+        A, basis = choice.A, choice.basis
+        V, s = right_singular_vectors(A.mT, choice.rank, key=choice.key)
+        V = canonical_signs(V).astype(basis.P.dtype)
         # The singular vectors of a zero gradient are finite, and mean nothing.
-        known = jnp.any(A != 0, axis=(-2, -1), keepdims=True)
+        known = jnp.any(s > 0, axis=-1)[..., None, None]
         P = jnp.where(known, keep_finite(V, basis.P), basis.P)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
     def settle(
         self,
         basis: OnlinePcaBasis,
-        A: Float[Array, "*batch m n"],
-        a: Float[Array, "*batch m r"],
-        u: Float[Array, "*batch m r"],
+        A: Float[Array, "*batch n m"],
+        a: Float[Array, "*batch r m"],
         refreshed: Any,
     ) -> OnlinePcaBasis:
         """One step of the optimizer, except where P was just chosen."""
-        del u
         H = pca_gradient(A, a, basis.P, self.penalty)
         updates, state = self.optimizer.update(H, basis.optimizer, basis.P)
         P = keep_finite(basis.P + updates, basis.P)
@@ -74,31 +66,31 @@ class OnlinePca(LearnedBasis):
 
 
 def pca_gradient(
-    A: Float[Array, "*batch m n"],
-    a: Float[Array, "*batch m r"],
+    A: Float[Array, "*batch n m"],
+    a: Float[Array, "*batch r m"],
     P: Float[Array, "*batch n r"],
     penalty: Any = 0.0,
 ) -> Float[Array, "*batch n r"]:
-    """Gradient in P of ‖Ĝ − Ĝ P Pᵀ‖² + λ ‖Pᵀ P − I‖², with Ĝ = A / ‖A‖ and a = A P.
+    """Gradient in P of ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖², with Ĝ = A / ‖A‖ and a = Pᵀ A.
 
-    In closed form, with â = Ĝ P, K = Ĝᵀ â and C = Pᵀ P: 2 (P âᵀâ + K C − 2 K) + 4 λ P (C − I).
+    In closed form, with â = Pᵀ Ĝ, K = Ĝ âᵀ and C = Pᵀ P: 2 (P â âᵀ + K C − 2 K) + 4 λ P (C − I).
     All products are with r columns.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from lowrank_optax.axes.projections.online_pca import pca_gradient
       >>> A, P = jnp.diag(jnp.array([2.0, 1.0])), jnp.array([[1.0], [0.0]])
-      >>> float(abs(pca_gradient(A, A @ P, P)).max())  # the best subspace is a stationary point
+      >>> float(abs(pca_gradient(A, P.T @ A, P)).max())  # the best subspace is a stationary point
       0.0
     """
-    dot = lambda x, y: jnp.matmul(x, y, precision=HIGHEST)
     energy = jnp.sum(jnp.square(A), axis=(-2, -1), keepdims=True)
     energy = jnp.where(energy > 0, energy, 1)
     P = P.astype(A.dtype)
-    K = dot(A.mT, a) / energy
-    C = dot(P.mT, P)
-    orthogonality = dot(P, C - jnp.eye(C.shape[-1], dtype=C.dtype))
-    return 2 * (dot(P, dot(a.mT, a) / energy) + dot(K, C) - 2 * K) + 4 * penalty * orthogonality
+    K = product(A, a.mT) / energy
+    C = product(P.mT, P)
+    orthogonality = product(P, C - jnp.eye(C.shape[-1], dtype=C.dtype))
+    inside = product(P, product(a, a.mT) / energy)
+    return 2 * (inside + product(K, C) - 2 * K) + 4 * penalty * orthogonality
 
 
 def online_pca(
@@ -109,8 +101,8 @@ def online_pca(
 ) -> OnlinePca:
     """The subspace of Online Subspace Descent: no SVD after the first step.
 
-    A refresh takes the right singular vectors of A; every other step moves P, after it was used,
-    by one step of `optimizer` on ‖Ĝ − Ĝ P Pᵀ‖² + λ ‖Pᵀ P − I‖². P is not orthonormalised.
+    A refresh takes the singular vectors of A on its compressed side; every other step moves P,
+    after it was used, by one step of `optimizer` on ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖². P is not orthonormalised.
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.

@@ -1,42 +1,32 @@
 """Random subspaces, drawn anew at every refresh."""
 
-import dataclasses
 import math
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from lowrank_optax.axes.projections.base import Moment
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Choice
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
-from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
 
 KINDS = ("orthonormal", "gaussian")
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Random(LearnedBasis):
     """A random P; build with `projections.random`."""
 
     rank: int | float
     kind: str
 
-    stochastic = True
-
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: Float[Array, "*batch n r"],
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> Float[Array, "*batch n r"]:
+    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
         """A fresh draw, whatever A is."""
-        del A, moment
-        key = require_key(key, "projections.random")
-        normal = jax.random.normal(key, basis.shape, basis.dtype)
-        return normal / math.sqrt(rank) if self.kind == "gaussian" else orthonormal_columns(normal)
+        normal = jax.random.normal(choice.key, choice.basis.shape, choice.basis.dtype)
+        if self.kind == "gaussian":
+            return normal / math.sqrt(choice.rank)
+        return orthonormal_columns(normal)
 
 
 def random(rank: int | float = 128, *, kind: str = "orthonormal") -> Random:
@@ -56,8 +46,8 @@ def random(rank: int | float = 128, *, kind: str = "orthonormal") -> Random:
 
     Example:
       >>> import lowrank_optax as lro
-      >>> lro.projections.random(rank=4).stochastic
-      True
+      >>> lro.projections.random(rank=4).kind
+      'orthonormal'
     """
     check_rank(rank)
     if kind not in KINDS:

@@ -1,6 +1,5 @@
 """A fixed random orthogonal basis that is never stored: random signs, then the DCT."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,40 +7,41 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.fixed import FixedBasis
-from lowrank_optax.linalg.arguments import check_rank, require_static
+from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("seed")
 class RandomOrthogonal(FixedBasis):
     """Columns of Q = D C; build it with `projections.random_orthogonal`."""
 
     rank: int | float
     select: selection.Selection
-    seed: int
+    seed: Any
 
-    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """S = G Q: signs, then a fast transform."""
-        return orthogonal_dct(G * self._signs(G.shape[-1], G.dtype))
+    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+        """S = Qᵀ G: signs, then a fast transform."""
+        return orthogonal_dct(G.astype(dtype) * self._signs(G.shape[-2], dtype), axis=-2)
 
-    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """G = S Qᵀ: the inverse transform, then signs."""
-        return orthogonal_idct(S) * self._signs(S.shape[-1], S.dtype)
+    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """G = Q S: the inverse transform, then signs."""
+        return orthogonal_idct(S, axis=-2) * self._signs(S.shape[-2], S.dtype)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Cosines of the chosen columns with signed rows."""
-        return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)[:, None]
+        return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)
 
-    def _signs(self, n: int, dtype: Any) -> Float[Array, " n"]:
+    def _signs(self, n: int, dtype: Any) -> Float[Array, "n 1"]:
         # From bits and a named generator, so that neither the default dtype nor the default
         # generator of a program that resumes from a checkpoint changes the basis.
         key = jax.random.key(self.seed, impl="threefry2x32")
-        return 1 - 2 * (jax.random.bits(key, (n,), jnp.uint32) & 1).astype(dtype)
+        return 1 - 2 * (jax.random.bits(key, (n, 1), jnp.uint32) & 1).astype(dtype)
 
 
 def random_orthogonal(
-    rank: int | float = 128, select: str | selection.Selection = "l1", *, seed: int = 0
+    rank: int | float = 128, select: str | selection.Selection = "l1", *, seed: Any = 0
 ) -> RandomOrthogonal:
     """r columns of a random orthogonal n × n basis that is drawn once, from a seed.
 
@@ -73,9 +73,8 @@ def random_orthogonal(
       >>> Q = projection.columns(jnp.arange(5), 5, jnp.float32)
       >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(5), atol=1e-6))
       True
-      >>> bool(jnp.allclose(projection.analyze(jnp.eye(5)), Q, atol=1e-6))
+      >>> bool(jnp.allclose(projection.analyze(jnp.eye(5), Q.dtype), Q.T, atol=1e-6))
       True
     """
     check_rank(rank)
-    require_static("seed", seed)
     return RandomOrthogonal(rank, selection.resolve(select), seed)

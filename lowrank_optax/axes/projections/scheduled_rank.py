@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Moment
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
-from lowrank_optax.core.matrices import MatrixSpec
 
 
 class ScheduledBasis(NamedTuple):
@@ -19,7 +20,7 @@ class ScheduledBasis(NamedTuple):
     refreshes: Int[Array, ""]
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("projection")
 class ScheduledRank(LearnedBasis):
     """The leading columns of another learned basis; build with `projections.scheduled_rank`."""
 
@@ -31,31 +32,25 @@ class ScheduledRank(LearnedBasis):
         """The largest rank."""
         return self.projection.rank
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether the other basis is random."""
-        return self.projection.stochastic
-
-    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> ScheduledBasis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> ScheduledBasis:
         """The other one's."""
-        return ScheduledBasis(self.projection.init(spec, dtype, key), jnp.zeros((), jnp.int32))
+        P = self.projection.init(shape, rank, dtype, key)
+        return ScheduledBasis(P, jnp.zeros((), jnp.int32))
 
     def matrix(self, basis: ScheduledBasis) -> Float[Array, "*batch n r"]:
         """P."""
         return basis.P
 
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: ScheduledBasis,
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> ScheduledBasis:
+    def refresh(self, choice: Choice) -> ScheduledBasis:
         """The other one's leading columns, as many as the schedule says."""
-        P = self.projection.refresh(A, basis.P, rank, key, moment)
-        kept = jnp.arange(rank) < self.rank_at(basis.refreshes)
-        return ScheduledBasis(P * kept.astype(P.dtype), basis.refreshes + 1)
+        refreshes = choice.basis.refreshes
+        P = self.projection.refresh(dataclasses.replace(choice, basis=choice.basis.P))
+        kept = jnp.arange(choice.rank) < self.rank_at(refreshes)
+        return ScheduledBasis(P * kept.astype(P.dtype), optax.safe_increment(refreshes))
+
+    def check(self, parts: Any) -> None:
+        """What the other one needs."""
+        self.projection.check(parts)
 
 
 def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) -> ScheduledRank:
@@ -79,10 +74,11 @@ def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) 
       >>> lro.projections.scheduled_rank(lro.projections.svd(32), grow).rank
       32
     """
-    plain = isinstance(projection, LearnedBasis) and type(projection).matrix is LearnedBasis.matrix
-    if not plain or projection.uses_moment:
+    if not isinstance(projection, LearnedBasis) or (
+        type(projection).matrix is not LearnedBasis.matrix
+    ):
         raise TypeError(
             f"scheduled_rank: {projection!r} does not remember a plain matrix P alone; use "
-            "projections.svd, random, or power_iteration without rho."
+            "projections.svd, random, or power_iteration."
         )
     return ScheduledRank(projection, rank_at)

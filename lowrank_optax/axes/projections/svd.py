@@ -1,45 +1,32 @@
 """Singular subspaces: the best rank-r subspace, or a sample of singular vectors."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from lowrank_optax.axes import selection
-from lowrank_optax.axes.projections.base import Moment
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Choice
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.orthogonalize import canonical_signs, keep_finite
 from lowrank_optax.linalg.singular import METHODS, right_singular_vectors
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Svd(LearnedBasis):
-    """Right singular vectors of A; build with `projections.svd`."""
+    """Singular vectors of A on the compressed side; build with `projections.svd`."""
 
     rank: int | float
     select: selection.Selection
     method: str
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether the selection or the factorisation is random."""
-        return self.select.stochastic or self.method == "randomized"
-
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: Float[Array, "*batch n r"],
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> Float[Array, "*batch n r"]:
-        """Select among A's right singular vectors; the old basis where A has none to offer."""
-        del moment
-        select_key, svd_key = (None, None) if key is None else jax.random.split(key)
+    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
+        """Select among A's singular vectors; the old basis where A has none to offer."""
+        A, basis, rank = choice.A, choice.basis, choice.rank
+        select_key, svd_key = jax.random.split(choice.key)
         count = self.select.candidates(rank, min(A.shape[-2:]))
-        V, s = right_singular_vectors(A, count, self.method, svd_key)
+        V, s = right_singular_vectors(A.mT, count, self.method, svd_key)
         V = canonical_signs(V)
         if count > rank:
             chosen = self.select(s, rank, select_key)
@@ -54,7 +41,7 @@ def svd(
     *,
     method: str = "auto",
 ) -> Svd:
-    """The span of r right singular vectors of the matrix they are chosen for.
+    """The span of r singular vectors of the matrix they are chosen for, on its compressed side.
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
@@ -72,7 +59,7 @@ def svd(
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
-      >>> A = jnp.outer(jnp.arange(4.0), jnp.array([1.0, 2.0, 2.0]))
+      >>> A = jnp.outer(jnp.array([1.0, 2.0, 2.0]), jnp.arange(4.0))
       >>> round(float(lro.diagnostics.captured_energy(A, lro.projections.svd(rank=1))), 4)
       1.0
     """

@@ -1,74 +1,53 @@
-"""One projection for the first refreshes and another one from then on."""
+"""One projection up to some step and another one from then on."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Moment
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
-from lowrank_optax.core.matrices import MatrixSpec
 
 
-class SwitchBasis(NamedTuple):
-    """P and the number of refreshes so far."""
-
-    P: Float[Array, "*batch n r"]
-    refreshes: Int[Array, ""]
-
-
-@dataclasses.dataclass(frozen=True)
+@axis_value("first", "second", "step")
 class Switch(LearnedBasis):
-    """Two learned bases in turn; build with `projections.switch.switch`."""
+    """Two learned bases in turn; build with `projections.switch`."""
 
     first: LearnedBasis
     second: LearnedBasis
-    refreshes: int
+    step: Any
 
     @property
     def rank(self) -> int | float:  # type: ignore[override]
         """Rank of both."""
         return self.first.rank
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether either is random."""
-        return self.first.stochastic or self.second.stochastic
-
-    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> SwitchBasis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         """The first one's."""
-        return SwitchBasis(self.first.init(spec, dtype, key), jnp.zeros((), jnp.int32))
+        return self.first.init(shape, rank, dtype, key)
 
-    def matrix(self, basis: SwitchBasis) -> Float[Array, "*batch n r"]:
-        """P."""
-        return basis.P
-
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: SwitchBasis,
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> SwitchBasis:
+    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
         """By the projection whose turn it is."""
-        P = jax.lax.cond(
-            basis.refreshes < self.refreshes,
-            lambda: self.first.refresh(A, basis.P, rank, key, moment),
-            lambda: self.second.refresh(A, basis.P, rank, key, moment),
-        )
-        return SwitchBasis(P, basis.refreshes + 1)
+        first, second = self.first.refresh, self.second.refresh
+        return jax.lax.cond(choice.count < self.step, lambda: first(choice), lambda: second(choice))
+
+    def check(self, parts: Any) -> None:
+        """What both need."""
+        self.first.check(parts)
+        self.second.check(parts)
 
 
-def switch(first: LearnedBasis, second: LearnedBasis, refreshes: int) -> Switch:
-    """`first` for a number of refreshes, then `second`; both learned bases of the same rank.
+def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:
+    """`first` for refreshes before a step, then `second`.
+
+    Args:
+      first, second: learned bases of the same rank that remember a plain matrix P.
+      step: the first step, counted from 0, of which a refresh is by `second`.
 
     Example:
       >>> import lowrank_optax as lro
-      >>> from lowrank_optax.axes.projections.switch import switch
-      >>> switch(lro.projections.svd(4), lro.projections.random(4), 10).rank
+      >>> lro.projections.switch(lro.projections.svd(4), lro.projections.random(4), 10).rank
       4
     """
-    return Switch(first, second, refreshes)
+    return Switch(first, second, step)

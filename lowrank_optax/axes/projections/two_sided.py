@@ -1,4 +1,4 @@
-"""Both sides compressed at once: Pᵀ G Q of shape (r_left, r_right)."""
+"""Both sides compressed at once: P_leftᵀ G P_right with both ranks small."""
 
 import dataclasses
 from typing import Any
@@ -6,136 +6,136 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Basis, Moment, Projection
-from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import (
+    Basis,
+    Choice,
+    Projection,
+    Shape,
+    Subspace,
+    Transition,
+)
 from lowrank_optax.linalg.arguments import resolve_rank
 
-Keys = tuple[PRNGKeyArray | None, PRNGKeyArray | None]
 
-
-@dataclasses.dataclass(frozen=True)
+@axis_value("left", "right")
 class TwoSided(Projection):
-    """`right` on the last axis and `left` on the one before; build with `projections.two_sided`.
+    """`right` on the compressed axis and `left` on the other; build with `projections.two_sided`.
 
     A basis is the pair (left's, right's). The left projection sees transposed matrices.
     """
 
     left: Projection
     right: Projection
-
-    keeps_rows = False
+    whole = "nm"
 
     @property
     def rank(self) -> int | float:  # type: ignore[override]
         """The right one's, whose axis is the compressed one."""
         return self.right.rank
 
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether either side draws at random."""
-        return self.left.stochastic or self.right.stochastic
+    def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
+        """(*batch, r_right, r_left)."""
+        return (*shape[:-2], rank, self._left_rank(shape))
 
-    def low_rank_shape(self, spec: MatrixSpec) -> tuple[int, ...]:
-        """(*batch, r_left, r_right)."""
-        return (*spec.batch, resolve_rank(self.left.rank, spec.m), spec.rank)
-
-    def init(self, spec: MatrixSpec, dtype: Any, key: PRNGKeyArray | None) -> Basis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
         """Both sides' bases."""
-        left_key, right_key = _split(key)
-        transposed = dataclasses.replace(
-            spec,
-            row_axes=spec.column_axes,
-            column_axes=spec.row_axes,
-            side="out" if spec.side == "in" else "in",
-            rank=resolve_rank(self.left.rank, spec.m),
-        )
+        left_key, right_key = jax.random.split(key)
+        left_rank = self._left_rank(shape)
         return (
-            self.left.init(transposed, dtype, left_key),
-            self.right.init(spec, dtype, right_key),
+            self.left.init(_transposed(shape), left_rank, dtype, left_key),
+            self.right.init(shape, rank, dtype, right_key),
         )
 
-    def analyze(self, G: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """Into the right domain along rows, then into the left one along columns."""
-        return self.left.analyze(self.right.analyze(G).mT).mT
+    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+        """Into the right domain, then into the left one along the other axis."""
+        return self.left.analyze(self.right.analyze(G, dtype).mT, dtype).mT
 
-    def synthesize(self, S: Float[Array, "*batch m n"]) -> Float[Array, "*batch m n"]:
-        """Back along columns, then along rows."""
+    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """Back on the left, then on the right."""
         return self.right.synthesize(self.left.synthesize(S.mT).mT)
 
-    def refresh(
-        self,
-        A: Float[Array, "*batch m n"],
-        basis: Basis,
-        rank: int,
-        key: PRNGKeyArray | None,
-        moment: Moment | None = None,
-    ) -> Basis:
+    def refresh(self, choice: Choice) -> Basis:
         """Each side for itself, from A and from Aᵀ; A has been transformed on both sides."""
-        del moment
-        left_key, right_key = _split(key)
-        left, right = (None, None) if basis is None else basis
-        left_rank = resolve_rank(self.left.rank, A.shape[-2])
+        left, right = choice.basis
+        left_key, right_key = jax.random.split(choice.key)
         return (
-            self.left.refresh(A.mT, left, left_rank, left_key),
-            self.right.refresh(A, right, rank, right_key),
+            self.left.refresh(
+                dataclasses.replace(
+                    choice,
+                    A=choice.A.mT,
+                    basis=left,
+                    rank=self._left_rank(choice.A.shape),
+                    key=left_key,
+                )
+            ),
+            self.right.refresh(dataclasses.replace(choice, basis=right, key=right_key)),
         )
 
-    def project(self, A: Float[Array, "*batch m n"], basis: Basis) -> Float[Array, "*batch p r"]:
-        """a = P_leftᵀ A P_right."""
+    def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> "Product":
+        """The tensor product of both sides' subspaces."""
         left, right = basis
-        return self.left.project(self.right.project(A, right).mT, left).mT
+        return Product(
+            self.left.subspace(left, _transposed(shape), dtype),
+            self.right.subspace(right, shape, dtype),
+        )
 
-    def embed(
-        self, u: Float[Array, "*batch p r"], basis: Basis, shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """P_left u P_rightᵀ in the domain."""
-        left, right = basis
-        m, n = shape
-        wide = self.right.embed(u, right, (u.shape[-2], n))
-        return self.left.embed(wide.mT, left, (n, m)).mT
+    def _left_rank(self, shape: Shape) -> int:
+        return resolve_rank(self.left.rank, shape[-1], min(shape[-2:]))
 
-    def lift(
-        self, u: Float[Array, "*batch p r"], basis: Basis, shape: tuple[int, ...]
-    ) -> Float[Array, "*batch m n"]:
-        """P_left u P_rightᵀ in weight space."""
-        left, right = basis
-        m, n = shape
-        wide = self.right.lift(u, right, (u.shape[-2], n))
-        return self.left.lift(wide.mT, left, (n, m)).mT
 
-    def carry(
-        self, x: Float[Array, "*batch p r"], previous: Basis, current: Basis
-    ) -> Float[Array, "*batch p r"]:
-        """Both sides' changes of coordinates, one after the other."""
-        (old_left, old_right), (new_left, new_right) = previous, current
-        moved = self.right.carry(x, old_right, new_right)
-        return self.left.carry(moved.mT, old_left, new_left).mT
+@dataclasses.dataclass(frozen=True)
+class Product(Subspace):
+    """The tensor product of a subspace of each side."""
 
-    def carry_squared(
-        self, x: Float[Array, "*batch p r"], previous: Basis, current: Basis
-    ) -> Float[Array, "*batch p r"]:
+    left: Subspace
+    right: Subspace
+
+    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r p"]:
+        """a = P_rightᵀ A P_left."""
+        return self.left.project(self.right.project(A).mT).mT
+
+    def embed(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+        """P_right u P_leftᵀ in the domain."""
+        return self.left.embed(self.right.embed(u).mT).mT
+
+    def lift(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+        """P_right u P_leftᵀ in weight space."""
+        return self.left.lift(self.right.lift(u).mT).mT
+
+    def since(self, previous: "Product") -> "Transitions":
+        """Both sides' transitions."""
+        return Transitions(self.left.since(previous.left), self.right.since(previous.right))
+
+
+@dataclasses.dataclass(frozen=True)
+class Transitions(Transition):
+    """A change of coordinates on each side, one after the other."""
+
+    left: Transition
+    right: Transition
+
+    def carry(self, x: Float[Array, "*batch r p"]) -> Float[Array, "*batch r p"]:
+        """Both sides' changes of coordinates."""
+        return self.left.carry(self.right.carry(x).mT).mT
+
+    def carry_squared(self, x: Float[Array, "*batch r p"]) -> Float[Array, "*batch r p"]:
         """The same with squared changes of coordinates: the square of a tensor product."""
-        (old_left, old_right), (new_left, new_right) = previous, current
-        moved = self.right.carry_squared(x, old_right, new_right)
-        return self.left.carry_squared(moved.mT, old_left, new_left).mT
+        return self.left.carry_squared(self.right.carry_squared(x).mT).mT
 
-    def overlap(self, previous: Basis, current: Basis) -> Float[Array, "*batch"]:
+    def overlap(self) -> Float[Array, "*batch"]:
         """The product of the sides' overlaps, as the subspace is their tensor product."""
-        (old_left, old_right), (new_left, new_right) = previous, current
-        return self.left.overlap(old_left, new_left) * self.right.overlap(old_right, new_right)
+        return self.left.overlap() * self.right.overlap()
 
 
-def _split(key: PRNGKeyArray | None) -> Keys:
-    if key is None:
-        return None, None
-    left, right = jax.random.split(key)
-    return left, right
+def _transposed(shape: Shape) -> Shape:
+    return (*shape[:-2], shape[-1], shape[-2])
 
 
 def two_sided(left: Projection, right: Projection) -> TwoSided:
-    """Compress both sides of every matrix: a = P_leftᵀ A P_right, of shape (r_left, r_right).
+    """Compress both sides of every matrix: a = P_rightᵀ A P_left, of shape (r_right, r_left).
 
-    The inner optimizer's state is then r_left · r_right numbers per matrix instead of m · r. The
+    The inner optimizer's state is then r_left · r_right numbers per matrix instead of r · m. The
     `right` projection acts on the side that `compress` chooses, the shorter one by default, and
     `left` on the other one; each side's rank is a rank of its own dimension.
 
@@ -154,7 +154,7 @@ def two_sided(left: Projection, right: Projection) -> TwoSided:
       >>> projection = lro.projections.two_sided(lro.projections.dct(3), lro.projections.svd(2))
       >>> tx = lro.scale_by_low_rank(optax.scale_by_adam(), projection)
       >>> tx.init({"w": jnp.ones((4, 8))}).inner.mu["w"].shape
-      (3, 2)
+      (2, 3)
     """
     for side, projection in (("left", left), ("right", right)):
         _check_side(side, projection)
@@ -168,12 +168,12 @@ def _check_side(side: str, projection: Any) -> None:
             "projections.dct(128)."
         )
     reason = None
-    if projection.uses_moment:
+    if type(projection).check is not Projection.check:
         reason = "follows the inner optimizer's first moment, whose rows are not this side's"
     elif type(projection).settle is not Projection.settle:
         reason = "learns from every step on one side, which two_sided does not form"
     if reason is not None:
         raise ValueError(
-            f"two_sided: {side}={projection!r} {reason}; use projections.dct, svd, random, or "
-            "power_iteration without rho on that side."
+            f"two_sided: {side}={projection!r} {reason}; use projections.dct, svd or random on "
+            "that side."
         )

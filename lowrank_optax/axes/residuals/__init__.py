@@ -1,10 +1,11 @@
 """The residual axis: what happens to the part of the gradient outside the subspace."""
 
-from lowrank_optax.axes.residuals.base import Residual, Step, discard
+from lowrank_optax.axes.residuals.base import Projected, Residual, Step, discard
 from lowrank_optax.axes.residuals.descent import norm_scaling, sgd, sign_descent
 from lowrank_optax.axes.residuals.feedback import error_feedback, momentum
 
 __all__ = [
+    "Projected",
     "Residual",
     "Step",
     "discard",

@@ -1,8 +1,9 @@
 """The contract of the residual axis: what happens to the gradient outside the subspace.
 
 A residual may add what it stored to the new coefficients before the subspace is chosen
-(`accumulate`), and forms the step from the inner optimizer's direction and what was left over
-(`finish`). All of it happens in the projection's domain (see `projections.base`).
+(`accumulate`), updates what it stores once that is known (`keep`), and forms the step from the
+inner optimizer's direction and what was left over (`finish`). All of it happens in the
+projection's domain (see `projections.base`).
 """
 
 import abc
@@ -11,8 +12,32 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.axes.projections.base import Basis, Projection
-from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Projection, Shape, Subspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """What one matrix leaf knows once its subspace is chosen.
+
+    Attributes:
+      subspace: the subspace.
+      A: what was projected, in the domain, shape (..., n, m).
+      a: its coordinates in the subspace, shape (..., r, m).
+      key: a random key of this matrix and step.
+      moment_loss: what the transport of the first moment lost, P_previous m − P n in the domain;
+        None if the inner optimizer has no first moment.
+    """
+
+    subspace: Subspace
+    A: Float[Array, "*batch n m"]
+    a: Float[Array, "*batch r p"]
+    key: PRNGKeyArray
+    moment_loss: Float[Array, "*batch n m"] | None = None
+
+    def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch n m"]:
+        """A with its part inside and its part outside the subspace scaled, in the domain."""
+        return self.subspace.reweight(self.A, self.a, inside, outside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,76 +46,78 @@ class Step:
 
     Attributes:
       projection: the projection.
-      basis: its current basis.
-      A: what was projected, in the domain, shape (..., m, n).
-      a: its coordinates in the subspace, shape (..., m, r).
-      direction: what the inner optimizer made of a, shape (..., m, r).
+      subspace: its current subspace.
+      A: what was projected, in the domain, shape (..., n, m).
+      a: its coordinates in the subspace, shape (..., r, m).
+      direction: what the inner optimizer made of a, shape (..., r, m).
       u: the direction times the engine's scale.
-      key: a random key, or None for a deterministic residual.
-      moment_loss: what the transport of the first moment lost, m Pᵀ_previous − n Pᵀ in the domain,
-        if the residual `uses_moment`.
     """
 
     projection: Projection
-    basis: Basis
-    A: Float[Array, "*batch m n"]
-    a: Float[Array, "*batch p r"]
-    direction: Float[Array, "*batch p r"]
-    u: Float[Array, "*batch p r"]
-    key: PRNGKeyArray | None
-    moment_loss: Float[Array, "*batch m n"] | None = None
+    subspace: Subspace
+    A: Float[Array, "*batch n m"]
+    a: Float[Array, "*batch r p"]
+    direction: Float[Array, "*batch r p"]
+    u: Float[Array, "*batch r p"]
 
-    def lifted(self) -> Float[Array, "*batch m n"]:
-        """u Pᵀ in weight space."""
-        return self.projection.lift(self.u, self.basis, self.A.shape[-2:])
+    def lifted(self) -> Float[Array, "*batch n m"]:
+        """P u in weight space."""
+        return self.subspace.lift(self.u)
 
-    def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch m n"]:
-        """A with its part inside and its part outside the subspace scaled, in the domain."""
-        return self.projection.reweight(self.A, self.a, self.basis, inside, outside)
+    def outside(self) -> Float[Array, "*batch n m"]:
+        """A − P a, in the domain."""
+        return self.subspace.reweight(self.A, self.a, 0.0, 1.0)
 
 
 class Residual(abc.ABC):
-    """Contract of the residual axis. Hashable and stateless.
+    """Contract of the residual axis. Stateless: what is stored comes and goes as arrays."""
 
-    Attributes:
-      stochastic: whether `finish` uses the step's key.
-      uses_moment: whether `finish` uses the step's `moment_loss`.
-      uses_rows: whether `finish` compares rows of a with rows of A.
-      stores_matrix: whether the state holds a matrix like A; then `finish` may not use A for the
-        step itself but for the state only.
-    """
-
-    stochastic: bool = False
-    uses_moment: bool = False
-    uses_rows: bool = False
-    stores_matrix: bool = False
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Any:
-        """State for one leaf: arrays, or () for none."""
-        del spec, dtype
+    def init(self, shape: Shape, dtype: Any) -> Any:
+        """What is stored for a leaf (..., n, m) of a dtype: arrays, or () for nothing."""
+        del shape, dtype
         return ()
 
-    def accumulate(self, S: Float[Array, "*batch m n"], state: Any) -> Float[Array, "*batch m n"]:
+    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
         """What to project, given the new coefficients S and what is stored."""
         del state
         return S
 
+    def ahead(
+        self, A: Float[Array, "*batch n m"], S: Float[Array, "*batch n m"]
+    ) -> Float[Array, "*batch n m"]:
+        """What the coordinates are taken of, once the subspace is chosen for A."""
+        del S
+        return A
+
+    def keep(self, projected: Projected, state: Any) -> Any:
+        """What to store until the next step."""
+        del projected
+        return state
+
     @abc.abstractmethod
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """The step in weight space, and the new state."""
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """The step in weight space, and what is stored."""
+
+    def check(self, parts: Any) -> None:
+        """Raise if another axis lacks what this residual needs.
+
+        Args:
+          parts: the engine's `Parts`.
+        """
+        del parts
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Discard(Residual):
     """Drop it; build with `residuals.discard`."""
 
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """u Pᵀ."""
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """P u."""
         return step.lifted(), state
 
 
 def discard() -> Residual:
-    """Drop the part outside the subspace, as GaLore does: the step is u Pᵀ.
+    """Drop the part outside the subspace, as GaLore does: the step is P u.
 
     Example:
       >>> import lowrank_optax as lro

@@ -1,110 +1,119 @@
-"""Residuals that remember: the momentum of Dion and Trion, and error feedback."""
+"""Residuals that remember: the momentum of Trion, and error feedback."""
 
-import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_optax.axes.residuals.base import Residual, Step
-from lowrank_optax.core.matrices import MatrixSpec
-from lowrank_optax.linalg.arguments import check_fraction, require_static
-from lowrank_optax.linalg.quantization import dequantize, quantize
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.moments import require_fields
+from lowrank_optax.axes.projections.base import Shape
+from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.axes.residuals.base import Projected, Residual, Step
+from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.quantization import dequantize, quantize, quantized_zeros
+
+STORAGES = ("int8", "int4", "float32")
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value("inside", "outside")
 class Momentum(Residual):
-    """Keep it in a momentum; build with `residuals.momentum` or `residuals.error_feedback`."""
+    """Keep it in a momentum; build with `residuals.momentum`."""
 
     inside: Any
     outside: Any
-    dtype: Any
-    moment_decay: Any = None
+    dtype: Any = None
+    nesterov: bool = False
 
-    stores_matrix = True
+    def init(self, shape: Shape, dtype: Any) -> Float[Array, "*batch n m"]:
+        """Zeros in the stated dtype, or at least float32: undecayed sums stall in bfloat16."""
+        return jnp.zeros(shape, self.dtype or wide_dtype(dtype))
 
-    @property
-    def uses_moment(self) -> bool:  # type: ignore[override]
-        """Whether the transport's loss is fed back too."""
-        return self.moment_decay is not None
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch m n"]:
-        """Zeros."""
-        return jnp.zeros((*spec.batch, spec.m, spec.n), self.dtype or dtype)
-
-    def accumulate(self, S: Float[Array, "*batch m n"], state: Any) -> Float[Array, "*batch m n"]:
+    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
         """M + S."""
         return S + state.astype(S.dtype)
 
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """u Pᵀ, and the decayed momentum."""
-        left = step.reweighted(self.inside, self.outside) + _moment_error(step, self.moment_decay)
-        return step.lifted(), left.astype(state.dtype)
+    def ahead(
+        self, A: Float[Array, "*batch n m"], S: Float[Array, "*batch n m"]
+    ) -> Float[Array, "*batch n m"]:
+        """μ M + S with Nesterov's momentum, else M."""
+        return self.inside * A + S if self.nesterov else A
+
+    def keep(self, projected: Projected, state: Any) -> Any:
+        """The decayed momentum."""
+        return projected.reweighted(self.inside, self.outside).astype(state.dtype)
+
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """P u."""
+        return step.lifted(), state
+
+    def check(self, parts: Any) -> None:
+        """With Nesterov the coordinates are not those of M, by which a learned basis decays M."""
+        if self.nesterov and not isinstance(parts.projection, FixedBasis):
+            raise ValueError(
+                f"nesterov=True needs a fixed basis, such as projections.dct, not "
+                f"{parts.projection}."
+            )
 
 
-class Unquantized(Momentum):
-    """Error feedback is a momentum whose applied part is forgotten, kept in computing precision."""
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Float[Array, "*batch m n"]:
-        """Zeros in at least float32."""
-        return super().init(spec, jnp.promote_types(dtype, jnp.float32))
-
-
-@dataclasses.dataclass(frozen=True)
+@axis_value("moment_decay")
 class ErrorFeedback(Residual):
-    """Add it to the next gradient, quantised; build with `residuals.error_feedback`."""
+    """Add it to the next gradient; build with `residuals.error_feedback`."""
 
-    bits: int
+    storage: str
     block_size: int
     stochastic: bool
     moment_decay: Any = None
 
-    stores_matrix = True
+    def init(self, shape: Shape, dtype: Any) -> Any:
+        """Zeros."""
+        wide = wide_dtype(dtype)
+        if self.storage == "float32":
+            return jnp.zeros(shape, wide)
+        return quantized_zeros(shape, self.storage, axis=-2, block_size=self.block_size, dtype=wide)
 
-    @property
-    def uses_moment(self) -> bool:  # type: ignore[override]
-        """Whether the transport's loss is fed back too."""
-        return self.moment_decay is not None
-
-    def init(self, spec: MatrixSpec, dtype: Any) -> Any:
-        """Quantised zeros, which are all zeros; computed, XLA would fold them at great length."""
-        del dtype
-        zeros = jax.ShapeDtypeStruct((*spec.batch, spec.m, spec.n), jnp.float32)
-        stored = jax.eval_shape(
-            lambda x: quantize(x, bits=self.bits, block_size=self.block_size), zeros
-        )
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stored)
-
-    def accumulate(self, S: Float[Array, "*batch m n"], state: Any) -> Float[Array, "*batch m n"]:
+    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
         """S + E."""
-        return S + dequantize(
-            state, size=S.shape[-1], bits=self.bits, block_size=self.block_size, dtype=S.dtype
-        )
+        if self.storage == "float32":
+            return S + state
+        return S + dequantize(state, size=S.shape[-2], axis=-2).astype(S.dtype)
 
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch m n"], Any]:
-        """u Pᵀ, and what the subspace left over."""
-        error = step.reweighted(0.0, 1.0) + _moment_error(step, self.moment_decay)
-        key = step.key if self.stochastic else None
-        stored = quantize(error, bits=self.bits, block_size=self.block_size, key=key)
-        return step.lifted(), stored
+    def keep(self, projected: Projected, state: Any) -> Any:
+        """What the subspace left over, and β₁ / (1 − β₁) times what the moment lost."""
+        E = projected.reweighted(0.0, 1.0)
+        if self.moment_decay is not None:
+            E += self.moment_decay / (1 - self.moment_decay) * projected.moment_loss
+        if self.storage == "float32":
+            return E
+        key = projected.key if self.stochastic else None
+        return quantize(E, self.storage, axis=-2, block_size=self.block_size, key=key)
+
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """P u."""
+        return step.lifted(), state
+
+    def check(self, parts: Any) -> None:
+        """Feeding back what the moment lost needs one."""
+        if self.moment_decay is not None:
+            require_fields(
+                f"the residual {self}", parts.inner, ("mu", "count"), "leave the moment out"
+            )
 
 
-def _moment_error(step: Step, b1: Any) -> Any:
-    """b1 / (1 − b1) times what the first moment lost in transport; 0 if that is not fed back."""
-    return 0.0 if b1 is None else b1 / (1 - b1) * step.moment_loss
-
-
-def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) -> Residual:
-    """Keep the part outside the subspace in a momentum, as Dion and Trion do.
+def momentum(
+    decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None, *, nesterov: bool = False
+) -> Residual:
+    """Keep the part outside the subspace in a momentum, as Trion and Dion do.
 
     M ← M + G; the subspace is chosen for M; then the chosen part is multiplied by `decay` and the
-    rest by `residual_decay`: M ← residual_decay (M − M P Pᵀ) + decay M P Pᵀ.
+    rest by `residual_decay`: M ← residual_decay (M − P Pᵀ M) + decay P Pᵀ M.
 
     Args:
       decay: μ, the decay of the part that was applied.
       residual_decay: decay of the part that was not; 1 as published.
-      dtype: dtype of the momentum; None for the parameter's.
+      dtype: dtype of the momentum; None for the parameter's, but at least float32.
+      nesterov: take the coordinates of decay · M + G in place of M's; for fixed bases.
 
     Raises:
       ValueError: if a decay lies outside [0, 1].
@@ -119,25 +128,26 @@ def momentum(decay: Any = 0.95, residual_decay: Any = 1.0, dtype: Any = None) ->
     """
     check_fraction("momentum", decay)
     check_fraction("residual_decay", residual_decay)
-    return Momentum(decay, residual_decay, dtype)
+    return Momentum(decay, residual_decay, dtype, nesterov)
 
 
 def error_feedback(
-    bits: int | None = 8,
+    storage: str = "int8",
     *,
     block_size: int = 256,
     rounding: str = "nearest",
     moment_decay: Any = None,
 ) -> Residual:
-    """Add the part outside the subspace to the next gradient: E ← A − A P Pᵀ with A = G + E.
+    """Add the part outside the subspace to the next gradient: E ← A − P Pᵀ A with A = G + E.
 
-    It is stored in the projection's domain, where for a fixed basis the chosen columns are zero.
+    It is stored in the projection's domain, where for a fixed basis the chosen rows are zero, and
+    zero they come back.
 
     Args:
-      bits: 8 or 4 for block-wise quantisation between each block's least and largest entry; 32 or
-        None to store it unquantised in the computing dtype.
-      block_size: entries of a row that share one range.
-      rounding: "nearest" or "stochastic" (unbiased; needs a random key in the state).
+      storage: "int8" or "int4" for block-wise quantisation, "float32" to store it unquantised (in
+        float64 for float64 parameters).
+      block_size: entries along the compressed axis that share one scale.
+      rounding: "nearest" or "stochastic" (unbiased).
       moment_decay: β₁ of the inner Adam, to feed back β₁ / (1 − β₁) times what the transport of its
         first moment lost as well, as LDAdam does; None not to.
 
@@ -149,14 +159,13 @@ def error_feedback(
 
     Example:
       >>> import lowrank_optax as lro
-      >>> lro.residuals.error_feedback(4).bits
-      4
+      >>> lro.residuals.error_feedback("int4").storage
+      'int4'
     """
-    require_static("error_feedback", bits)
-    if bits not in (None, 32, 8, 4):
-        raise ValueError(f"bits={bits!r} is not offered for error feedback; use 8, 4, 32 or None.")
+    if storage not in STORAGES:
+        raise ValueError(
+            f"error_feedback={storage!r} is not offered; use one of {STORAGES}, or None for none."
+        )
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is unknown; use 'nearest' or 'stochastic'.")
-    if bits is None or bits == 32:
-        return Unquantized(0.0, 1.0, None, moment_decay)
-    return ErrorFeedback(bits, block_size, rounding == "stochastic", moment_decay)
+    return ErrorFeedback(storage, block_size, rounding == "stochastic", moment_decay)

@@ -8,7 +8,8 @@ import pytest
 
 import lowrank_optax as lro
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers.orthonormal import NS_COEFFICIENTS, shape_scale_function
+from lowrank_optax.optimizers._shape_scale import step_scale
+from lowrank_optax.optimizers.trion import NS_COEFFICIENTS
 
 LIMITS = {"float64": 1e-5, "float32": 1e-4}
 SHAPE_SCALES = {"none": "none", "dion": "dion", "kj": "muon", "kimi": "rms"}
@@ -17,7 +18,7 @@ SHAPE_SCALES = {"none": "none", "dion": "dion", "kj": "muon", "kimi": "rms"}
 def trion(config):
     settings = dict(
         momentum=config["momentum"],
-        norm=f"l{config['ranking_norm']}",
+        select=f"l{config['ranking_norm']}",
         shape_scale=SHAPE_SCALES[config["scaling"]],
         weight_decay=config.get("weight_decay", 0.0),
         dimension_numbers=golden.TORCH_LAYOUT,
@@ -27,9 +28,9 @@ def trion(config):
     return optax.chain(
         scale_by_low_rank(
             lro.transforms.orthonormalize(5, NS_COEFFICIENTS),
-            lro.projections.dct(config["rank"], settings["norm"], kind="III"),
+            lro.projections.dct(config["rank"], settings["select"], kind="III"),
             residual=lro.residuals.momentum(config["momentum"]),
-            scale=shape_scale_function(settings["shape_scale"]),
+            scale=step_scale(settings["shape_scale"]),
             dimension_numbers=golden.TORCH_LAYOUT,
         ),
         optax.add_decayed_weights(settings["weight_decay"]),
@@ -39,7 +40,7 @@ def trion(config):
 
 def dct_adamw(config):
     b1, b2 = config["betas"]
-    error_feedback = 32 if config["error_feedback"] else None
+    error_feedback = "float32" if config["error_feedback"] else None
     if config["basis"] == "dct2":
         return lro.dct_adamw(
             config["lr"],
@@ -60,7 +61,7 @@ def dct_adamw(config):
             lro.projections.dct(config["rank"], kind="III"),
             update_interval=lambda count: (count == 0) | ((count + 1) % gap == 0),
             transport="rotate" if config["rotate"] else "keep",
-            residual=lro.residuals.error_feedback(32) if error_feedback else None,
+            residual=lro.residuals.error_feedback("float32") if error_feedback else None,
             dimension_numbers=golden.TORCH_LAYOUT,
         ),
         optax.add_decayed_weights(config.get("weight_decay", 0.0)),
@@ -83,14 +84,14 @@ def check_trajectory(make, name, dtype):
 
 
 def transposed_back(config, matrices):
-    """State arrays as the golden files store them: (r, n) or (m, n) when the left side is taken."""
+    """State arrays with the compressed axis first as the golden files store them: as the weights."""
     left = config["shape"][0] < config["shape"][1]
-    return [np.asarray(matrix).T if left else np.asarray(matrix) for matrix in matrices]
+    return [np.asarray(matrix) if left else np.asarray(matrix).T for matrix in matrices]
 
 
 def in_weight_space(config, coefficients):
     inverse = lro.orthogonal_idct if config["basis"] == "dct2" else lro.orthogonal_dct
-    return transposed_back(config, [inverse(c) for c in coefficients])
+    return transposed_back(config, [inverse(c, axis=-2) for c in coefficients])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -116,8 +117,8 @@ def test_dct_adamw_follows_the_golden_trajectory(name, dtype, request):
     slots = np.argsort(arrays["indices"], axis=-1)
     for field in ("m", "v"):
         moments = [{"m": state.inner.mu, "v": state.inner.nu}[field] for state in states]
-        stored = arrays[field] if config["shape"][0] >= config["shape"][1] else arrays[field].mT
-        stored = np.take_along_axis(stored, slots[:, None, :], axis=-1)
+        stored = arrays[field].mT if config["shape"][0] >= config["shape"][1] else arrays[field]
+        stored = np.take_along_axis(stored, slots[:, :, None], axis=-2)
         assert golden.state_error(moments, stored) <= LIMITS[dtype]
     if config["error_feedback"]:
         error = in_weight_space(config, [state.residual for state in states])

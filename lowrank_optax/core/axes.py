@@ -1,0 +1,61 @@
+"""What the engine is put together from, and the state that it keeps."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from lowrank_optax.axes import refresh, residuals, transports
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.base import Projection
+
+
+class LowRankState(NamedTuple):
+    """State of `scale_by_low_rank`; trees are like the parameters, masked where not a matrix."""
+
+    count: Int[Array, ""]
+    """Steps taken, int32; it saturates."""
+    key: PRNGKeyArray
+    """The random key, from which every step and matrix derives its own; it stays the same."""
+    schedule: Any
+    """Per matrix: what the refresh schedule remembers, () for most."""
+    basis: Any
+    """Per matrix: int32 indices (*batch, r) of a fixed basis, or P (*batch, n, r)."""
+    inner: Any
+    """The inner optimizer's state for a tree of (*batch, r, m); where every matrix follows a
+    schedule of its own, a tree of states."""
+    residual: Any
+    """Per matrix: what the residual stores."""
+
+
+@axis_value("projection", "schedule", "transport", "residual", "scale")
+class Axes:
+    """The values of the axes: a pytree of the numbers in them.
+
+    Attributes:
+      scale: factor of the inner optimizer's direction: a number, or a function of the matrix's
+        specification.
+    """
+
+    projection: Projection
+    schedule: refresh.Refresh
+    transport: transports.Transport
+    residual: residuals.Residual
+    scale: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a part of the engine may ask its neighbours about, at construction."""
+
+    inner: optax.GradientTransformation
+    projection: Projection
+    schedule: refresh.Refresh
+    transport: transports.Transport
+    residual: residuals.Residual
+
+    def check(self) -> None:
+        """Raise if one value needs what another one does not have, naming both."""
+        for part in (self.transport, self.projection, self.residual):
+            part.check(self)

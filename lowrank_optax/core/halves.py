@@ -1,0 +1,227 @@
+"""One step of the engine before and after the inner optimizer, for all matrices of a tree."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from lowrank_optax.axes import residuals, transports
+from lowrank_optax.axes.moments import has_one
+from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace
+from lowrank_optax.core.axes import Axes, LowRankState
+from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.sharding.placement import Placement
+from lowrank_optax.sharding.types import typed_spec
+
+Leaves = dict[int, Any]
+"""A value for every matrix, by the position of its leaf."""
+
+
+class FirstHalf(NamedTuple):
+    """What the first half of a step hands over; trees and dictionaries of the matrices."""
+
+    A: Leaves  # what was projected, in the domain
+    a: Any  # its coordinates
+    coordinates: Any  # the parameters' coordinates, or None
+    used: Any  # the bases of this step
+    settled: Any  # the bases to remember
+    inner: Any  # the transported state of the inner optimizer
+    residual: Any
+    schedule: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """The step before and after the inner optimizer."""
+
+    table: SpecTable
+    placement: Placement
+    inner: optax.GradientTransformation
+    step_dtype: Any
+
+    def before(
+        self, axes: Axes, updates: Any, state: LowRankState, start: Any, params: Any
+    ) -> FirstHalf:
+        """From gradients to coordinates in the subspace, and all state but the inner one."""
+        tree = MatrixTree(updates, self.table)
+        projection, residual, schedule = axes.projection, axes.residual, axes.schedule
+        previous, stored = tree.read(state.basis), tree.read(state.residual)
+        remembered = tree.read(state.schedule)
+        key = jax.random.fold_in(state.key, state.count)
+        moments = self._moments(tree, state.inner, schedule.by_matrix)
+        S, A, due, bases = {}, {}, {}, {}
+        old: dict[int, Subspace] = {}
+        new: dict[int, Subspace] = {}
+        for position, (i, spec) in enumerate(tree.matrices.items()):
+            G = self.placement.to_work(i, tree.matrix(i))
+            S[i] = projection.analyze(G, wide_dtype(tree.dtype(i)))
+            A[i] = residual.accumulate(S[i], stored[i])
+            due[i] = schedule.due(state.count, remembered[i], position, len(tree.matrices))
+            choice = Choice(
+                A=A[i],
+                basis=previous[i],
+                rank=spec.rank,
+                key=jax.random.fold_in(key, 2 * i),
+                count=state.count,
+                moment=moments.get(i),
+            )
+            bases[i] = _refresh(projection, choice, due[i])
+            old[i] = projection.subspace(previous[i], spec.view)
+            new[i] = projection.subspace(bases[i], spec.view)
+        changes = {i: new[i].since(old[i]) for i in new}
+        inner = self._transported(axes, tree, state.inner, start, changes, due)
+        moved = self._moments(tree, inner, schedule.by_matrix)
+        a = {}
+        for i in tree.matrices:
+            a[i] = self.placement.low_rank(i, new[i].project(residual.ahead(A[i], S[i])))
+            lost = None
+            if i in moments:
+                lost = old[i].embed(moments[i].mu.astype(A[i].dtype)) - new[i].embed(
+                    moved[i].mu.astype(A[i].dtype)
+                )
+            projected = residuals.Projected(
+                new[i], A[i], a[i], jax.random.fold_in(key, 2 * i + 1), lost
+            )
+            stored[i] = residual.keep(projected, stored[i])
+            remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])
+        settled = {i: projection.settle(bases[i], A[i], a[i], due[i]) for i in a}
+        return FirstHalf(
+            A=A,
+            a=tree.build(a.__getitem__),
+            coordinates=self._coordinates(projection, params, new),
+            used=tree.build(bases.__getitem__),
+            settled=tree.build(settled.__getitem__),
+            inner=inner,
+            residual=tree.build(stored.__getitem__),
+            schedule=tree.build(remembered.__getitem__),
+        )
+
+    def after(self, axes: Axes, updates: Any, first: FirstHalf, directions: Any) -> tuple[Any, Any]:
+        """From the inner optimizer's directions to steps in weight space."""
+        tree = MatrixTree(updates, self.table)
+        used, a, u = tree.read(first.used), tree.read(first.a), tree.read(directions)
+        stored, steps = tree.read(first.residual), {}
+        projection, further = axes.projection, self.placement.splits_further
+        for i, spec in tree.matrices.items():
+            scale = axes.scale(spec) if callable(axes.scale) else axes.scale
+            direction = self.placement.gather(i, u[i].astype(first.A[i].dtype))
+            # A residual that stores nothing works where the step is needed, so that what is
+            # gathered is low-rank; one that does has no use for A any more.
+            step = residuals.Step(
+                projection=projection,
+                subspace=projection.subspace(used[i], spec.view, tree.dtype(i)),
+                A=self._at_parameter(projection, tree, i) if further else first.A[i],
+                a=self.placement.gather(i, a[i]) if further else a[i],
+                direction=direction,
+                u=direction * jnp.asarray(scale, direction.dtype),
+            )
+            stepped, stored[i] = axes.residual.finish(step, stored[i])
+            dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))
+            steps[i] = self.placement.to_parameter(i, stepped.astype(dtype))
+        return tree.replace(steps), tree.build(stored.__getitem__)
+
+    def partitions(self, tree: MatrixTree, state: LowRankState, params: Any) -> FirstHalf:
+        """Where the results of the first half are, for mesh axes that are `Explicit`."""
+        typed = lambda node: jax.tree.map(typed_spec, node)
+        low_rank = tree.build(self.placement.low_rank_partition)
+        return FirstHalf(
+            A={i: self.placement.work_partition(i) for i in tree.matrices},
+            a=low_rank,
+            coordinates=None if params is None else low_rank,
+            used=typed(state.basis),
+            settled=typed(state.basis),
+            inner=typed(state.inner),
+            residual=typed(state.residual),
+            schedule=typed(state.schedule),
+        )
+
+    def _transported(
+        self,
+        axes: Axes,
+        tree: MatrixTree,
+        state: Any,
+        start: Any,
+        changes: Leaves,
+        due: Leaves,
+    ) -> Any:
+        """The inner optimizer's state for the new subspaces."""
+        zeros = low_rank_zeros(tree, axes.projection)
+        if not changes:
+            return state
+        if not axes.schedule.by_matrix:
+            change = transports.Change(
+                self.inner,
+                state,
+                start,
+                tree.build(zeros.__getitem__),
+                tree.build(changes.__getitem__),
+            )
+            return axes.transport.where(next(iter(due.values())), change)
+        states, starts = tree.read(state), tree.read(start)
+
+        def moved(i: int) -> Any:
+            change = transports.Change(self.inner, states[i], starts[i], zeros[i], changes[i])
+            return axes.transport.where(due[i], change)
+
+        return tree.build(moved)
+
+    def _moments(self, tree: MatrixTree, state: Any, by_matrix: bool) -> dict[int, Moment]:
+        """The first moments in an inner state, if it has them."""
+        get = optax.tree_utils.tree_get
+        if by_matrix:
+            states = tree.read(state)
+            return {
+                i: Moment(get(state, "mu"), get(state, "count"))
+                for i, state in states.items()
+                if _has_moment(state)
+            }
+        if not _has_moment(state):
+            return {}
+        mu, count = tree.read(get(state, "mu")), get(state, "count")
+        return {i: Moment(mu[i], count) for i in tree.matrices}
+
+    def _coordinates(self, projection: Projection, params: Any, new: dict[int, Subspace]) -> Any:
+        """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
+        if params is None:
+            return None
+        tree = MatrixTree(params, self.table)
+
+        def project(i: int) -> Array:
+            W = self.placement.to_work(i, tree.matrix(i))
+            return new[i].project(projection.analyze(W, wide_dtype(tree.dtype(i))))
+
+        return tree.build(project)
+
+    def _at_parameter(self, projection: Projection, tree: MatrixTree, i: int) -> Array:
+        G = self.placement.to_parameter(i, tree.matrix(i))
+        return projection.analyze(G, wide_dtype(tree.dtype(i)))
+
+
+def low_rank_zeros(tree: MatrixTree, projection: Projection) -> dict[int, Array]:
+    """What the inner optimizer is initialised with: at least float32, whatever the leaves are."""
+    return {
+        i: jnp.zeros(projection.low_rank_shape(spec.view, spec.rank), wide_dtype(tree.dtype(i)))
+        for i, spec in tree.matrices.items()
+    }
+
+
+def _refresh(projection: Projection, choice: Choice, due: Any) -> Any:
+    """A new basis, where it is time for one."""
+    if due is True:
+        return projection.refresh(choice)
+    # One scalar predicate outside every batch: under a vmap it would become a select, and the
+    # factorisation would run at every step.
+    return jax.lax.cond(due, lambda: projection.refresh(choice), lambda: choice.basis)
+
+
+def _has_moment(state: Any) -> bool:
+    """Whether a state has one plain first moment and one count."""
+    if not (has_one(state, "mu") and has_one(state, "count")):
+        return False
+    # Quantised moments are more leaves than there are in the second moment's tree of arrays.
+    leaves = jax.tree.leaves(optax.tree_utils.tree_get(state, "mu"))
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)

@@ -1,0 +1,55 @@
+"""Which side of every matrix is whole on its devices."""
+
+from typing import Any
+
+import jax
+
+from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.matrices import matrix_specs
+from lowrank_optax.sharding.types import axes_of
+
+
+def unsharded_sides(
+    params: Any, shardings: Any, *, dimension_numbers: DimensionNumbers = None
+) -> Any:
+    """For `compress`: the side of every matrix that is not split over devices.
+
+    Then no device needs another one's part of the compressed axis. It is the smaller side if
+    neither or both are split.
+
+    Args:
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      shardings: pytree (or prefix) like it of `NamedSharding` or `PartitionSpec`.
+      dimension_numbers: which leaves are matrices, as for `matrix_specs`.
+
+    Returns:
+      A pytree like `params` of "in" or "out", and None for leaves that are no matrices.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.sharding import PartitionSpec as P
+      >>> import lowrank_optax as lro
+      >>> params = {"w": jnp.ones((4, 8))}  # the in side is the smaller one
+      >>> lro.unsharded_sides(params, {"w": P("fsdp", None)})
+      {'w': 'out'}
+    """
+    table = matrix_specs(params, dimension_numbers=dimension_numbers)
+    partitions = jax.tree.leaves(
+        jax.tree.broadcast(shardings, params, is_leaf=_is_partition), is_leaf=_is_partition
+    )
+    sides = []
+    for spec, sharding in zip(table, partitions, strict=True):
+        if spec is None:
+            sides.append(None)
+            continue
+        partition = tuple(getattr(sharding, "spec", sharding))
+        partition += (None,) * (len(spec.shape) - len(partition))
+        is_split = lambda axes, partition=partition: any(axes_of(partition[a]) for a in axes)
+        other = "out" if spec.side == "in" else "in"
+        move = is_split(spec.n_axes) and not is_split(spec.m_axes)
+        sides.append(other if move else spec.side)
+    return jax.tree.unflatten(jax.tree.structure(params), sides)
+
+
+def _is_partition(node: Any) -> bool:
+    return isinstance(node, jax.sharding.NamedSharding | jax.sharding.PartitionSpec)
