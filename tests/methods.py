@@ -1,6 +1,5 @@
 """The nine named methods with small settings, for promises that all of them keep."""
 
-import functools
 from typing import Any
 
 import jax

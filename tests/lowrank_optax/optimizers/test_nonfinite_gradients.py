@@ -1,4 +1,4 @@
-"""A non-finite gradient propagates as in optax, and what skips such a step leaves no trace of it."""
+"""A non-finite gradient propagates as in optax; what skips such a step leaves no trace of it."""
 
 import functools
 
