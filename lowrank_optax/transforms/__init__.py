@@ -5,6 +5,7 @@ from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
 from lowrank_optax.transforms.by_name import CHOICES, Inner, resolve
 from lowrank_optax.transforms.orthonormalize import orthonormalize
+from lowrank_optax.transforms.precision import in_float32
 from lowrank_optax.transforms.published import (
     scale_by_adam_bias_correction,
     scale_by_published_adam,
@@ -15,6 +16,7 @@ from lowrank_optax.transforms.published import (
 __all__ = [
     "CHOICES",
     "Inner",
+    "in_float32",
     "orthonormalize",
     "resolve",
     "scale_by_adafactor",

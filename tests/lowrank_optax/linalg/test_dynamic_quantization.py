@@ -187,3 +187,10 @@ def test_wrong_arguments_are_named():
         quantize_dynamic(jnp.ones((3, 0)), signed=True)
     with pytest.raises(ValueError, match="block_size=0 must be at least 1"):
         quantize_dynamic(jnp.ones(3), signed=True, block_size=0)
+
+
+@each_map
+def test_small_float16_numbers_are_kept(signed):
+    """The smallest normal number is that of the float32 in which scales are stored."""
+    x = jnp.full(4, 1e-5, jnp.float16)
+    np.testing.assert_array_equal(round_trip(x, signed), x.astype(jnp.float32))

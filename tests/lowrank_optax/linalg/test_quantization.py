@@ -1,4 +1,4 @@
-"""Block-wise quantisation: error bounds, exact constants, unbiasedness, storage size."""
+"""Block-wise quantisation: exact zeros and constants, error bounds, unbiasedness, storage, cost."""
 
 import functools
 
@@ -9,153 +9,196 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lowrank_optax.linalg import dequantize, quantize, quantized_bytes
+from lowrank_optax.linalg import dequantize, quantize, quantized_bytes, quantized_zeros
 
-SCHEMES = ["minmax", "absmax"]
 FLOAT32 = np.finfo(np.float32)
+LOWEST = {"int8": 128, "int4": 8}  # the magnitude of the lowest code
+KEYS = {"typed": jax.random.key, "raw": jax.random.PRNGKey}
+each_storage = pytest.mark.parametrize("storage", LOWEST)
 
 options = st.fixed_dictionaries(
     {
-        "bits": st.sampled_from([4, 8]),
-        "block_size": st.sampled_from([1, 3, 256]),
-        "scheme": st.sampled_from(SCHEMES),
+        "storage": st.sampled_from([*LOWEST]),
+        "block_size": st.sampled_from([1, 3, 4, 256]),
+        "axis": st.sampled_from([0, 1, -1]),
     }
 )
-finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
-arrays = hnp.arrays(np.float32, st.sampled_from([(2, 1), (2, 10), (11,)]), elements=finite)
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.just(0.0)
+arrays = hnp.arrays(np.float32, st.sampled_from([(2, 1), (2, 10), (11, 3)]), elements=finite)
+int8_rows = dict(storage="int8", block_size=8, axis=-1)
+int4_rows = dict(storage="int4", block_size=8, axis=-1)
 
 
-def round_trip(x, *, key=None, dtype=jnp.float32, **kwargs):
-    quantized = quantize(x, key=key, **kwargs)
-    return dequantize(quantized, size=x.shape[-1], dtype=dtype, **kwargs)
+def round_trip(x, *, dtype=None, axis=-1, **kwargs):
+    stored = quantize(x, axis=axis, **kwargs)
+    return dequantize(stored, size=x.shape[axis], axis=axis, dtype=dtype)
 
 
-def step_sizes(x, *, bits, block_size, scheme):
+def scales(x, *, storage="int8", block_size=256, axis=-1):
     """The distance between neighbouring codes at every entry, block by block, in float64."""
-    x = np.asarray(x, np.float64)
-    steps = np.empty_like(x)
-    for start in range(0, x.shape[-1], block_size):
-        block = x[..., start : start + block_size]
-        if scheme == "minmax":
-            step = (block.max(-1) - block.min(-1)) / (2**bits - 1)
-        else:
-            step = 2 * np.abs(block).max(-1) / (2**bits - 2)
-        steps[..., start : start + block_size] = step[..., None]
-    return steps
+    lines = np.moveaxis(np.asarray(x, np.float64), axis, -1)
+    size, result = lines.shape[-1], np.empty_like(lines)
+    length = -(-size // -(-size // block_size))
+    for start in range(0, size, length):
+        block = lines[..., start : start + length]
+        ends = np.sort([block.max(-1).clip(0), -block.min(-1).clip(None, 0)], axis=0)
+        lowest = LOWEST[storage]
+        scale = np.maximum(ends[1] / lowest, ends[0] / (lowest - 1))
+        result[..., start : start + length] = scale[..., None]
+    return np.moveaxis(result, -1, axis)
 
 
 def rounding_slack(x):
-    """Float32 rounding of the range and of the sum, and what is flushed to zero."""
-    return 4 * FLOAT32.eps * np.max(np.abs(x).astype(np.float64)) + 64 * float(FLOAT32.tiny)
+    """Float32 rounding of the scale and the product, and scales that are flushed to zero."""
+    return 4 * FLOAT32.eps * np.max(np.abs(x).astype(np.float64)) + 128 * float(FLOAT32.tiny)
+
+
+@hypothesis.given(arrays, options, st.none() | st.integers(0, 1000))
+@hypothesis.example(np.float32([[0, 1, 2]]), int8_rows, 0)
+@hypothesis.example(np.float32([[0, 1, -0.01, 0]]), int4_rows, None)
+def test_zeros_come_back_as_zeros(x, options, seed):
+    key = None if seed is None else jax.random.key(seed)
+    y = np.asarray(round_trip(jnp.asarray(x), key=key, **options))
+    np.testing.assert_array_equal(y[x == 0], 0)
 
 
 @hypothesis.given(arrays, options)
-@hypothesis.example(
-    np.float32([[FLOAT32.max, FLOAT32.min, 0]]), dict(bits=4, block_size=8, scheme="minmax")
-)
-@hypothesis.example(
-    np.float32([[FLOAT32.max, FLOAT32.min, 0]]), dict(bits=8, block_size=8, scheme="absmax")
-)
-@hypothesis.example(
-    np.float32([[0, FLOAT32.tiny, 1e-45]]), dict(bits=8, block_size=8, scheme="minmax")
-)
-def test_nearest_rounding_errs_by_at_most_half_a_step(x, options):
+@hypothesis.example(np.float32([[FLOAT32.max, FLOAT32.min, 0]]), int4_rows)
+@hypothesis.example(np.float32([[FLOAT32.max, FLOAT32.min, 0]]), int8_rows)
+@hypothesis.example(np.float32([[FLOAT32.max, FLOAT32.min * 0.9, 0]]), int8_rows)
+@hypothesis.example(np.float32([[0, FLOAT32.tiny, 1e-45]]), int8_rows)
+def test_nearest_rounding_errs_by_at_most_half_a_scale(x, options):
     y = np.asarray(round_trip(jnp.asarray(x), **options), np.float64)
     assert np.isfinite(y).all()
-    assert (np.abs(y - x) <= step_sizes(x, **options) / 2 + rounding_slack(x)).all()
+    assert (np.abs(y - x) <= scales(x, **options) / 2 + rounding_slack(x)).all()
 
 
 @hypothesis.given(arrays, options, st.integers(0, 1000))
-def test_stochastic_rounding_errs_by_at_most_a_step(x, options, seed):
+def test_stochastic_rounding_errs_by_at_most_a_scale(x, options, seed):
     y = np.asarray(round_trip(jnp.asarray(x), key=jax.random.key(seed), **options), np.float64)
     assert np.isfinite(y).all()
-    assert (np.abs(y - x) <= step_sizes(x, **options) + rounding_slack(x)).all()
+    assert (np.abs(y - x) <= scales(x, **options) + rounding_slack(x)).all()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_stochastic_rounding_is_unbiased(bits, scheme):
-    options = dict(bits=bits, block_size=8, scheme=scheme)
+@each_storage
+@pytest.mark.parametrize("block_size", [7, 8])
+def test_stochastic_rounding_is_unbiased(storage, block_size):
+    options = dict(storage=storage, block_size=block_size)
     x = jax.random.normal(jax.random.key(0), (21,))
     keys = jax.random.split(jax.random.key(1), 4000)
     samples = np.asarray(jax.vmap(lambda key: round_trip(x, key=key, **options))(keys))
-    # The deviation of one rounding is at most step / 2; five standard errors.
-    limit = 5 * step_sizes(x, **options) / 2 / np.sqrt(len(keys)) + 1e-6
+    # The deviation of one rounding is at most scale / 2; five standard errors.
+    limit = 5 * scales(x, **options) / 2 / np.sqrt(len(keys)) + 1e-6
     assert (np.abs(np.mean(samples, axis=0, dtype=np.float64) - x) <= limit).all()
     assert max(len(np.unique(entry)) for entry in samples.T) == 2
 
 
+@each_storage
+def test_entries_are_rounded_independently(storage):
+    """Two entries share the bits of one random number: half of the bits each."""
+    x = jnp.array([8.0, *[0.5] * 8]) if storage == "int4" else jnp.array([128.0, *[0.5] * 8])
+    keys = jax.random.split(jax.random.key(2), 4000)
+    ups = np.asarray(jax.vmap(lambda key: round_trip(x, storage=storage, key=key))(keys))[:, 1:]
+    assert set(np.unique(ups)) == {0, 1}
+    np.testing.assert_allclose(np.corrcoef(ups.T), np.eye(8), atol=5 / np.sqrt(len(keys)))
+
+
+@pytest.mark.parametrize("make_key", KEYS.values(), ids=KEYS)
+def test_typed_and_raw_keys_round_alike(make_key):
+    x = jax.random.normal(jax.random.key(0), (3, 40))
+    expected = quantize(x, key=jax.random.key(7))
+    stored = jax.jit(lambda x, key: quantize(x, key=key))(x, make_key(7))
+    np.testing.assert_array_equal(stored.codes, expected.codes)
+
+
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(finite, st.sampled_from([1, 10]), options, st.booleans())
-@hypothesis.example(0.0, 5, dict(bits=4, block_size=3, scheme="minmax"), True)
+@hypothesis.example(0.0, 5, int4_rows, True)
+@hypothesis.example(float(FLOAT32.max), 5, int8_rows, True)
 def test_constant_blocks_come_back_exactly(value, size, options, stochastic):
-    hypothesis.assume(value == 0 or abs(value) >= FLOAT32.tiny)
+    hypothesis.assume(value == 0 or abs(value) >= 128 * FLOAT32.tiny)
     x = jnp.full((2, size), value, jnp.float32)
     key = jax.random.key(0) if stochastic else None
     np.testing.assert_array_equal(round_trip(x, key=key, **options), x)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_zero_is_exact_with_a_symmetric_range(bits):
-    x = jnp.array([0.0, 0.3, -7.0, 0.0, 1.0])
-    y = round_trip(x, bits=bits, scheme="absmax")
-    np.testing.assert_array_equal(y[jnp.array([0, 3])], 0)
-    np.testing.assert_array_equal(y[2], x[2])
+@pytest.mark.parametrize("make_key", KEYS.values(), ids=KEYS)
+def test_codes_are_rounded_to_themselves_at_random_too(make_key):
+    """Reciprocals and products are rounded; what is a code up to that must not be moved."""
+    codes = jnp.tile(jnp.arange(-128.0, 128), (2000, 1))
+    factor = jax.random.uniform(jax.random.key(0), (2000, 1), minval=0.5, maxval=1)
+    stored = quantize(codes * factor, key=make_key(1))
+    np.testing.assert_array_equal(stored.codes, codes)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_the_ends_of_a_block_and_all_codes_are_used(bits):
-    x = jnp.linspace(-3.0, 5.0, 2**bits)
-    quantized = quantize(x, bits=bits)
-    np.testing.assert_allclose(round_trip(x, bits=bits), x, atol=1e-5)
-    codes = quantized.codes if bits == 8 else (quantized.codes & 15)
-    assert len(np.unique(codes)) == (256 if bits == 8 else 8)
-    assert (quantized.minimum, quantized.maximum) == (-3.0, 5.0)
+@each_storage
+@pytest.mark.parametrize("sign", [1, -1])
+def test_all_codes_are_used_and_the_largest_entry_has_the_lowest(storage, sign):
+    lowest = LOWEST[storage]
+    x = sign * jnp.linspace(-3.0, 3.0 * (lowest - 1) / lowest, 2 * lowest)
+    stored = quantize(x, storage)
+    np.testing.assert_allclose(dequantize(stored, size=len(x)), x, atol=1e-6)
+    assert float(stored.scale[0]) == pytest.approx(sign * 3 / lowest)
+    assert len(np.unique(dequantize(stored, size=len(x)))) == 2 * lowest
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_an_array_without_rows_stays_one(bits):
-    assert round_trip(jnp.zeros((0, 5)), bits=bits, block_size=2).shape == (0, 5)
+@each_storage
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_blocks_run_along_the_named_axis(storage, axis):
+    x = jax.random.normal(jax.random.key(0), (9, 9, 9))
+    options = dict(storage=storage, block_size=4)
+    last = quantize(jnp.moveaxis(x, axis, -1), **options)
+    stored = quantize(x, axis=axis, **options)
+    np.testing.assert_array_equal(jnp.moveaxis(stored.codes, axis, -1), last.codes)
+    np.testing.assert_array_equal(jnp.moveaxis(stored.scale, axis, -1), last.scale)
+    assert stored.scale.shape[axis] == 3
 
 
-def test_a_short_last_block_has_its_own_range():
+@each_storage
+def test_an_array_without_rows_stays_one(storage):
+    assert round_trip(jnp.zeros((0, 5)), storage=storage, block_size=2).shape == (0, 5)
+
+
+@each_storage
+def test_a_short_last_block_has_its_own_scale(storage):
     x = jnp.concatenate([jnp.full(4, 100.0), jnp.array([5.0, 6.0, 5.5])])
-    quantized = quantize(x, block_size=4)
-    np.testing.assert_array_equal(quantized.minimum, [100, 5])
-    np.testing.assert_array_equal(quantized.maximum, [100, 6])
-    symmetric = quantize(x, block_size=4, scheme="absmax")
-    np.testing.assert_array_equal(symmetric.maximum, [100, 6])
-    assert symmetric.minimum is None
+    scale = quantize(x, storage, block_size=4).scale
+    np.testing.assert_allclose(scale, [-100 / LOWEST[storage], -6 / LOWEST[storage]], rtol=1e-6)
 
 
-def test_neighbours_keep_their_places_when_packed_in_four_bits():
-    x = jnp.arange(15.0)
-    np.testing.assert_array_equal(quantize(x, bits=4).codes[:2] & 15, [0, 2])
-    np.testing.assert_allclose(round_trip(x, bits=4), x, atol=0.5)
+@each_storage
+def test_a_large_entry_does_not_touch_other_rows(storage):
+    x = jax.random.normal(jax.random.key(0), (2, 300)).at[0, 0].set(1e9)
+    np.testing.assert_array_equal(
+        round_trip(x, storage=storage)[1], round_trip(x[1:], storage=storage)[0]
+    )
 
 
 @hypothesis.given(
-    st.lists(st.integers(1, 4), max_size=2), st.integers(1, 600), options, st.sampled_from(SCHEMES)
+    st.lists(st.integers(1, 4), max_size=2), st.integers(1, 600), options, st.integers(0, 2)
 )
-def test_bytes_are_those_of_the_formula(batch, size, options, scheme):
-    options = {**options, "scheme": scheme}
-    shape = (*batch, size)
-    stored = jax.eval_shape(
-        functools.partial(quantize, **options), jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-    )
+def test_bytes_are_those_of_the_formula_and_the_zero_state_has_them(batch, size, options, place):
+    shape = (*batch[:place], size, *batch[place:])
+    options = {**options, "axis": min(place, len(batch))}
+    zeros = jnp.zeros(shape, jnp.bfloat16)
+    stored = quantize(zeros, **options)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
     assert total == quantized_bytes(shape, **options)
-    blocks = -(-size // options["block_size"])
-    ranges = (2 if scheme == "minmax" else 1) * 4 * blocks
-    assert total == np.prod(batch, dtype=int) * (-(-size * options["bits"] // 8) + ranges)
-    assert stored.codes.shape[:-1] == stored.maximum.shape[:-1] == tuple(batch)
+    count = -(-size // options["block_size"])
+    length = -(-size // count)
+    codes = size if options["storage"] == "int8" else count * ((length + 1) // 2)
+    assert total == np.prod(batch, dtype=int) * (codes + 4 * count)
+    made = quantized_zeros(shape, dtype=jnp.bfloat16, **options)
+    for one, other in zip(stored, made, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_jit_and_vmap_agree_with_the_plain_call(scheme, bits):
-    options = dict(bits=bits, block_size=4, scheme=scheme)
+@each_storage
+def test_jit_and_vmap_agree_with_the_plain_call(storage):
+    options = dict(storage=storage, block_size=4)
     x = jax.random.normal(jax.random.key(0), (3, 2, 11))
     plain = round_trip(x, **options)
     function = functools.partial(round_trip, **options)
@@ -169,32 +212,77 @@ def test_half_precision_goes_in_and_comes_out(dtype):
     y = round_trip(x, dtype=dtype)
     assert y.dtype == dtype
     np.testing.assert_allclose(y.astype(np.float32), x.astype(np.float32), atol=0.03)
+    assert quantize(x).scale.dtype == jnp.float32
 
 
-def test_float64_keeps_its_range_in_float64(float64):
+def test_float64_keeps_its_scale_in_float64(float64):
     x = jnp.full((3,), 0.1, jnp.float64)
-    quantized = quantize(x)
-    assert quantized.maximum.dtype == jnp.float64
-    assert quantized_bytes((3,), dtype=jnp.float64) == 3 + 16
-    np.testing.assert_array_equal(dequantize(quantized, size=3, dtype=jnp.float64), x)
+    stored = quantize(x)
+    assert stored.scale.dtype == jnp.float64
+    assert quantized_bytes((3,), dtype=jnp.float64) == 3 + 8
+    np.testing.assert_array_equal(dequantize(stored, size=3), x)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@each_storage
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_non_finite_entry_stays_visible_and_inside_its_block(scheme, bad):
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_non_finite_entry_stays_visible_and_inside_its_block(storage, bad, seed):
+    key = None if seed is None else jax.random.key(seed)
     x = jnp.ones(12).at[5].set(bad)
-    y = round_trip(x, block_size=4, scheme=scheme)
-    assert not jnp.isfinite(y[5])
+    y = round_trip(x, block_size=4, storage=storage, key=key)
+    assert not jnp.isfinite(y[4:8]).any()
     np.testing.assert_array_equal(y[:4], 1)
     np.testing.assert_array_equal(y[8:], 1)
+
+
+@each_storage
+@pytest.mark.parametrize("size", [1024, 1000])
+def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(storage, size):
+    shape = (512, size)
+
+    def feed(x, stored):
+        return quantize(x + dequantize(stored, size=size), storage)
+
+    stored = jax.eval_shape(functools.partial(quantized_zeros, shape, storage))
+    compiled = jax.jit(feed).lower(jax.ShapeDtypeStruct(shape, jnp.float32), stored).compile()
+    full = 4 * 512 * size
+    # Measured: 2.80 and 2.43.
+    assert compiled.cost_analysis()["bytes accessed"] < 3 * full
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * full
+
+
+@each_storage
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("data", "fsdp", None), (None, "data", "fsdp")])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_sharded_arrays_are_stored_where_they_are(storage, axis_type, spec, seed):
+    """Along batch and rows always, along the blocks where a shard holds whole ones."""
+    key = None if seed is None else jax.random.key(seed)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 1024))
+
+    def both(x):
+        stored = quantize(x, storage, key=key)
+        return stored, dequantize(stored, size=1024)
+
+    expected = jax.jit(both)(x)
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        compiled = jax.jit(both).lower(sharded).compile()
+        actual = compiled(sharded)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert one.sharding.spec == PartitionSpec(*spec)
+        np.testing.assert_array_equal(one, other)
+    text = compiled.as_text()
+    assert not any(name in text for name in ("all-gather", "all-reduce", "collective-permute"))
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"bits": 2}, "cannot quantise to 2 bits: choose 8 or 4"),
-        ({"block_size": 0}, "block_size must be at least 1, not 0"),
-        ({"scheme": "log"}, 'unknown scheme \'log\': choose "minmax" or "absmax"'),
+        ({"storage": "int2"}, 'cannot quantise to \'int2\': choose "int8" or "int4"'),
+        ({"block_size": 0}, "block_size=0 must be at least 1"),
+        ({"axis": 2}, r"nothing to quantise along axis 2 of shape \(4,\)"),
     ],
 )
 def test_wrong_options_are_named_with_the_choices(kwargs, message):
@@ -205,15 +293,20 @@ def test_wrong_options_are_named_with_the_choices(kwargs, message):
 def test_wrong_arrays_are_named():
     with pytest.raises(TypeError, match="not int32"):
         quantize(jnp.arange(4))
-    with pytest.raises(ValueError, match=r"last axis of shape \(3, 0\)"):
+    with pytest.raises(ValueError, match=r"along axis -1 of shape \(3, 0\)"):
         quantize(jnp.ones((3, 0)))
+    with pytest.raises(ValueError, match=r"along axis -1 of shape \(\)"):
+        quantize(jnp.float32(1))
 
 
-def test_reading_back_with_other_options_is_refused():
-    quantized = quantize(jnp.ones((2, 10)), block_size=4)
-    with pytest.raises(ValueError, match=r"do not hold 9 entries of 8 bits in blocks of 4"):
-        dequantize(quantized, size=9, block_size=4)
-    with pytest.raises(ValueError, match="take 10 bytes and 1 blocks"):
-        dequantize(quantized, size=10)
-    with pytest.raises(ValueError, match='was quantised with scheme="minmax", not "absmax"'):
-        dequantize(quantized, size=10, block_size=4, scheme="absmax")
+def test_reading_back_with_another_size_or_axis_is_refused():
+    stored = quantize(jnp.ones((2, 10)), block_size=4)
+    with pytest.raises(ValueError, match=r"do not hold 9 entries along axis -1, which take 9"):
+        dequantize(stored, size=9)
+    with pytest.raises(ValueError, match="do not hold 10 entries along axis 0"):
+        dequantize(stored, size=10, axis=0)
+    with pytest.raises(ValueError, match=r"codes of shape \(2, 10\) have no axis 2"):
+        dequantize(stored, size=10, axis=2)
+    packed = quantize(jnp.ones((2, 10)), "int4", block_size=4)
+    with pytest.raises(ValueError, match=r"int4 codes .* do not hold 20 entries .* which take 12"):
+        dequantize(packed, size=20)

@@ -47,6 +47,14 @@ def test_the_mean_over_many_draws_is_the_value(value):
     assert abs(rounded.mean() - np.float64(np.float32(value))) < 5 * 0.5 * ulp / np.sqrt(count)
 
 
+def test_typed_and_raw_keys_round_alike():
+    params = {"a": jax.random.normal(jax.random.key(0), (1000,)).astype(jnp.bfloat16)}
+    step = {"a": jnp.full(1000, 1e-3, jnp.bfloat16)}
+    typed = lro.apply_updates_stochastic(params, step, jax.random.key(5))
+    raw = jax.jit(lro.apply_updates_stochastic)(params, step, jax.random.PRNGKey(5))
+    np.testing.assert_array_equal(bits(raw["a"]), bits(typed["a"]))
+
+
 def test_only_float32_is_rounded():
     with pytest.raises(TypeError, match="only float32 is rounded to bfloat16 stoch"):
         lro.stochastic_round(jnp.ones(3, jnp.float16), jax.random.key(0))
