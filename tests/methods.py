@@ -52,6 +52,13 @@ def model(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
     }
 
 
+def low_rank_state(state: Any) -> lro.LowRankState:
+    """The state of the matrices inside a method's state."""
+    is_leaf = lambda node: isinstance(node, lro.LowRankState)
+    (found,) = filter(is_leaf, jax.tree.leaves(state, is_leaf=is_leaf))
+    return found
+
+
 def trajectory(tx: optax.GradientTransformation, params: Any, gradient: Any, steps: int) -> Any:
     """Parameters and state after `steps` steps on `gradient(params, step)`, in one scan."""
     tx = optax.with_extra_args_support(tx)
