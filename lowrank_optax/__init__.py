@@ -7,7 +7,7 @@ from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
-from lowrank_optax.linalg.dct import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
+from lowrank_optax.linalg.dct import dct_columns, dct_matrix
 from lowrank_optax.linalg.newton_schulz import newton_schulz
 from lowrank_optax.optimizers import (
     dct_adamw,
@@ -24,6 +24,7 @@ from lowrank_optax.optimizers import (
     trion,
 )
 from lowrank_optax.sharding import state_shardings, unsharded_sides, with_shardings, zero
+from lowrank_optax.sharding.cosine_transforms import orthogonal_dct, orthogonal_idct
 from lowrank_optax.sharding.synchronise import local_state_specs
 from lowrank_optax.tools import diagnostics
 from lowrank_optax.tools.memory_report import MemoryReport, memory_report

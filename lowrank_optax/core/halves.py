@@ -78,13 +78,14 @@ class Halves:
         a = {}
         for i in tree.matrices:
             a[i] = self.placement.low_rank(i, new[i].project(residual.ahead(A[i], S[i])))
-            lost = None
-            if i in moments:
-                lost = old[i].embed(moments[i].mu.astype(A[i].dtype)) - new[i].embed(
-                    moved[i].mu.astype(A[i].dtype)
-                )
             projected = residuals.Projected(
-                new[i], A[i], a[i], jax.random.fold_in(key, 2 * i + 1), lost
+                subspace=new[i],
+                A=A[i],
+                a=a[i],
+                key=jax.random.fold_in(key, 2 * i + 1),
+                previous=old[i],
+                m=moments[i].mu if i in moments else None,
+                moved=moved[i].mu if i in moved else None,
             )
             stored[i] = residual.keep(projected, stored[i])
             remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])

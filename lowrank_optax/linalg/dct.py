@@ -2,11 +2,13 @@
 
 ``orthogonal_dct(x) == x @ dct_matrix(n)`` along any axis, in one of three ways: a real FFT
 (:mod:`~lowrank_optax.linalg.dct_fft`), two small matrix products
-(:mod:`~lowrank_optax.linalg.dct_factored`) or one large one.
+(:mod:`~lowrank_optax.linalg.dct_factored`) or one large one. All of them work on the second-to-last
+axis, whose neighbours in memory are transformed alike; any other axis is moved there and back.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,6 @@ from lowrank_optax.linalg.dct_factored import (
     has_balanced_factors,
 )
 from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
-from lowrank_optax.linalg.dct_partitioned import partitioned_transform
-from lowrank_optax.sharding.types import on_several_devices
 
 __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orthogonal_idct"]
 
@@ -28,7 +28,12 @@ METHODS = ("auto", "fft", "factored", "matmul")
 
 
 def orthogonal_dct(
-    x: Shaped[Array, "*shape"], axis: int = -1, method: str = "auto"
+    x: Shaped[Array, "*shape"],
+    axis: int = -1,
+    method: str = "auto",
+    *,
+    dtype: DTypeLike | None = None,
+    precision: Any = None,
 ) -> Float[Array, "*shape"]:
     """Returns the orthonormal DCT-II of x along one axis.
 
@@ -36,20 +41,25 @@ def orthogonal_dct(
     an orthogonal map, so norms and inner products are kept and its gradient is its inverse.
 
     Args:
-        x: real floating array; the transformed axis has any length n of at least 1.
-        axis: the axis to transform.
+        x: real floating array; the transformed axis has any length n of at least 1. Of arrays that
+            are spread over devices that axis must be whole: see
+            :func:`lowrank_optax.sharding.transforms.transform_columns` for others.
+        axis: the axis to transform; fastest for the second-to-last, -2.
         method: "fft" (Makhoul's algorithm on a real FFT; half precision is computed in
-            float32), "factored" (two matrix products of sizes n1 and n2 with n = n1·n2, which run
-            on matrix units in half precision; an n that is prime, or whose factors are more than
-            8 : 1 apart, takes "matmul"), "matmul" (one product with the DCT matrix, generated on
-            the fly), or "auto": see :func:`choose_method`. Arrays that are spread over devices
-            are never gathered: :mod:`~lowrank_optax.linalg.dct_partitioned`.
+            float32), "factored" (two matrix products of sizes n1 and 2 n2 with n = n1·n2, which run
+            on matrix units in half precision; an n that is prime, or has no balanced factors,
+            takes "matmul"), "matmul" (one product with the DCT matrix, generated on the fly), or
+            "auto": by length and platform, see :func:`choose_method`.
+        dtype: of the result, such as float32 for the coefficients of a bfloat16 array; by
+            default x's.
+        precision: of products, as `jax.lax.dot_general` takes it; by default the highest in
+            float32 and float64. Half precision is multiplied as such and added up in float32.
 
     Returns:
-        The coefficients, with x's shape and dtype.
+        The coefficients, with x's shape.
 
     Raises:
-        TypeError: x is not real floating.
+        TypeError: x or dtype is not real floating.
         ValueError: the axis does not exist or is empty, or the method is unknown.
 
     Reference: Makhoul (1980); FFT-based Dynamic Subspace Selection (arXiv 2505.17967).
@@ -59,11 +69,16 @@ def orthogonal_dct(
     >>> bool(jnp.allclose(orthogonal_dct(x), x @ dct_matrix(4), atol=1e-5))
     True
     """
-    return _validated_transform(x, axis, method, inverse=False)
+    return _validated_transform(x, axis, method, dtype, precision, inverse=False)
 
 
 def orthogonal_idct(
-    x: Shaped[Array, "*shape"], axis: int = -1, method: str = "auto"
+    x: Shaped[Array, "*shape"],
+    axis: int = -1,
+    method: str = "auto",
+    *,
+    dtype: DTypeLike | None = None,
+    precision: Any = None,
 ) -> Float[Array, "*shape"]:
     """Returns the inverse of :func:`orthogonal_dct` (the orthonormal DCT-III) along one axis.
 
@@ -75,42 +90,44 @@ def orthogonal_idct(
     >>> bool(jnp.allclose(orthogonal_idct(orthogonal_dct(x)), x, atol=1e-5))
     True
     """
-    return _validated_transform(x, axis, method, inverse=True)
+    return _validated_transform(x, axis, method, dtype, precision, inverse=True)
 
 
-def choose_method(n: int, dtype: DTypeLike, backend: str | None = None) -> str:
+def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False) -> str:
     """Returns what method="auto" uses for length n: "fft", "factored" or "matmul".
 
     Args:
         n: length of the transformed axis.
         dtype: dtype of the transformed array.
-        backend: "cpu", "gpu" or "tpu"; by default the backend JAX runs on.
+        backend: "cpu", "gpu" or "tpu".
+        last: whether the last axis is transformed, where XLA's FFT needs no transposes.
 
     Returns:
         The method's name.
 
     >>> choose_method(4096, "float32", backend="cpu")
-    'fft'
-    >>> choose_method(4096, "bfloat16", backend="gpu")
     'factored'
+    >>> choose_method(4096, "float32", backend="cpu", last=True)
+    'fft'
     """
-    backend = backend or jax.default_backend()
-    if n <= _MATMUL_UP_TO:
+    del dtype  # in half precision the order is the same
+    # Measured by benchmarks/dct.py on two CPU cores. Along the second-to-last axis the factored
+    # form takes a third to a fifth of the FFT's time from 96 to 4096, in float32 and bfloat16, and
+    # is level with the product up to 64; of lengths without factors the product is the faster up to
+    # 512. Along the last axis the FFT wins from 512 on and is level with the product at 256.
+    # On accelerators by reasoning: matrix units want products of about 256, which cost no more
+    # than a factored transform's passes over memory.
+    if backend == "cpu" and last:
+        return "matmul" if n <= 256 else "fft"
+    if n <= (64 if backend == "cpu" else 256):
         return "matmul"
-    if backend == "cpu":
-        return "fft"
     if has_balanced_factors(n):
         return "factored"
-    return "matmul" if backend == "tpu" else "fft"  # TPUs have no fast FFT
+    # TPUs have no fast FFT.
+    return "matmul" if backend == "tpu" or n <= 512 else "fft"
 
 
-# Measured by benchmarks/dct.py on two CPU cores: the product wins by up to 3 times at n <= 128,
-# is level with the FFT (0.7 to 1.3 times) at 256 and loses from 512 on; the FFT is faster than the
-# factored form from there on. On accelerators by reasoning, not measured: matrix units want
-# products of about that size, and one costs no more than a factored transform's passes over memory.
-_MATMUL_UP_TO = 256
-
-_TRANSFORMS: dict[tuple[str, bool], Callable[[Array], Array]] = {
+_TRANSFORMS: dict[tuple[str, bool], Callable[..., Array]] = {
     ("fft", False): fft_dct,
     ("fft", True): fft_idct,
     ("factored", False): factored_dct,
@@ -120,13 +137,18 @@ _TRANSFORMS: dict[tuple[str, bool], Callable[[Array], Array]] = {
 }
 
 
-def _validated_transform(x: Array, axis: int, method: str, *, inverse: bool) -> Array:
+def _validated_transform(
+    x: Array, axis: int, method: str, dtype: DTypeLike | None, precision: Any, *, inverse: bool
+) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"the DCT takes real floating arrays, not {x.dtype.name} of shape {x.shape}: "
             "convert it first, e.g. x.astype(jnp.float32)"
         )
+    dtype = jnp.dtype(x.dtype if dtype is None else dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"the DCT is real: dtype {dtype.name} is not a floating dtype")
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(
             f"axis {axis} is out of range for an array of shape {x.shape}: "
@@ -138,17 +160,43 @@ def _validated_transform(x: Array, axis: int, method: str, *, inverse: bool) -> 
         raise ValueError(f"axis {axis} of shape {x.shape} is empty: the DCT needs length >= 1")
     if method not in METHODS:
         raise ValueError(f"unknown DCT method {method!r}: choose one of {', '.join(METHODS)}")
-    if method == "auto":
-        method = choose_method(x.shape[axis], x.dtype)
     if method == "factored" and not has_balanced_factors(x.shape[axis]):
         method = "matmul"
-    split = on_several_devices(x)
-    return _transform(x, axis=axis, method=method, inverse=inverse, split=split)
+    return _transform(
+        x, axis=axis % x.ndim, method=method, dtype=dtype, precision=precision, inverse=inverse
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "method", "inverse", "split"))
-def _transform(x: Array, *, axis: int, method: str, inverse: bool, split: bool) -> Array:
-    moved = jnp.moveaxis(x, axis, -1)
-    transform, back = _TRANSFORMS[method, inverse], _TRANSFORMS[method, not inverse]
-    moved = partitioned_transform(moved, transform, back) if split else transform(moved)
-    return jnp.moveaxis(moved, -1, axis)
+_STATIC = ("axis", "method", "dtype", "precision", "inverse")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _transform(
+    x: Array, *, axis: int, method: str, dtype: DTypeLike, precision: Any, inverse: bool
+) -> Array:
+    def by(method: str) -> Callable[[Array], Array]:
+        return lambda x: _TRANSFORMS[method, inverse](x, dtype, precision)
+
+    last = axis == x.ndim - 1
+    moved = x[:, None] if x.ndim == 1 else jnp.moveaxis(x, axis, -2)
+    y = _by_platform(by, moved, last) if method == "auto" else by(method)(moved)
+    return y[:, 0] if x.ndim == 1 else jnp.moveaxis(y, -2, axis)
+
+
+_PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
+
+
+def _by_platform(
+    by: Callable[[str], Callable[[Array], Array]], x: Float[Array, "*batch n m"], last: bool
+) -> Float[Array, "*batch n m"]:
+    """The transform by the method for the platform that the program is compiled for."""
+    choices = {
+        platform: choose_method(x.shape[-2], x.dtype, backend, last=last)
+        for platform, backend in _PLATFORMS.items()
+    }
+    # One function a method: platforms that agree share a branch, and need none if all do.
+    branches = {method: by(method) for method in set(choices.values())}
+    if len(branches) == 1:
+        return branches[choices["cpu"]](x)
+    per_platform = {platform: branches[method] for platform, method in choices.items()}
+    return jax.lax.platform_dependent(x, default=branches[choices["cuda"]], **per_platform)

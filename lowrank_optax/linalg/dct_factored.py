@@ -1,110 +1,141 @@
-"""The DCT as two small matrix products: one Cooley–Tukey step for matrix units."""
+"""The DCT as two products with small matrices: one Cooley–Tukey step for matrix units."""
 
+import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from lowrank_optax.linalg.dct_fft import (
     evens_then_odds_reversed,
     undo_evens_then_odds_reversed,
 )
+from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.products import multiply_rows
 
-# By reasoning: at n1 = 8 n2 the factored form costs 1.6 times the balanced one.
-_MOST_UNBALANCED = 8
+# Beyond this multiple of the least n1 + 2 n2, which is √(8 n), one large product is preferred.
+_MOST_UNBALANCED = 1.6
 
 
+@functools.cache
 def factor_pair(n: int) -> tuple[int, int]:
-    """The factorisation n = n1·n2, n1 >= n2, with the smallest n1 + n2; (n, 1) for a prime."""
-    n2 = next(d for d in range(math.isqrt(n), 0, -1) if n % d == 0)
-    return n // n2, n2
+    """The factorisation n = n1·n2 with the fewest multiplications, n1 + 2 n2 for an entry.
+
+    n1 is even where n is. Of two that are level the one with the larger n1, whose second product
+    has the smaller matrices.
+    """
+    divisors = [d for d in range(1, n + 1) if n % d == 0 and (d % 2 == 0 or n % 2 == 1)]
+    n1 = min(divisors, key=lambda d: (d + 2 * (n // d), -d))
+    return n1, n // n1
 
 
 def has_balanced_factors(n: int) -> bool:
-    """Whether n splits well: then the factors' matrices hold at most 16 n numbers."""
+    """Whether n splits well, so that two products with small matrices beat one with a large."""
     n1, n2 = factor_pair(n)
-    return n2 > 1 and n1 <= _MOST_UNBALANCED * n2
+    return n2 > 1 and n1 + 2 * n2 <= _MOST_UNBALANCED * math.sqrt(8 * n)
 
 
-def factored_dct(x: Float[Array, "*rows n"]) -> Float[Array, "*rows n"]:
-    """DCT-II of the last axis in O(n (n1 + n2)) multiplications a row, n = n1·n2.
+def factored_dct(
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
+) -> Float[Array, "*batch n m"]:
+    """DCT-II of the second-to-last axis in n1 + 2 n2 multiplications an entry, n = n1·n2.
 
     With v Makhoul's ordering of x (evens, then odds reversed), j = j1·n2 + j2 and
-    k = k1 + n1·k2, the phase of ``X_k = c_k Re Σ_j v_j exp(-iπ (4j + 1) k / 2n)`` splits into
-    exp(-2πi j1 k1 / n1) · exp(-iπ (4 j2 + 1) k1 / 2n) · exp(-iπ (4 j2 + 1) k2 / 2 n2):
-    a product over j1, an elementwise twiddle, and a product over j2 of which only the real
-    part is formed. Half precision is multiplied as such and accumulated in float32.
+    k = k1 + n1·k2, the phase of ``Z_k = Σ_j v_j exp(-iπ (4j + 1) k / 2n)`` splits into
+    exp(-2πi j1 k1 / n1) · exp(-iπ (4 j2 + 1) k / 2n): a product over j1, the same for every j2,
+    then one over j2, with a matrix for every k1. As ``X_k = c_k Re Z_k`` and
+    ``X_{n-k} = -c_k Im Z_k``, the residues k1 up to n1 / 2 suffice. Every step is an orthogonal map
+    of n numbers, and rows of x stay whole: 8 passes over the matrix.
+
+    Args:
+        x: matrices. Half precision is multiplied as such and added up in float32.
+        dtype: of the result.
+        precision: of the products; None for the highest, and for half precision the default.
     """
-    n = x.shape[-1]
+    *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
-    outer, cosine, sine, inner = _factors(n1, n2, x.dtype)
-    v = evens_then_odds_reversed(x).reshape(*x.shape[:-1], n1, n2)
-    real, imaginary = jnp.split(_einsum("jp,...jb->...pb", outer, v), 2, axis=-2)
-    turned = jnp.concatenate(
-        [real * cosine + imaginary * sine, imaginary * cosine - real * sine], axis=-1
-    )
-    # The transposed output of this product is several times faster as a separate transpose.
-    product = jnp.swapaxes(_einsum("...kq,ql->...kl", turned.astype(x.dtype), inner), -1, -2)
-    return (product.reshape(x.shape) * _constant_term_scale(n, product.dtype)).astype(x.dtype)
+    pairs = (n1 + 1) // 2
+    v = evens_then_odds_reversed(x).reshape(*batch, n1, n2 * m)
+    Y = multiply_rows(_outer(n1, x.dtype), v, precision).astype(x.dtype)
+    Y = Y.reshape(*batch, pairs, 2 * n2, m)
+    Z = multiply_rows(_inner(n1, n2, x.dtype), Y, precision)
+    return _in_order(Z.reshape(*batch, pairs, 2, n2, m), n1).reshape(x.shape).astype(dtype)
 
 
-def factored_idct(x: Float[Array, "*rows n"]) -> Float[Array, "*rows n"]:
-    """Inverse DCT-II of the last axis: the adjoint of :func:`factored_dct`, step by step."""
-    n = x.shape[-1]
+def factored_idct(
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
+) -> Float[Array, "*batch n m"]:
+    """Inverse DCT-II of the second-to-last axis: :func:`factored_dct` transposed, step by step."""
+    *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
-    outer, cosine, sine, inner = _factors(n1, n2, x.dtype)
-    scale = _constant_term_scale(n, jnp.promote_types(x.dtype, jnp.float32))
-    scaled = (x * scale).astype(x.dtype).reshape(*x.shape[:-1], n2, n1)
-    product = _einsum("...kl,ql->...kq", jnp.swapaxes(scaled, -1, -2), inner)
-    real, imaginary = jnp.split(product, 2, axis=-1)
-    turned = jnp.concatenate(
-        [real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-2
-    )
-    v = _einsum("jp,...pb->...jb", outer, turned.astype(x.dtype)).reshape(x.shape)
-    return undo_evens_then_odds_reversed(v).astype(x.dtype)
+    pairs = (n1 + 1) // 2
+    Z = _undo_in_order(x.reshape(*batch, n2, n1, m)).reshape(*batch, pairs, 2 * n2, m)
+    Y = multiply_rows(_inner(n1, n2, x.dtype).mT, Z, precision).astype(x.dtype)
+    v = multiply_rows(_outer(n1, x.dtype).T, Y.reshape(*batch, 2 * pairs, n2 * m), precision)
+    # The barrier: else one half is sliced before the reshape, and all of v read for the other.
+    return undo_evens_then_odds_reversed(lax.optimization_barrier(v.reshape(x.shape))).astype(dtype)
 
 
-def _einsum(equation: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(
-        equation,
-        a,
-        b,
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
-    )
+def _in_order(Z: Float[Array, "*batch pairs 2 n2 m"], n1: int) -> Float[Array, "*batch n2 {n1} m"]:
+    """Coefficients by (k2, k1): the first half as they are, the others from the mirrored half."""
+    first, second = Z[..., 0, :, :], Z[..., 1, :, :]
+    middle = second[..., : 1 - n1 % 2, :, :]
+    mirrored = jnp.flip(second[..., 1:, :, :], (-3, -2))
+    return jnp.swapaxes(jnp.concatenate([first, middle, mirrored], axis=-3), -3, -2)
 
 
-def _factors(n1: int, n2: int, dtype: jnp.dtype) -> tuple[Array, Array, Array, Array]:
-    """The outer product's matrix (n1, 2 n1), the twiddle's cosine and sine (n1, n2), and the
-    inner product's matrix (2 n2, n2); real and imaginary parts side by side.
+def _undo_in_order(X: Float[Array, "*batch n2 n1 m"]) -> Float[Array, "*batch pairs 2 n2 m"]:
+    """The inverse of :func:`_in_order`; an odd n1 has no middle residue, and a zero is there."""
+    X = jnp.swapaxes(X, -3, -2)
+    n1 = X.shape[-3]
+    pairs = (n1 + 1) // 2
+    middle = jnp.zeros_like(X[..., :1, :, :]) if n1 % 2 else X[..., pairs : pairs + 1, :, :]
+    mirrored = jnp.flip(X[..., n1 // 2 + 1 :, :, :], (-3, -2))
+    second = jnp.concatenate([middle, mirrored], axis=-3)
+    return jnp.stack([X[..., :pairs, :, :], second], axis=-3)
 
-    O(n) constants; phases are reduced as integers, so they are exact at any n.
+
+def _outer(n1: int, dtype: DTypeLike) -> Float[Array, "rows {n1}"]:
+    """The real DFT of size n1: two rows for every residue k1 < n1 / 2, real and imaginary part.
+
+    Residues 0 and n1 / 2 are real and share the first two rows (a zero row for an odd n1).
     """
-    n = n1 * n2
-    j1, k1, j2, k2 = range(n1), range(n1), range(n2), range(n2)
-    outer = [[_cosine(j * k, n1) for k in k1] + [-_sine(j * k, n1) for k in k1] for j in j1]
-    cosine = [[_cosine((4 * j + 1) * k, 4 * n) for j in j2] for k in k1]
-    sine = [[_sine((4 * j + 1) * k, 4 * n) for j in j2] for k in k1]
-    inner = [[_cosine((4 * j + 1) * k, 4 * n2) for k in k2] for j in j2]
-    inner += [[_sine((4 * j + 1) * k, 4 * n2) for k in k2] for j in j2]
-    computing = jnp.promote_types(dtype, jnp.float32)
-    return (
-        (jnp.array(outer, computing) * math.sqrt(1 / n1)).astype(dtype),
-        jnp.array(cosine, computing),
-        jnp.array(sine, computing),
-        (jnp.array(inner, computing) * math.sqrt(2 / n2)).astype(dtype),
-    )
+    j1, k1 = np.arange(n1), np.arange((n1 + 1) // 2)
+    cosine, sine = _cosine_and_sine(np.outer(k1, j1), n1)
+    rows = np.stack([cosine, -sine], axis=1)
+    rows[0, 1] = 0 if n1 % 2 else 1 - 2 * (j1 % 2)
+    return jnp.asarray(rows.reshape(-1, n1) * math.sqrt(1 / n1), dtype)
 
 
-def _cosine(phase: int, period: int) -> float:
-    return math.cos(2 * math.pi * (phase % period) / period)
+def _inner(n1: int, n2: int, dtype: DTypeLike) -> Float[Array, "pairs {2*n2} {2*n2}"]:
+    """For every residue k1 < n1 / 2 the map from (real, imaginary) at all j2 to (X_k, X_{n-k}).
+
+    Constants of O(n) numbers only: the angles of k1 and of n1·k2 are added in the graph, which
+    takes 2 n·n2 operations for a matrix with n·m entries. Phases are reduced as integers.
+    """
+    n, pairs, computing = n1 * n2, (n1 + 1) // 2, wide_dtype(dtype)
+    j2, k2 = 4 * np.arange(n2) + 1, np.arange(n2)
+    scale = math.sqrt(2 / n2)
+
+    def tables(phases: np.ndarray, period: int, scale: float) -> tuple[Array, Array]:
+        cosine, sine = _cosine_and_sine(phases, period)
+        return jnp.asarray(cosine * scale, computing), jnp.asarray(sine * scale, computing)
+
+    cosine_k1, sine_k1 = tables(np.outer(np.arange(pairs), j2)[:, None], 4 * n, 1.0)
+    cosine_k2, sine_k2 = tables(np.outer(k2, j2), 4 * n2, scale)
+    cosine = cosine_k1 * cosine_k2 - sine_k1 * sine_k2
+    sine = sine_k1 * cosine_k2 + cosine_k1 * sine_k2
+    rows = jnp.stack([jnp.concatenate([cosine, sine], -1), jnp.concatenate([sine, -cosine], -1)], 1)
+    # The first pair holds residue 0, and n1 / 2 in place of an imaginary part; c_0 = c_k / √2.
+    constant = cosine_k2.at[0].multiply(math.sqrt(0.5))
+    middle = tables(np.outer(n1 // 2 + n1 * k2, j2), 4 * n, 0.0 if n1 % 2 else scale)[0]
+    first = jnp.stack([jnp.pad(constant, [(0, 0), (0, n2)]), jnp.pad(middle, [(0, 0), (n2, 0)])])
+    return jnp.concatenate([first[None], rows[1:]]).reshape(pairs, 2 * n2, 2 * n2).astype(dtype)
 
 
-def _sine(phase: int, period: int) -> float:
-    return math.sin(2 * math.pi * (phase % period) / period)
-
-
-def _constant_term_scale(n: int, dtype: jnp.dtype) -> Array:
-    """c_k / √(2 / n): 1 but for the constant term's."""
-    return jnp.where(jnp.arange(n) == 0, math.sqrt(0.5), 1.0).astype(dtype)
+def _cosine_and_sine(phases: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
+    angles = 2 * np.pi * (phases % period) / period
+    return np.cos(angles), np.sin(angles)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from lowrank_optax.sharding.types import on_several_devices
+from lowrank_optax.linalg.devices import on_several_devices
 
 
 def matrix_by_matrix(function: Callable[[Array], Any], A: Float[Array, "*batch m n"]) -> Any:

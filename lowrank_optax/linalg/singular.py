@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.devices import on_several_devices
 from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.lapack import matrix_by_matrix
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
-from lowrank_optax.sharding.types import on_several_devices
 
 METHODS = ("auto", "exact", "gram", "randomized")
 

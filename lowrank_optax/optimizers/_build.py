@@ -123,7 +123,7 @@ def assemble(
         step_dtype="float32",
     )
     other_rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
-    other = fallback or in_float32(descend(optax.scale_by_adam(), other_rate))
+    other = fallback or all_in_float32(descend(optax.scale_by_adam(), other_rate))
     other = zero(other, zero_axis)
     if recipe.sync_axis is not None:
         other = optax.chain(average_gradients(recipe.sync_axis), other)
@@ -157,7 +157,7 @@ def rounded_once(tx: optax.GradientTransformation) -> Optimizer:
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def in_float32(tx: optax.GradientTransformation) -> Optimizer:
+def all_in_float32(tx: optax.GradientTransformation) -> Optimizer:
     """An optimizer that computes, and keeps its state, in at least float32.
 
     Args:
@@ -165,9 +165,9 @@ def in_float32(tx: optax.GradientTransformation) -> Optimizer:
 
     Example:
       >>> import jax.numpy as jnp, optax
-      >>> from lowrank_optax.optimizers._build import in_float32
+      >>> from lowrank_optax.optimizers._build import all_in_float32
       >>> params = {"w": jnp.ones(3, jnp.bfloat16)}
-      >>> in_float32(optax.scale_by_adam()).init(params).nu["w"].dtype.name
+      >>> all_in_float32(optax.scale_by_adam()).init(params).nu["w"].dtype.name
       'float32'
     """
     inner = rounded_once(tx)

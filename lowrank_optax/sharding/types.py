@@ -9,37 +9,22 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-AnyMesh = Mesh | AbstractMesh
+from lowrank_optax.linalg.devices import AnyMesh, mesh_of, on_several_devices, sharding_of
 
-
-def mesh_of(tree: Any) -> AnyMesh | None:
-    """The mesh that a tree's arrays are spread over, else the one set by `jax.set_mesh`.
-
-    Returns:
-      None if there is no mesh, or inside `jax.shard_map`, where every device
-      works on arrays of its own. A concrete mesh for arrays on one, else an abstract one.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.sharding.types import mesh_of
-      >>> mesh_of({"w": jnp.ones(2)}) is None
-      True
-    """
-    leaves = jax.tree.leaves(tree)
-    meshes = [sharding.mesh for leaf in leaves if (sharding := _sharding(leaf)) is not None]
-    context = jax.sharding.get_abstract_mesh()
-    for mesh in (*meshes, context):
-        if not mesh.empty:
-            return None if AxisType.Manual in mesh.axis_types else mesh
-    return None
-
-
-def on_several_devices(tree: Any) -> bool:
-    """Whether a tree's arrays may be spread over devices, by their types or a mesh that is set."""
-    mesh = mesh_of(tree)
-    return mesh is not None and mesh.size > 1
+__all__ = [
+    "AnyMesh",
+    "axes_of",
+    "has_explicit",
+    "is_traced",
+    "mesh_of",
+    "on_several_devices",
+    "shards",
+    "spec_of",
+    "typed_spec",
+    "with_axis_types",
+]
 
 
 def is_traced(tree: Any) -> bool:
@@ -74,7 +59,7 @@ def spec_of(leaf: Any) -> PartitionSpec | None:
       >>> spec_of(jnp.ones((2, 3)))
       P(None, None)
     """
-    sharding = _sharding(leaf)
+    sharding = sharding_of(leaf)
     mesh = jax.sharding.get_abstract_mesh() if sharding is None else sharding.mesh
     if isinstance(leaf, jax.core.Tracer) and mesh.size > 1 and AxisType.Auto in mesh.axis_types:
         return None
@@ -83,7 +68,7 @@ def spec_of(leaf: Any) -> PartitionSpec | None:
 
 def typed_spec(leaf: Any) -> PartitionSpec:
     """How an array is partitioned over the axes that its type, or the array itself, tells."""
-    sharding = _sharding(leaf)
+    sharding = sharding_of(leaf)
     spec = () if sharding is None else tuple(sharding.spec)
     return PartitionSpec(*spec, *[None] * (len(leaf.shape) - len(spec)))
 
@@ -104,13 +89,3 @@ def axes_of(entry: Any) -> tuple[str, ...]:
 def shards(mesh: AnyMesh, axes: tuple[str, ...]) -> int:
     """Number of parts that mesh axes split something into."""
     return math.prod(mesh.shape[axis] for axis in axes)
-
-
-def _sharding(leaf: Any) -> NamedSharding | None:
-    """The sharding on a mesh, if the leaf is on one."""
-    if isinstance(leaf, jax.core.Tracer):
-        sharding = jax.typeof(leaf).sharding
-    else:
-        sharding = getattr(leaf, "sharding", None)
-    is_on_mesh = isinstance(sharding, NamedSharding) and not sharding.mesh.empty
-    return sharding if is_on_mesh else None

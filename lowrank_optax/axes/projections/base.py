@@ -103,6 +103,16 @@ class Subspace(abc.ABC):
         outside = jnp.asarray(outside, A.dtype)
         return outside * A + (jnp.asarray(inside, A.dtype) - outside) * self.embed(a)
 
+    def without(
+        self,
+        A: Float[Array, "*batch n m"],
+        x: Float[Array, "*batch r p"],
+        previous: Any,
+        y: Float[Array, "*batch r p"],
+    ) -> Float[Array, "*batch n m"]:
+        """A − P x − P_previous y, in the domain, with a subspace of the same projection."""
+        return A - self.embed(x) - previous.embed(y)
+
 
 class Projection(abc.ABC):
     """A subspace of the compressed axis. Stateless: what changes is the basis.

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
@@ -34,6 +35,14 @@ class FixedBasis(Projection):
     def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         """The chosen columns of Q, shape (..., n, r)."""
 
+    def order(self, n: int) -> np.ndarray | None:
+        """Which column of Q each row of the domain belongs to; None if they are in order.
+
+        A fast transform that leaves its result in an order of its own saves a pass over it.
+        """
+        del n
+        return None
+
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Indices:
         """The first r columns."""
         del dtype, key
@@ -42,6 +51,9 @@ class FixedBasis(Projection):
     def refresh(self, choice: Choice) -> Indices:
         """Choose columns anew from their scores."""
         scores = mean_over(self.select.scores(choice.A), self.sync_axis)
+        order = self.order(choice.A.shape[-2])
+        if order is not None:
+            scores = _look_up(scores, np.argsort(order))
         return self.select(scores, choice.rank, choice.key)
 
     def subspace(self, basis: Indices, shape: Shape, dtype: Any = None) -> "ChosenColumns":
@@ -69,7 +81,11 @@ class ChosenColumns(Subspace):
 
     def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
         """The chosen rows of the coefficients."""
-        return mean_over(take_rows(A, self.indices), self.projection.sync_axis)
+        order = self.projection.order(self.n)
+        rows = self.indices
+        if order is not None:
+            rows = _look_up(jnp.asarray(np.argsort(order), jnp.int32), rows)
+        return mean_over(take_rows(A, rows), self.projection.sync_axis)
 
     def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
         """Coefficients that are u at the chosen rows and zero elsewhere."""
@@ -98,8 +114,9 @@ class ChosenColumns(Subspace):
     @functools.cached_property
     def table(self) -> tuple[Int[Array, "*batch n"], Bool[Array, "*batch n"]]:
         """For every row its slot among the chosen ones, and whether it is chosen."""
-        rows = jnp.arange(self.n, dtype=jnp.int32)
-        return _find(self.indices, jnp.broadcast_to(rows, (*self.indices.shape[:-1], self.n)))
+        order = self.projection.order(self.n)
+        columns = jnp.asarray(np.arange(self.n) if order is None else order, jnp.int32)
+        return _find(self.indices, jnp.broadcast_to(columns, (*self.indices.shape[:-1], self.n)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +145,11 @@ def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "
     for _ in range(x.ndim - 2):
         take = jax.vmap(take)
     return take(x, indices)
+
+
+def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*batch k"]:
+    """Entries of the last axis of a table."""
+    return jnp.take(table, positions, axis=-1, mode="clip")
 
 
 def _find(

@@ -50,6 +50,17 @@ class Span(Subspace):
         dtype = self.dtype or u.dtype
         return product(self.P.astype(dtype), u.astype(dtype))
 
+    def without(
+        self,
+        A: Float[Array, "*batch n m"],
+        x: Float[Array, "*batch r m"],
+        previous: "Span",
+        y: Float[Array, "*batch r m"],
+    ) -> Float[Array, "*batch n m"]:
+        """A − P x − P_previous y, by one product, for each makes a matrix of A's size."""
+        P = jnp.concatenate([self.P, previous.P], axis=-1).astype(A.dtype)
+        return A - product(P, jnp.concatenate([x, y], axis=-2))
+
     def since(self, previous: "Span") -> "Rotation":
         """R = Pᵀ_previous P, r × r."""
         return Rotation(product(previous.P.mT, self.P))

@@ -102,7 +102,8 @@ def online_pca(
     """The subspace of Online Subspace Descent: no SVD after the first step.
 
     A refresh takes the singular vectors of A on its compressed side; every other step moves P,
-    after it was used, by one step of `optimizer` on ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖². P is not orthonormalised.
+    after it was used, by one step of `optimizer` on ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖². P is not
+    orthonormalised.
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.

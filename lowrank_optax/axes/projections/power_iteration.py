@@ -35,14 +35,13 @@ class PowerIteration(LearnedBasis):
         A, basis = choice.A, choice.basis
 
         def iterate() -> Float[Array, "*batch n r"]:
-            B = A if self.rho is None else self._mixture(choice)
             P = basis.astype(A.dtype)
             for _ in range(self.iterations):
-                b = product(B.mT, P)
+                b = self._transposed_times(choice, P)
                 # Scaled, so that the squares of tiny gradients do not underflow.
                 largest = jnp.max(jnp.abs(b), axis=(-2, -1), keepdims=True)
                 b = b / jnp.where(largest > 0, largest, 1)
-                P = orthonormal_columns(product(B, b), self.orthogonalize)
+                P = orthonormal_columns(self._times(choice, b), self.orthogonalize)
             return jnp.where(largest > 0, keep_finite(P.astype(basis.dtype), basis), basis)
 
         def start() -> Float[Array, "*batch n r"]:
@@ -62,12 +61,32 @@ class PowerIteration(LearnedBasis):
                 "let it follow the gradient alone",
             )
 
-    def _mixture(self, choice: Choice) -> Float[Array, "*batch n m"]:
-        """ρ P m̂ + (1 − ρ) A with the bias-corrected first moment m̂."""
-        A, moment = choice.A, choice.moment
+    # The mixture B = ρ P_old m̂ + (1 − ρ) A is never formed: its products are low-rank ones.
+
+    def _transposed_times(
+        self, choice: Choice, P: Float[Array, "*batch n r"]
+    ) -> Float[Array, "*batch m r"]:
+        """Bᵀ P."""
+        along = product(choice.A.mT, P)
+        if self.rho is None:
+            return along
+        old, m = self._moment(choice)
+        return self.rho * product(m.mT, product(old.mT, P)) + (1 - self.rho) * along
+
+    def _times(self, choice: Choice, b: Float[Array, "*batch m r"]) -> Float[Array, "*batch n r"]:
+        """B b."""
+        along = product(choice.A, b)
+        if self.rho is None:
+            return along
+        old, m = self._moment(choice)
+        return self.rho * product(old, product(m, b)) + (1 - self.rho) * along
+
+    def _moment(self, choice: Choice) -> tuple[Array, Array]:
+        """The basis that the first moment is in, and the bias-corrected moment m̂."""
+        moment, dtype = choice.moment, choice.A.dtype
         assert moment is not None
-        m = (moment.mu / (1 - self.b1 ** jnp.maximum(moment.count, 1))).astype(A.dtype)
-        return self.rho * product(choice.basis.astype(A.dtype), m) + (1 - self.rho) * A
+        m = moment.mu / (1 - self.b1 ** jnp.maximum(moment.count, 1))
+        return choice.basis.astype(dtype), m.astype(dtype)
 
 
 def power_iteration(

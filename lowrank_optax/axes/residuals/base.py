@@ -25,15 +25,18 @@ class Projected:
       A: what was projected, in the domain, shape (..., n, m).
       a: its coordinates in the subspace, shape (..., r, m).
       key: a random key of this matrix and step.
-      moment_loss: what the transport of the first moment lost, P_previous m − P n in the domain;
-        None if the inner optimizer has no first moment.
+      previous: the subspace of the last step.
+      m: the inner optimizer's first moment in its coordinates, None if there is none.
+      moved: the same after its transport to this subspace.
     """
 
     subspace: Subspace
     A: Float[Array, "*batch n m"]
     a: Float[Array, "*batch r p"]
     key: PRNGKeyArray
-    moment_loss: Float[Array, "*batch n m"] | None = None
+    previous: Subspace
+    m: Float[Array, "*batch r p"] | None = None
+    moved: Float[Array, "*batch r p"] | None = None
 
     def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch n m"]:
         """A with its part inside and its part outside the subspace scaled, in the domain."""

@@ -81,9 +81,16 @@ class ErrorFeedback(Residual):
 
     def keep(self, projected: Projected, state: Any) -> Any:
         """What the subspace left over, and β₁ / (1 − β₁) times what the moment lost."""
-        E = projected.reweighted(0.0, 1.0)
-        if self.moment_decay is not None:
-            E += self.moment_decay / (1 - self.moment_decay) * projected.moment_loss
+        if self.moment_decay is None:
+            E = projected.reweighted(0.0, 1.0)
+        else:
+            m, moved = projected.m, projected.moved
+            assert m is not None
+            assert moved is not None
+            c = self.moment_decay / (1 - self.moment_decay)
+            a = projected.a + c * moved.astype(projected.a.dtype)
+            lost = -c * m.astype(projected.a.dtype)
+            E = projected.subspace.without(projected.A, a, projected.previous, lost)
         if self.storage == "float32":
             return E
         key = projected.key if self.stochastic else None

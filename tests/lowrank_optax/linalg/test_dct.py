@@ -118,6 +118,58 @@ def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n", [1, 2, 9, 15, 16, 36, 75])
+def test_stacked_columns_match_scipy_in_float64(method, n, float64):
+    # 75 = 15 · 5 and 9 = 3 · 3 have odd factors, which leave no middle residue.
+    x = normal((2, 3, n, 4), jnp.float64)
+    for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
+        expected = reference(np.asarray(x), norm="ortho", axis=-2)
+        np.testing.assert_allclose(transform(x, -2, method), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_half_precision_goes_in_and_float32_comes_out_without_a_cast_before_products(method, axis):
+    x = normal((96, 96), jnp.bfloat16)
+    for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
+        y = transform(x, axis, method, dtype=jnp.float32)
+        assert y.dtype == jnp.float32
+        expected = reference(np.asarray(x, np.float64), norm="ortho", axis=axis)
+        # Of float32 operands the error would be 1e-7, of an output rounded to bfloat16 0.004.
+        assert relative_error(y, expected) <= (1e-6 if method == "fft" else 0.006)
+        assert jnp.any(y != y.astype(jnp.bfloat16))
+        text = jax.jit(lambda x, f=transform: f(x, axis, method, dtype=jnp.float32)).lower(x)
+        products = re.findall(r"dot_general.*: \((.*)\) -> (.*)", text.as_text())
+        assert bool(products) == (method != "fft")
+        for operands, result in products:
+            assert operands.count("xbf16>") == 2
+            assert "xf32>" in result
+
+
+def test_precision_is_that_of_the_products():
+    x = jnp.ones((96, 4))
+    for method in ["factored", "matmul"]:
+        for precision, written in [(None, "HIGHEST"), ("default", "DEFAULT"), ("high", "HIGH")]:
+            text = jax.jit(
+                lambda x, m=method, p=precision: orthogonal_dct(x, -2, m, precision=p)
+            ).lower(x)
+            found = set(re.findall(r"precision = \[(\w+), (\w+)\]", text.as_text()))
+            assert found == {(written, written)}
+    half = jax.jit(lambda x: orthogonal_dct(x, -2, "matmul")).lower(x.astype(jnp.bfloat16))
+    assert "HIGHEST" not in half.as_text()
+
+
+# Passes over the matrix: what XLA counts as bytes accessed, in multiples of the matrix.
+@pytest.mark.parametrize(("method", "passes", "held"), [("fft", 6.1, 2.1), ("factored", 8.2, 2.1)])
+def test_rows_are_read_and_written_as_seldom_as_can_be(method, passes, held):
+    x = jax.ShapeDtypeStruct((512, 1024), jnp.float32)
+    for transform in TRANSFORMS:
+        compiled = jax.jit(lambda x, f=transform: f(x, -2, method)).lower(x).compile()
+        assert compiled.cost_analysis()["bytes accessed"] <= passes * 4 * 512 * 1024
+        assert compiled.memory_analysis().temp_size_in_bytes <= held * 4 * 512 * 1024
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_gradient_of_the_transform_is_its_inverse(method):
     x, cotangent = normal((3, 30)), normal((3, 30), seed=1)
     for transform, inverse in [TRANSFORMS, TRANSFORMS[::-1]]:
@@ -201,27 +253,33 @@ def test_columns_are_exact_in_float64_and_rounded_in_bfloat16(float64):
     np.testing.assert_array_equal(half, dct_columns(100, indices).astype(jnp.bfloat16))
 
 
-def test_cosines_on_tpus_equal_the_table_elsewhere(monkeypatch):
+def lowered_for(platform, function, *arguments):
+    return jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+
+
+def test_the_platform_compiled_for_decides_not_the_one_traced_on():
+    columns = lambda i: dct_columns(96, i)
+    indices = jax.ShapeDtypeStruct((8,), jnp.int32)
+    assert "stablehlo.cosine" in lowered_for("tpu", columns, indices)
+    for platform in ["cpu", "cuda", "rocm"]:
+        assert "stablehlo.cosine" not in lowered_for(platform, columns, indices)
+    x = jax.ShapeDtypeStruct((1018, 4), jnp.float32)  # 2 · 509 has no balanced factors
+    transforms = lambda x: orthogonal_idct(orthogonal_dct(x, -2), -2)
+    for platform, has_fft in {"cpu": True, "cuda": True, "rocm": True, "tpu": False}.items():
+        assert ("stablehlo.fft" in lowered_for(platform, transforms, x)) == has_fft
+        factored = lowered_for(platform, transforms, jax.ShapeDtypeStruct((512, 4), jnp.float32))
+        assert "stablehlo.fft" not in factored
+
+
+def test_computed_cosines_equal_the_table():
+    # What is compiled for a TPU, run here.
     indices = jnp.arange(33)
-    table = dct_columns(33, indices)
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    np.testing.assert_allclose(dct_columns(33, indices), table, atol=5e-8)
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [("a", None, None), (None, "a", None), ("b", "a", None)])
-def test_auto_moves_nothing_between_devices_under_a_mesh(axis_type, spec):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type, axis_type))
-    x = normal((4, 8, 512))
-    sharding = NamedSharding(mesh, PartitionSpec(*spec))
-    with jax.set_mesh(mesh):
-        for transform in TRANSFORMS:
-            sharded = jax.device_put(x, sharding)
-            compiled = jax.jit(transform).lower(sharded).compile()
-            assert not re.search(r"all-gather|all-reduce|all-to-all|permute", compiled.as_text())
-            y = compiled(sharded)
-            assert y.sharding == sharding
-            np.testing.assert_allclose(y, transform(x, method="fft"), atol=1e-5)
+    exported = jax.export.export(
+        jax.jit(lambda i: dct_columns(33, i)),
+        platforms=["tpu"],
+        disabled_checks=[jax.export.DisabledSafetyCheck.platform()],
+    )(indices)
+    np.testing.assert_allclose(jax.jit(exported.call)(indices), dct_columns(33, indices), atol=5e-8)
 
 
 @pytest.mark.parametrize("spec", [("b", "a"), (None, "a")])
@@ -235,10 +293,13 @@ def test_columns_are_sharded_as_their_indices_under_explicit_axes(spec):
     np.testing.assert_array_equal(columns, dct_columns(64, indices))
 
 
-def test_auto_takes_the_fft_only_where_it_is_fast():
+def test_auto_takes_the_form_that_is_the_fastest_on_the_platform():
     choices = {
-        ("cpu", "float32", 4096): "fft",
+        ("cpu", "float32", 4096): "factored",
+        ("cpu", "bfloat16", 96): "factored",
         ("cpu", "float32", 64): "matmul",
+        ("cpu", "float32", 499): "matmul",
+        ("cpu", "float32", 4099): "fft",
         ("gpu", "bfloat16", 4096): "factored",
         ("gpu", "float32", 4099): "fft",
         ("tpu", "float32", 4096): "factored",
@@ -246,12 +307,16 @@ def test_auto_takes_the_fft_only_where_it_is_fast():
     }
     for (backend, dtype, n), method in choices.items():
         assert choose_method(n, dtype, backend) == method
+    assert choose_method(4096, "float32", "cpu", last=True) == "fft"
+    assert choose_method(256, "float32", "cpu", last=True) == "matmul"
+    assert choose_method(4096, "float32", "gpu", last=True) == "factored"
 
 
 @pytest.mark.parametrize(
-    ("n", "pair"), [(1, (1, 1)), (7, (7, 1)), (12, (4, 3)), (4096, (64, 64)), (11008, (128, 86))]
+    ("n", "pair"),
+    [(1, (1, 1)), (7, (7, 1)), (12, (6, 2)), (512, (32, 16)), (4096, (128, 32)), (15, (5, 3))],
 )
-def test_factor_pair_is_the_most_balanced(n, pair):
+def test_factor_pair_takes_the_fewest_multiplications(n, pair):
     assert factor_pair(n) == pair
 
 
@@ -285,6 +350,11 @@ def test_a_wrong_axis_is_named_with_the_choices(shape, axis, message):
 def test_an_unknown_method_is_named_with_the_choices():
     with pytest.raises(ValueError, match="'dst': choose one of auto, fft, factored, matmul"):
         orthogonal_dct(jnp.ones(4), method="dst")
+
+
+def test_a_dtype_that_is_not_floating_is_named():
+    with pytest.raises(TypeError, match="int32 is not a floating dtype"):
+        orthogonal_dct(jnp.ones(4), dtype=jnp.int32)
 
 
 def test_wrong_basis_arguments_are_named():
