@@ -48,7 +48,9 @@ def test_dct_adamw_refreshes_at_the_first_step_and_at_every_tth(make, interval, 
     )
     Q = np.asarray(lro.dct_matrix(8))
     gradients = [jnp.asarray(Q[:, [step]] * np.ones((1, 10))) for step in range(8)]
-    columns = [int(np.abs(Q.T @ update).sum(axis=1).argmax()) for update in updates(tx, gradients[1:])]
+    columns = [
+        int(np.abs(Q.T @ update).sum(axis=1).argmax()) for update in updates(tx, gradients[1:])
+    ]
     last = lambda step: max(refresh for refresh in refreshes if refresh <= step)
     assert columns == [last(step) for step in range(1, 8)]
 

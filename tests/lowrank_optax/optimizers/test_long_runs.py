@@ -1,4 +1,4 @@
-"""What must hold after hundreds of steps: orthonormal bases, bounded error feedback, no stalled sums.
+"""What holds after hundreds of steps: orthonormal bases, bounded error feedback, no stalled sums.
 
 Errors of low precision do not show in ten steps.
 """
@@ -103,7 +103,7 @@ def test_error_feedback_of_a_method_stays_bounded(name, storage, dtype):
 
 
 def slowly_filling(params, step):
-    """Two DCT rows that are always chosen, and six that come up once their sum is 100 times them."""
+    """Two DCT rows that are always chosen; six that come up once their sum is 100 times them."""
     del step
     gradient = lro.dct_matrix(8) * jnp.array([1.0, 1.0] + 6 * [0.2]) @ draw(0, SHAPE)
     return jax.tree.map(lambda x: gradient.astype(jnp.bfloat16).astype(x.dtype), params)
