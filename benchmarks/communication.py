@@ -62,32 +62,39 @@ LAYOUTS = {
 COLUMN_LAYOUTS = ("columns", "rows × columns")
 
 Build = Callable[[int, MuonDimensionNumbers, Any, Any], optax.GradientTransformation]
+"""(rank, the dimension numbers of "w", ZeRO's axis, the parameters' shapes and shardings)."""
 
 
 def ours(optimizer: Any, **options: Any) -> Build:
     """How to build one of this library's optimizers for the one parameter "w"."""
-    return lambda rank, dimensions, zero_axis, sharding: optimizer(
+    return lambda rank, dimensions, zero_axis, params: optimizer(
         1e-3, rank, dimension_numbers={"w": dimensions}, zero_axis=zero_axis, **options
     )
 
 
-def _told_where(rank: int, dimensions: Any, zero_axis: Any, sharding: Any) -> Any:
+def _told_where(rank: int, dimensions: Any, zero_axis: Any, params: Any) -> Any:
     build = ours(lro.trion)
-    return lro.with_shardings(build(rank, dimensions, zero_axis, sharding), {"w": sharding})
+    return lro.with_shardings(build(rank, dimensions, zero_axis, params), _shardings(params))
 
 
-def _unsharded(rank: int, dimensions: Any, zero_axis: Any, sharding: Any) -> Any:
-    build = ours(lro.trion, compress="unsharded")
-    return lro.with_shardings(build(rank, dimensions, zero_axis, sharding), {"w": sharding})
+def _unsharded(rank: int, dimensions: Any, zero_axis: Any, params: Any) -> Any:
+    where = _shardings(params)
+    sides = lro.unsharded_sides(params, where, dimension_numbers={"w": dimensions})
+    build = ours(lro.trion, compress=sides)
+    return lro.with_shardings(build(rank, dimensions, zero_axis, params), where)
 
 
-def _muon(rank: int, dimensions: MuonDimensionNumbers, zero_axis: Any, sharding: Any) -> Any:
-    del rank, zero_axis, sharding
+def _shardings(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, params)
+
+
+def _muon(rank: int, dimensions: MuonDimensionNumbers, zero_axis: Any, params: Any) -> Any:
+    del rank, zero_axis, params
     return optax.contrib.muon(1e-3, muon_weight_dimension_numbers={"w": dimensions})
 
 
-def _galore(rank: int, dimensions: MuonDimensionNumbers, zero_axis: Any, sharding: Any) -> Any:
-    del zero_axis, sharding
+def _galore(rank: int, dimensions: MuonDimensionNumbers, zero_axis: Any, params: Any) -> Any:
+    del zero_axis, params
     numbers = GaLoreDimensionNumbers(dimensions.reduction_axis, dimensions.output_axis)
     return optax.contrib.galore(1e-3, rank, weight_dimension_numbers={"w": numbers})
 
@@ -104,7 +111,8 @@ METHODS: dict[str, Build] = {
     "fira (dct)": ours(lro.fira, projection="dct"),
     "online_subspace_descent": ours(lro.online_subspace_descent),
 }
-TOLD = {"trion, with_shardings": _told_where, 'trion, compress="unsharded"': _unsharded}
+UNSHARDED = "trion, unsharded_sides"
+TOLD = {"trion, with_shardings": _told_where, UNSHARDED: _unsharded}
 FOREIGN: dict[str, Build] = {"optax.contrib.muon": _muon, "optax.contrib.galore": _galore}
 SYNCHRONISED = {
     "trion": lro.trion,
@@ -129,9 +137,9 @@ def compiled_update(
     if layout.layers > 1:
         shape = (layout.layers, *shape)
     dimensions = MuonDimensionNumbers(len(shape) - 2, len(shape) - 1)
-    tx = build(sizes["r"], dimensions, layout.zero, sharding)
     plain = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
     params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
+    tx = build(sizes["r"], dimensions, layout.zero, params)
     shardings = _state_shardings(tx, params, sharding, foreign=build in FOREIGN.values())
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
@@ -167,7 +175,7 @@ def expected_bytes(method: str, layout: Layout, axes: str, sizes: dict[str, int]
     """By the formulas; None if there is none."""
     known = axes == "Explicit" or method in TOLD
     split = Split(**sizes, **layout.split, known=known)
-    if method == 'trion, compress="unsharded"' and split.columns > 1 and split.rows == 1:
+    if method == UNSHARDED and split.columns > 1 and split.rows == 1:
         turned = {"m": sizes["n"], "n": sizes["m"], "r": sizes["r"], "rows": split.columns}
         split = Split(**turned)
     if layout.layers_split:

@@ -4,15 +4,22 @@ Run from the repository's root: ``python -m benchmarks.dct``. Prints a table of 
 writes benchmarks/results/dct.json.
 """
 
-import argparse
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved_seconds, markdown_table, median, ratio, write_json
+from benchmarks.timing import (
+    Spread,
+    check_clean,
+    command_line,
+    interleaved_seconds,
+    markdown_table,
+    median,
+    ratio,
+    write_json,
+)
 from lowrank_optax import orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.dct import choose_method
 
@@ -41,7 +48,7 @@ def candidates(n: int) -> dict[str, tuple[Callable[[jax.Array], jax.Array], str]
     return functions
 
 
-def measure(n: int, repeats: int) -> dict[str, Any]:
+def measure(n: int, rounds: int) -> dict[str, Any]:
     """Times all candidates at one length, interleaved."""
     rows = min(MOST_ROWS, ENTRIES // n)
     x = jax.random.normal(jax.random.key(n), (rows, n))
@@ -50,18 +57,19 @@ def measure(n: int, repeats: int) -> dict[str, Any]:
         argument = x.astype(dtype)
         compiled = jax.jit(function).lower(argument).compile()
         programs[name] = functools.partial(compiled, argument)
-    samples = interleaved_seconds(programs, repeats)
+    samples = interleaved_seconds(programs, rounds)
     return {
         "n": n,
         "rows": rows,
         "auto": {dtype: choose_method(n, dtype) for dtype in DTYPES},
         "median_seconds": {name: median(values) for name, values in samples.items()},
-        "speedup_fft_over_jax_scipy": {
-            kind: ratio(samples, f"{kind} jax.scipy float32", f"{kind} fft float32")
-            for kind in ("dct", "idct")
-        },
         "seconds": samples,
     }
+
+
+def speedup(result: dict[str, Any], kind: str) -> Spread:
+    """How many times as long jax.scipy.fft takes as our FFT at one length."""
+    return ratio(result["seconds"], f"{kind} jax.scipy float32", f"{kind} fft float32")
 
 
 def table(results: list[dict[str, Any]], kind: str) -> str:
@@ -73,7 +81,7 @@ def table(results: list[dict[str, Any]], kind: str) -> str:
             result["n"],
             result["rows"],
             *(f"{1e3 * result['median_seconds'][f'{kind} {c}']:.2f}" for c in columns),
-            f"{result['speedup_fft_over_jax_scipy'][kind]:.2f}",
+            f"{speedup(result, kind):.2f}",
             *(result["auto"][dtype] for dtype in DTYPES),
         ]
         for result in results
@@ -82,17 +90,12 @@ def table(results: list[dict[str, Any]], kind: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measures, prints and writes."""
+    parser = command_line(__doc__, "dct")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="lengths n")
-    parser.add_argument("--repeats", type=int, default=9, help="interleaved rounds")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path(__file__).parent / "results" / "dct.json",
-        help="where the JSON goes",
-    )
     arguments = parser.parse_args()
-    results = [measure(n, arguments.repeats) for n in arguments.sizes]
+    check_clean(arguments.allow_dirty)
+    results = [measure(n, arguments.rounds) for n in arguments.sizes]
     for kind, title in (("dct", "DCT-II"), ("idct", "Inverse DCT-II")):
         print(f"\n{title}, median milliseconds\n\n{table(results, kind)}")
     write_json(arguments.out, {"results": results})

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from benchmarks.timing import markdown_table, median, ratio, write_json
+from benchmarks.timing import ROUNDS, markdown_table, median, ratio, write_json
 from training.bpe import train_bpe
 from training.config import Hyperparameters, PretrainConfig
 from training.evaluate import EvaluateConfig, evaluate
@@ -61,7 +61,7 @@ SHARED = {
 }
 MAX_NEW_TOKENS = 64
 RANKS = (16, 64)
-SAMPLE_STEPS, ROUNDS = 200, 3  # of the times: 200 is GaLore's, FRUGAL's and Fira's interval
+SAMPLE_STEPS = 200  # of the times: GaLore's, FRUGAL's and Fira's interval
 
 # Row of the table -> optimizer, hyperparameters, learning rates to choose from.
 METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {

@@ -7,11 +7,9 @@ same text in memory and from memory-mapped arrays. Prints both and writes
 benchmarks/results/loop.json.
 """
 
-import argparse
 import dataclasses
 import io
 import pathlib
-import statistics
 import tempfile
 import time
 from typing import Any
@@ -21,7 +19,17 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from benchmarks.timing import markdown_table, median, ratio, write_json
+from benchmarks.timing import (
+    ROUNDS,
+    Spread,
+    check_clean,
+    check_rounds,
+    command_line,
+    markdown_table,
+    median,
+    ratio,
+    write_json,
+)
 from training.config import PretrainConfig
 from training.corpus import Corpus, load_corpus
 from training.interruption import StopRequest
@@ -32,7 +40,6 @@ from training.pretrain import model_config, resolve_config
 from training.step import CompiledSteps, compile_steps
 from training.step_arguments import step_arguments
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "loop.json"
 PIPELINE_SECONDS = 2.0
 HOST_STEPS = 500
 
@@ -120,8 +127,13 @@ def compare(
         return samples, host_seconds(run, stop, HOST_STEPS)
 
 
-def pipeline_rates(config: PretrainConfig, folder: pathlib.Path) -> dict[str, float]:
-    """Tokens per second that batches are drawn at, from memory and from mapped files."""
+def overhead(samples: dict[str, list[float]]) -> Spread:
+    """What the loop takes more than the bare step, as a fraction of it."""
+    return Spread(*(value - 1 for value in ratio(samples, "loop", "step")))
+
+
+def pipeline_rates(config: PretrainConfig, folder: pathlib.Path) -> dict[str, list[float]]:
+    """Tokens per second of batches from memory and from mapped files, one number a round."""
     prepared = folder / "prepared"
     prepare(PrepareConfig(data=config.data, out=prepared), Console(file=io.StringIO()))
     sources = {"in memory": config.data, "memory-mapped": str(prepared)}
@@ -130,10 +142,10 @@ def pipeline_rates(config: PretrainConfig, folder: pathlib.Path) -> dict[str, fl
         name: load_corpus(dataclasses.replace(config, data=data)).train_batches(config, 0, 0, 1)
         for name, data in sources.items()
     }
-    for _ in range(3):
+    for _ in range(ROUNDS):
         for name, iterator in batches.items():
             rates[name].append(_rate(config, iterator))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return rates
 
 
 def _rate(config: PretrainConfig, batches: Any) -> float:
@@ -147,10 +159,12 @@ def _rate(config: PretrainConfig, batches: Any) -> float:
 
 def main() -> None:
     """Measures both, prints a table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=40)
+    parser = command_line(__doc__, "loop")
+    parser.set_defaults(rounds=40)
     parser.add_argument("--steps", type=int, default=4, help="in a round")
     arguments = parser.parse_args()
+    check_rounds(arguments.rounds)
+    check_clean(arguments.allow_dirty)
     config = resolve_config(
         PretrainConfig(checkpoint_every=0, eval_every=0, eval_batches=1, mesh="data=1")
     )
@@ -158,15 +172,20 @@ def main() -> None:
         folder = pathlib.Path(name)
         samples, host = compare(config, folder, arguments.rounds, arguments.steps)
         rates = pipeline_rates(config, folder)
-    overhead = ratio(samples, "loop", "step") - 1
+    medians = {source: median(values) for source, values in rates.items()}
     model_rate = config.batch_size * config.seq_len / median(samples["step"])
     rows = [
         ("bare step", f"{median(samples['step']):.4f} s", f"{model_rate:,.0f}", ""),
-        ("loop", f"{median(samples['loop']):.4f} s", "", f"{overhead:+.1%} on the bare step"),
+        (
+            "loop",
+            f"{median(samples['loop']):.4f} s",
+            "",
+            f"{overhead(samples):+.1%} on the bare step",
+        ),
         ("its own work", f"{host:.4f} s", "", f"{host / median(samples['step']):.2%} of it"),
         *(
             (f"data, {source}", "", f"{rate:,.0f}", f"{rate / model_rate:,.0f} × the model's")
-            for source, rate in rates.items()
+            for source, rate in medians.items()
         ),
     ]
     print(markdown_table(("", "per step", "tokens/s", ""), rows))
@@ -175,14 +194,14 @@ def main() -> None:
         for name in ("preset", "optimizer", "batch_size", "seq_len", "data", "mesh")
     }
     write_json(
-        RESULTS,
+        arguments.out,
         {
             "settings": settings | {"rounds": arguments.rounds, "steps": arguments.steps},
             "seconds_per_step": samples,
-            "loop_overhead": overhead,
             "loop_host_seconds_per_step": host,
             "model_tokens_per_second": model_rate,
-            "pipeline_tokens_per_second": rates,
+            "pipeline_tokens_per_second": medians,
+            "pipeline_samples": rates,
         },
     )
 

@@ -2,59 +2,39 @@
 
 Run from the repository's root: ``python -m benchmarks.optimizers``. Updates the matrices of a Llama
 (hidden 512, 4 layers) with every method at two ranks, interleaved in one run beside
-optax.adamw, optax.contrib.muon and optax.contrib.galore. Prints a table and writes
+optax.adamw, optax.contrib.muon and optax.contrib.galore. A method that changes its subspace every
+200 steps is timed between two changes, unless its name says "every step". Prints a table and writes
 benchmarks/results/optimizers.json.
 """
 
-import argparse
-import functools
-import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
 import lowrank_optax as lro
-from benchmarks.timing import interleaved_seconds, markdown_table, median, ratio, write_json
+from benchmarks.methods import EVERY_STEP, METHODS
+from benchmarks.timing import (
+    check_clean,
+    command_line,
+    interleaved_seconds,
+    markdown_table,
+    median,
+    ratio,
+    read_ratio,
+    write_json,
+)
 
 LAYERS, HIDDEN, INTERMEDIATE = 4, 512, 1376
 RANK_FRACTIONS = (1 / 4, 1 / 16)
-LEARNING_RATE = 1e-2
-NEVER = 10**6  # an interval longer than the benchmark: only the first, untimed, step refreshes
 
-OURS: dict[str, Callable[[int], optax.GradientTransformation]] = {
-    "trion": lambda rank: lro.trion(LEARNING_RATE, rank),
-    "dct_adamw (8-bit feedback)": lambda rank: lro.dct_adamw(LEARNING_RATE, rank),
-    "dct_adamw (no feedback)": lambda rank: lro.dct_adamw(LEARNING_RATE, rank, error_feedback=None),
-    "dion": lambda rank: lro.dion(LEARNING_RATE, rank),
-    "ldadamw": lambda rank: lro.ldadamw(LEARNING_RATE, rank),
-    "online_subspace_descent": lambda rank: lro.online_subspace_descent(LEARNING_RATE, rank),
-    "galore (every step, gram)": lambda rank: lro.galore(
-        LEARNING_RATE, rank, update_interval=1, method="gram"
-    ),
-    "galore (between refreshes)": lambda rank: lro.galore(
-        LEARNING_RATE, rank, update_interval=NEVER
-    ),
-    "frugal dct (every step)": lambda rank: lro.frugal(
-        LEARNING_RATE, rank, projection="dct", update_interval=1
-    ),
-    "fira dct (every step)": lambda rank: lro.fira(
-        LEARNING_RATE, rank, projection="dct", update_interval=1
-    ),
+RATIOS = {
+    "over_adamw": "this / adamw",
+    "muon_over_this": "muon / this",
+    "galore_over_this": "contrib.galore / this",
 }
-
-
-def yardsticks(rank: int) -> dict[str, optax.GradientTransformation]:
-    """What optax itself offers."""
-    return {
-        "optax.adamw": optax.adamw(LEARNING_RATE),
-        "optax.contrib.muon": optax.contrib.muon(LEARNING_RATE),
-        "optax.contrib.galore (every step)": optax.contrib.galore(
-            LEARNING_RATE, rank=rank, update_proj_gap=1
-        ),
-    }
+"""Key of a result -> head of its column. optax.contrib.galore is that of every step."""
 
 
 def parameters() -> dict[str, jax.Array]:
@@ -96,24 +76,25 @@ class Updater:
         return updates, self.state
 
 
-def measure(fraction: float, repeats: int) -> dict[str, Any]:
+def measure(fraction: float, rounds: int) -> dict[str, Any]:
     """All methods at one rank."""
     params = parameters()
     rank = round(fraction * HIDDEN)
-    optimizers = yardsticks(rank) | {name: make(rank) for name, make in OURS.items()}
-    updaters = {name: Updater(tx, params) for name, tx in optimizers.items()}
-    samples = interleaved_seconds(updaters, repeats)
-    speedup = functools.partial(ratio, samples)
+    builds = METHODS | EVERY_STEP
+    updaters = {name: Updater(build(rank), params) for name, build in builds.items()}
+    samples = interleaved_seconds(updaters, rounds)
     return {
         "rank": rank,
         "methods": {
             name: {
                 "median_seconds": median(samples[name]),
-                "muon_over_this": speedup("optax.contrib.muon", name),
-                "galore_over_this": speedup("optax.contrib.galore (every step)", name),
+                "over_adamw": ratio(samples, name, "optax.adamw"),
+                "muon_over_this": ratio(samples, "optax.contrib.muon", name),
+                "galore_over_this": ratio(samples, "optax.contrib.galore, every step", name),
                 "compile_seconds": updater.compile_seconds,
                 "temporary_bytes": updater.temporary_bytes,
                 "state_bytes": updater.state_bytes,
+                "seconds": samples[name],
             }
             for name, updater in updaters.items()
         },
@@ -121,37 +102,37 @@ def measure(fraction: float, repeats: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One rank's methods, as Markdown."""
+    """One rank's methods, as Markdown; ratios with their quartiles over the rounds."""
+    rows = result["methods"]
+    ratios = [key for key in RATIOS if all(key in row for row in rows.values())]
     header = (
-        *("method", "ms", "muon / this", "galore / this"),
+        *("method", "ms", *(RATIOS[key] for key in ratios)),
         *("compile s", "temporary MB", "state MB"),
     )
-    rows = [
+    cells = [
         (
             name,
             f"{1e3 * row['median_seconds']:.0f}",
-            f"{row['muon_over_this']:.1f}",
-            f"{row['galore_over_this']:.1f}",
+            *(f"{read_ratio(row[key]):.1f}" for key in ratios),
             f"{row['compile_seconds']:.1f}",
             f"{row['temporary_bytes'] / 1e6:.0f}",
             f"{row['state_bytes'] / 1e6:.1f}",
         )
-        for name, row in result["methods"].items()
+        for name, row in rows.items()
     ]
-    return f"rank {result['rank']} of {HIDDEN}\n\n{markdown_table(header, rows)}"
+    return f"rank {result['rank']} of {HIDDEN}\n\n{markdown_table(header, cells)}"
 
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    results = [measure(fraction, arguments.repeats) for fraction in RANK_FRACTIONS]
-    for result in results:
-        print(table(result), end="\n\n")
-    path = pathlib.Path(__file__).parent / "results" / "optimizers.json"
+    arguments = command_line(__doc__, "optimizers").parse_args()
+    check_clean(arguments.allow_dirty)
+    results = []
+    for fraction in RANK_FRACTIONS:
+        results.append(measure(fraction, arguments.rounds))
+        print(table(results[-1]), end="\n\n", flush=True)
     shape = {"layers": LAYERS, "hidden": HIDDEN, "intermediate": INTERMEDIATE}
-    write_json(path, {"shape": shape, "ranks": results})
+    write_json(arguments.out, {"shape": shape, "ranks": results})
 
 
 if __name__ == "__main__":

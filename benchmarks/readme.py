@@ -6,6 +6,7 @@ Run from the repository's root: ``python -m benchmarks.readme``.
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import dct as transform
 from benchmarks import optimizers, subspaces, svd, trade_offs
 from benchmarks.pages import ROOT, fill, read_results
 from benchmarks.timing import markdown_table
@@ -23,7 +24,7 @@ def dct(results: dict[str, Any]) -> str:
     rows = [
         (
             length["n"],
-            *(f"{length['speedup_fft_over_jax_scipy'][kind]:.1f}×" for kind in ("dct", "idct")),
+            *(f"{transform.speedup(length, kind):.1f}" for kind in ("dct", "idct")),
         )
         for length in results["results"]
         if length["n"] >= 1024

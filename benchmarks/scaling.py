@@ -62,7 +62,7 @@ def splits(mesh: dict[str, int], rank: int, *, zero: bool) -> list[tuple[int, Sp
             mesh[name] for axis in axes for name in _names(partition[axis])
         )
         split = Split(
-            spec.m, spec.n, spec.rank, parts(spec.row_axes), parts(spec.column_axes), known=False
+            spec.m, spec.n, spec.rank, parts(spec.m_axes), parts(spec.n_axes), known=False
         )
         if zero and spec.m % (split.rows * mesh["data"]) == 0:
             split = dataclasses.replace(split, zero=mesh["data"])
@@ -124,7 +124,7 @@ def render(page: str) -> str:
 
 
 def _unsharded_trion(split: Split) -> int:
-    """With `compress="unsharded"` and `lro.with_shardings`."""
+    """Compressing `lro.unsharded_sides`, with `lro.with_shardings`."""
     known = dataclasses.replace(split, known=True)
     if split.columns > 1 and split.rows == 1:
         known = Split(split.n, split.m, split.r, rows=split.columns)

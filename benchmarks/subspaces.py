@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import lowrank_optax as lro
 from benchmarks.timing import markdown_table, write_json
-from lowrank_optax.axes.projections import Projection
+from lowrank_optax.axes.projections.base import Choice, Projection
 from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
@@ -74,12 +74,12 @@ Matrices = dict[str, jax.Array]
 
 
 def subspace_errors(
-    matrix: Float[Array, "*batch m n"], previous: Float[Array, "*batch m n"], rank: int
+    matrix: Float[Array, "*batch n m"], previous: Float[Array, "*batch n m"], rank: int
 ) -> dict[str, Float[Array, "*batch"]]:
-    """Relative error ‖A − A P Pᵀ‖ / ‖A‖ of every projection at one rank.
+    """Relative error ‖A − P Pᵀ A‖ / ‖A‖ of every projection at one rank.
 
     Args:
-        matrix: A, with the compressed axis last.
+        matrix: A, with the compressed axis n first.
         previous: the same matrix one step earlier. Its leading singular subspace is where the
             power iteration starts.
         rank: r, less than n.
@@ -99,24 +99,25 @@ def subspace_errors(
     }
 
 
-def _is_power_of_two(matrix: Float[Array, "*batch m n"]) -> bool:
-    return matrix.shape[-1].bit_count() == 1
+def _is_power_of_two(matrix: Float[Array, "*batch n m"]) -> bool:
+    return matrix.shape[-2].bit_count() == 1
 
 
 def _warm_start(
-    matrix: Float[Array, "*batch m n"],
-    previous: Float[Array, "*batch m n"],
+    matrix: Float[Array, "*batch n m"],
+    previous: Float[Array, "*batch n m"],
     projection: Projection,
     rank: int,
 ) -> Float[Array, "*batch n r"]:
     """One refresh on A from the previous matrix's subspace, which a first refresh takes exactly."""
-    nothing = jnp.zeros((*matrix.shape[:-2], matrix.shape[-1], rank), matrix.dtype)
-    start = projection.refresh(previous, nothing, rank, None)
-    return projection.refresh(matrix, start, rank, None)
+    key, count = jax.random.key(0), jnp.int32(0)
+    nothing = projection.init(matrix.shape, rank, matrix.dtype, key)
+    start = projection.refresh(Choice(previous, nothing, rank, key, count))
+    return projection.refresh(Choice(matrix, start, rank, key, count + 1))
 
 
 def block_matrices(tree: Any) -> Matrices:
-    """The seven matrices of one block by name, each (m, n) with the compressed axis last."""
+    """The seven matrices of one block by name, each (n, m) with the compressed axis first."""
     specs = lro.matrix_specs(tree, dimension_numbers=matrix_dimension_numbers)
     return {
         spec.path.split("/")[-2]: spec.to_matrix(leaf)[LAYER]
@@ -174,7 +175,7 @@ def measure(kept: dict[str, dict[int, Matrices]]) -> dict[str, Any]:
     for matrix, example in kept["gradient"][STEPS[0]].items():
         current = jnp.stack([kept[kind][step][matrix] for kind, step in labels])
         previous = jnp.stack([kept[kind][step - 1][matrix] for kind, step in labels])
-        ranks = [round(fraction * example.shape[-1]) for fraction in FRACTIONS]
+        ranks = [round(fraction * example.shape[-2]) for fraction in FRACTIONS]
         by_rank = [compute(current, previous, rank) for rank in ranks]
         for projection in by_rank[0]:
             values = np.stack([at_rank[projection] for at_rank in by_rank], axis=-1)
@@ -236,7 +237,7 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
     for panel in panels[3:]:
         panel.set_xlabel("r / n")
         panel.tick_params(labelbottom=True)
-    figure.supylabel("‖G − G P Pᵀ‖ / ‖G‖", fontsize=10)
+    figure.supylabel("‖G − P Pᵀ G‖ / ‖G‖", fontsize=10)
     step = results["setting"]["steps"][-1]
     figure.suptitle(f"What a rank-r subspace leaves out of a block's gradients at step {step}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +270,7 @@ def main() -> None:
         **{"learning_rate": LEARNING_RATE, "warmup": WARMUP, "momentum": MOMENTUM, "steps": STEPS},
         "training_loss": {step: losses[step - 1] for step in STEPS},
     }
-    shapes = {name: list(matrix.shape) for name, matrix in kept["gradient"][STEPS[0]].items()}
+    shapes = {name: matrix.shape[::-1] for name, matrix in kept["gradient"][STEPS[0]].items()}
     results = {
         "setting": setting,
         "shapes": shapes,

@@ -4,38 +4,53 @@ Run from the repository's root: ``python -m benchmarks.svd``. Prints a table and
 benchmarks/results/svd.json.
 """
 
-import argparse
 import functools
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from benchmarks.timing import interleaved_seconds, markdown_table, median, ratio, write_json
-from lowrank_optax.linalg.singular import METHODS, right_singular_vectors
+from benchmarks.timing import (
+    check_clean,
+    command_line,
+    interleaved_seconds,
+    markdown_table,
+    median,
+    ratio,
+    read_ratio,
+    write_json,
+)
+from lowrank_optax.linalg.singular import right_singular_vectors
 
+METHODS = ("exact", "gram", "randomized")
 SHAPES = ((512, 512), (1024, 512), (2048, 512), (2048, 1024))
 RANK_FRACTION = 1 / 4
 
 
-def measure(m: int, n: int, repeats: int) -> dict[str, Any]:
-    """Times the r leading right singular vectors of one random matrix by every method."""
+def programs(m: int, n: int) -> dict[str, Callable[[], Any]]:
+    """The r leading right singular vectors of one random matrix, by every method, compiled."""
     A = jax.random.normal(jax.random.key(0), (m, n))
-    programs = {}
+    compiled = {}
     for method in METHODS:
         function = functools.partial(
             right_singular_vectors, count=round(RANK_FRACTION * n), method=method
         )
-        compiled = jax.jit(lambda A, key, function=function: function(A, key=key)).lower(
+        program = jax.jit(lambda A, key, function=function: function(A, key=key)).lower(
             A, jax.random.key(1)
         )
-        programs[method] = functools.partial(compiled.compile(), A, jax.random.key(1))
-    samples = interleaved_seconds(programs, repeats)
+        compiled[method] = functools.partial(program.compile(), A, jax.random.key(1))
+    return compiled
+
+
+def measure(m: int, n: int, rounds: int) -> dict[str, Any]:
+    """Times every method on one random matrix."""
+    samples = interleaved_seconds(programs(m, n), rounds)
     return {
         "m": m,
         "n": n,
         "median_seconds": {method: median(values) for method, values in samples.items()},
         "exact_over": {method: ratio(samples, "exact", method) for method in METHODS},
+        "seconds": samples,
     }
 
 
@@ -46,7 +61,7 @@ def table(results: dict[str, Any]) -> str:
         (
             f"{row['m']} × {row['n']}",
             f"{1e3 * row['median_seconds']['exact']:.0f}",
-            *(f"{row['exact_over'][method]:.1f}×" for method in ("gram", "randomized")),
+            *(f"{read_ratio(row['exact_over'][method]):.1f}" for method in ("gram", "randomized")),
         )
         for row in results["shapes"]
     ]
@@ -55,12 +70,11 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    results = {"shapes": [measure(m, n, arguments.repeats) for m, n in SHAPES]}
+    arguments = command_line(__doc__, "svd").parse_args()
+    check_clean(arguments.allow_dirty)
+    results = {"shapes": [measure(m, n, arguments.rounds) for m, n in SHAPES]}
     print(table(results))
-    write_json(pathlib.Path(__file__).parent / "results" / "svd.json", results)
+    write_json(arguments.out, results)
 
 
 if __name__ == "__main__":

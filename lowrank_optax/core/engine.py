@@ -34,7 +34,7 @@ class Engine:
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis)
+        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self.init)
         return initialise(
             lambda params: self._init(MatrixTree(params, tree.table)),
             params,
@@ -47,7 +47,7 @@ class Engine:
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
         tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis)
+        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self.init)
         halves = Halves(tree.table, placement, self.inner, self.step_dtype)
         first = run_in_auto(
             halves.before,

@@ -59,7 +59,8 @@ class Halves:
         for position, (i, spec) in enumerate(tree.matrices.items()):
             G = self.placement.to_work(i, tree.matrix(i))
             S[i] = projection.analyze(G, wide_dtype(tree.dtype(i)))
-            A[i] = residual.accumulate(S[i], stored[i])
+            old[i] = projection.subspace(previous[i], spec.view)
+            A[i] = residual.accumulate(S[i], stored[i], old[i])
             due[i] = schedule.due(state.count, remembered[i], position, len(tree.matrices))
             choice = Choice(
                 A=A[i],
@@ -70,7 +71,6 @@ class Halves:
                 moment=moments.get(i),
             )
             bases[i] = _refresh(projection, choice, due[i])
-            old[i] = projection.subspace(previous[i], spec.view)
             new[i] = projection.subspace(bases[i], spec.view)
         changes = {i: new[i].since(old[i]) for i in new}
         inner = self._transported(axes, tree, state.inner, start, changes, due)
@@ -118,7 +118,7 @@ class Halves:
                 A=self._at_parameter(projection, tree, i) if further else first.A[i],
                 a=self.placement.gather(i, a[i]) if further else a[i],
                 direction=direction,
-                u=direction * jnp.asarray(scale, direction.dtype),
+                scale=scale,
             )
             stepped, stored[i] = axes.residual.finish(step, stored[i])
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))

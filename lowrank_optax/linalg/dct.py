@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
 from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, matmul_dct, matmul_idct
@@ -19,6 +20,7 @@ from lowrank_optax.linalg.dct_factored import (
     factored_dct,
     factored_idct,
     has_balanced_factors,
+    row_order,
 )
 from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
 
@@ -91,6 +93,31 @@ def orthogonal_idct(
     True
     """
     return _validated_transform(x, axis, method, dtype, precision, inverse=True)
+
+
+def domain_order(n: int) -> np.ndarray | None:
+    """The coefficient of each row of `domain_dct`; None for 0, 1, 2, …
+
+    It depends on nothing but n, so that what is stored in it means the same on every platform.
+    """
+    # Up to 256 some platforms take one product; see `choose_method`.
+    return row_order(n) if n > 256 else None
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def domain_dct(x: Float[Array, "*batch n m"], dtype: DTypeLike) -> Float[Array, "*batch n m"]:
+    """The DCT-II of the second-to-last axis with its rows in the order of `domain_order`."""
+    if domain_order(x.shape[-2]) is None:
+        return orthogonal_dct(x, axis=-2, dtype=dtype)
+    return factored_dct(x, dtype, ordered=False)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def domain_idct(x: Float[Array, "*batch n m"], dtype: DTypeLike) -> Float[Array, "*batch n m"]:
+    """The inverse of `domain_dct`."""
+    if domain_order(x.shape[-2]) is None:
+        return orthogonal_idct(x, axis=-2, dtype=dtype)
+    return factored_idct(x, dtype, ordered=False)
 
 
 def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False) -> str:

@@ -38,8 +38,31 @@ def has_balanced_factors(n: int) -> bool:
     return n2 > 1 and n1 + 2 * n2 <= _MOST_UNBALANCED * math.sqrt(8 * n)
 
 
+def row_order(n: int) -> np.ndarray | None:
+    """The coefficient k of each row in the order that `factored_dct` finds them in.
+
+    Returns:
+      None where n has no balanced factors, or an odd n1, whose rows are not n in number.
+
+    Example:
+      >>> row_order(4).tolist()
+      [0, 2, 1, 3]
+    """
+    n1, n2 = factor_pair(n)
+    if not has_balanced_factors(n) or n1 % 2:
+        return None
+    k = np.arange(n1 // 2)[:, None] + n1 * np.arange(n2)
+    mirrored = n - k
+    mirrored[0] = n1 // 2 + n1 * np.arange(n2)
+    return np.stack([k, mirrored], axis=1).reshape(-1)
+
+
 def factored_dct(
-    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
+    x: Float[Array, "*batch n m"],
+    dtype: DTypeLike,
+    precision: Any = None,
+    *,
+    ordered: bool = True,
 ) -> Float[Array, "*batch n m"]:
     """DCT-II of the second-to-last axis in n1 + 2 n2 multiplications an entry, n = n1·n2.
 
@@ -54,6 +77,7 @@ def factored_dct(
         x: matrices. Half precision is multiplied as such and added up in float32.
         dtype: of the result.
         precision: of the products; None for the highest, and for half precision the default.
+        ordered: False to leave the rows in the order of `row_order`, which saves 2 passes.
     """
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
@@ -62,17 +86,24 @@ def factored_dct(
     Y = multiply_rows(_outer(n1, x.dtype), v, precision).astype(x.dtype)
     Y = Y.reshape(*batch, pairs, 2 * n2, m)
     Z = multiply_rows(_inner(n1, n2, x.dtype), Y, precision)
+    if not ordered:
+        return Z.reshape(x.shape).astype(dtype)
     return _in_order(Z.reshape(*batch, pairs, 2, n2, m), n1).reshape(x.shape).astype(dtype)
 
 
 def factored_idct(
-    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
+    x: Float[Array, "*batch n m"],
+    dtype: DTypeLike,
+    precision: Any = None,
+    *,
+    ordered: bool = True,
 ) -> Float[Array, "*batch n m"]:
     """Inverse DCT-II of the second-to-last axis: :func:`factored_dct` transposed, step by step."""
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
     pairs = (n1 + 1) // 2
-    Z = _undo_in_order(x.reshape(*batch, n2, n1, m)).reshape(*batch, pairs, 2 * n2, m)
+    Z = _undo_in_order(x.reshape(*batch, n2, n1, m)) if ordered else x
+    Z = Z.reshape(*batch, pairs, 2 * n2, m)
     Y = multiply_rows(_inner(n1, n2, x.dtype).mT, Z, precision).astype(x.dtype)
     v = multiply_rows(_outer(n1, x.dtype).T, Y.reshape(*batch, 2 * pairs, n2 * m), precision)
     # The barrier: else one half is sliced before the reshape, and all of v read for the other.

@@ -12,6 +12,7 @@ from lowrank_optax.linalg.lapack import matrix_by_matrix
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 
 METHODS = ("auto", "exact", "gram", "randomized")
+Vectors = tuple[Float[Array, "*batch n k"], Float[Array, "*batch k"]]
 
 
 def right_singular_vectors(
@@ -22,7 +23,7 @@ def right_singular_vectors(
     *,
     oversampling: int = 8,
     power_iterations: int = 2,
-) -> tuple[Float[Array, "*batch n k"], Float[Array, "*batch k"]]:
+) -> Vectors:
     """The leading right singular vectors and singular values of A.
 
     Args:
@@ -31,8 +32,10 @@ def right_singular_vectors(
       method: "exact" for the SVD; "gram" for the eigenvectors of the n × n Gram matrix AᵀA, which
         costs one product and an n × n eigenproblem but resolves only singular values above
         √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors;
-        "auto" for "gram" where A may be spread over several devices, which with rows apart adds up
-        n² numbers where an SVD would gather A, and "exact" elsewhere.
+        "auto" for "exact" on one CPU. On accelerators, whose SVD is slow, for "randomized" if there
+        is a key and count is below a quarter of A's smaller side, else for "gram"; for "gram" too
+        where A may be spread over several devices, which with rows apart adds up n² numbers where
+        an SVD would gather A.
       key: for "randomized".
       oversampling, power_iterations: of "randomized".
 
@@ -53,31 +56,55 @@ def right_singular_vectors(
       >>> [round(value, 4) for value in s.tolist()]
       [3.0, 2.0]
     """
-    m, n = A.shape[-2:]
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
-    if method == "auto":
-        method = "gram" if on_several_devices(A) else "exact"
     # LAPACK's SVD never returns for some matrices with an infinite entry (JAX 0.10 on CPUs).
     finite = jnp.all(jnp.isfinite(A), axis=(-2, -1), keepdims=True)
     A = jnp.where(finite, A, jnp.nan)
+
+    def randomized(A: Array) -> Vectors:
+        return _randomized(A, count, key, oversampling, power_iterations)
+
+    exact, gram = functools.partial(_exact, count=count), functools.partial(_gram, count=count)
+    if method == "auto":
+        if on_several_devices(A):
+            return gram(A)
+        narrow = 4 * (count + oversampling) <= min(A.shape[-2:])
+        on_accelerators = randomized if key is not None and narrow else gram
+        return jax.lax.platform_dependent(A, cpu=exact, default=on_accelerators)
     if method == "exact":
-        whole = functools.partial(jnp.linalg.svd, full_matrices=count > min(m, n))
-        _, s, Vt = matrix_by_matrix(whole, A)
-        missing = max(0, count - s.shape[-1])
-        s = jnp.pad(s, [(0, 0)] * (s.ndim - 1) + [(0, missing)])
-        return Vt.mT[..., :count], s[..., :count]
-    if method == "gram":
-        # Scaled, so that the squares of tiny gradients do not underflow.
-        largest = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
-        scaled = A / jnp.where(largest > 0, largest, 1)
-        squares = jnp.matmul(scaled.mT, scaled, precision=HIGHEST)
-        energies, V = matrix_by_matrix(jnp.linalg.eigh, squares)
-        s = jnp.sqrt(jnp.maximum(energies[..., ::-1], 0)) * largest[..., 0]
-        return V[..., ::-1][..., :count], s[..., :count]
-    width = min(n, m, count + oversampling)
+        return exact(A)
+    return gram(A) if method == "gram" else randomized(A)
+
+
+def _exact(A: Float[Array, "*batch m n"], count: int) -> Vectors:
+    whole = functools.partial(jnp.linalg.svd, full_matrices=count > min(A.shape[-2:]))
+    _, s, Vt = matrix_by_matrix(whole, A)
+    missing = max(0, count - s.shape[-1])
+    s = jnp.pad(s, [(0, 0)] * (s.ndim - 1) + [(0, missing)])
+    return Vt.mT[..., :count], s[..., :count]
+
+
+def _gram(A: Float[Array, "*batch m n"], count: int) -> Vectors:
+    # Scaled, so that the squares of tiny gradients do not underflow.
+    largest = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
+    scaled = A / jnp.where(largest > 0, largest, 1)
+    squares = jnp.matmul(scaled.mT, scaled, precision=HIGHEST)
+    energies, V = matrix_by_matrix(jnp.linalg.eigh, squares)
+    s = jnp.sqrt(jnp.maximum(energies[..., ::-1], 0)) * largest[..., 0]
+    return V[..., ::-1][..., :count], s[..., :count]
+
+
+def _randomized(
+    A: Float[Array, "*batch m n"],
+    count: int,
+    key: PRNGKeyArray | None,
+    oversampling: int,
+    power_iterations: int,
+) -> Vectors:
+    width = min(*A.shape[-2:], count + oversampling)
     if count > width:
-        return right_singular_vectors(A, count, "exact")
+        return _exact(A, count)
     key = require_key(key, "method='randomized'")
     sketch = jax.random.normal(key, (*A.shape[:-1], width), A.dtype)
     Y = jnp.matmul(A.mT, sketch, precision=HIGHEST)
@@ -85,5 +112,5 @@ def right_singular_vectors(
         Y = jnp.matmul(A, orthonormal_columns(Y), precision=HIGHEST)
         Y = jnp.matmul(A.mT, orthonormal_columns(Y), precision=HIGHEST)
     Q = orthonormal_columns(Y)
-    V, s = right_singular_vectors(jnp.matmul(A, Q, precision=HIGHEST), count, "exact")
+    V, s = _exact(jnp.matmul(A, Q, precision=HIGHEST), count)
     return jnp.matmul(Q, V, precision=HIGHEST), s

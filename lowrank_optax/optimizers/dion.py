@@ -14,7 +14,7 @@ from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import as_key
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
-from lowrank_optax.core.trees import without_none
+from lowrank_optax.core.missing import without_none
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
@@ -107,7 +107,7 @@ def scale_by_dion(
         seed=seed,
         step_dtype=step_dtype,
     )
-    return optax.GradientTransformationExtraArgs(dion.init, without_none(dion.update))
+    return without_none(optax.GradientTransformationExtraArgs(dion.init, dion.update))
 
 
 class Numbers(NamedTuple):
@@ -135,7 +135,7 @@ class Dion:
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, "", self.zero_axis)
+        placement = Placement(tree, "", self.zero_axis, self.init)
         return initialise(
             lambda params: self._init(MatrixTree(params, tree.table)),
             params,
@@ -149,7 +149,7 @@ class Dion:
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
         tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, "", self.zero_axis)
+        placement = Placement(tree, "", self.zero_axis, self.init)
 
         def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
             inside = MatrixTree(updates, tree.table)

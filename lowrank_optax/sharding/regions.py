@@ -39,26 +39,42 @@ def run_in_auto(
     if not has_explicit(mesh):
         return function(*arguments)
     assert mesh is not None
-    leaves, treedef = jax.tree.flatten(arguments)
-    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
-
-    def of_arrays(arrays: dict[int, Any]) -> Any:
-        merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return function(*jax.tree.unflatten(treedef, merged))
-
+    arrays, merge = arrays_apart(arguments)
+    of_arrays = lambda arrays: function(*merge(arrays))
     run = jax.sharding.auto_axes(of_arrays, out_sharding=partitions())
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         # Outside of a trace arrays keep the axes that they have: `Explicit`.
         return run(arrays) if is_traced(arrays) else jax.jit(run)(arrays)
 
 
+def arrays_apart(tree: Any) -> tuple[dict[int, Any], Callable[[dict[int, Any]], Any]]:
+    """A pytree's arrays, and the function that puts such arrays in among its other leaves.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.sharding.regions import arrays_apart
+      >>> arrays, merge = arrays_apart({"x": jnp.ones(2), "y": "text"})
+      >>> merge({i: 2 * array for i, array in arrays.items()})
+      {'x': Array([2., 2.], dtype=float32), 'y': 'text'}
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
+
+    def merge(arrays: dict[int, Any]) -> Any:
+        merged = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(treedef, merged)
+
+    return arrays, merge
+
+
 def retyped_like(new: Any, old: Any) -> Any:
     """A pytree of arrays with the types of another one, for mesh axes that are `Explicit`."""
 
     def retyped(x: Any, like: Any) -> Any:
-        if not has_explicit(mesh_of(like)) or typed_spec(x) == typed_spec(like):
+        mesh = mesh_of(like)
+        if mesh is None or not has_explicit(mesh) or typed_spec(x) == typed_spec(like):
             return x
-        return jax.sharding.reshard(x, typed_spec(like))
+        return jax.sharding.reshard(x, NamedSharding(mesh, typed_spec(like)))
 
     return jax.tree.map(retyped, new, old)
 

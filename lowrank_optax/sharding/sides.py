@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
-from lowrank_optax.core.matrices import matrix_specs
+from lowrank_optax.core.matrices import MatrixSpec, matrix_specs
 from lowrank_optax.sharding.types import axes_of
 
 
@@ -25,6 +26,9 @@ def unsharded_sides(
     Returns:
       A pytree like `params` of "in" or "out", and None for leaves that are no matrices.
 
+    Raises:
+      TypeError: if a sharding is of another type.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jax.sharding import PartitionSpec as P
@@ -34,22 +38,30 @@ def unsharded_sides(
       {'w': 'out'}
     """
     table = matrix_specs(params, dimension_numbers=dimension_numbers)
+    for sharding in jax.tree.leaves(shardings, is_leaf=_is_partition):
+        if not _is_partition(sharding):
+            raise TypeError(
+                f"shardings holds {sharding!r}; give a NamedSharding or a PartitionSpec per "
+                "parameter, or one for all."
+            )
     partitions = jax.tree.leaves(
         jax.tree.broadcast(shardings, params, is_leaf=_is_partition), is_leaf=_is_partition
     )
-    sides = []
-    for spec, sharding in zip(table, partitions, strict=True):
-        if spec is None:
-            sides.append(None)
-            continue
-        partition = tuple(getattr(sharding, "spec", sharding))
-        partition += (None,) * (len(spec.shape) - len(partition))
-        is_split = lambda axes, partition=partition: any(axes_of(partition[a]) for a in axes)
-        other = "out" if spec.side == "in" else "in"
-        move = is_split(spec.n_axes) and not is_split(spec.m_axes)
-        sides.append(other if move else spec.side)
+    sides = [
+        None if spec is None else _side(spec, sharding)
+        for spec, sharding in zip(table, partitions, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(params), sides)
 
 
+def _side(spec: MatrixSpec, sharding: NamedSharding | PartitionSpec) -> str:
+    entries = tuple(sharding.spec if isinstance(sharding, NamedSharding) else sharding)
+    entries += (None,) * (len(spec.shape) - len(entries))
+    is_split = lambda axes: any(axes_of(entries[axis]) for axis in axes)
+    if is_split(spec.n_axes) and not is_split(spec.m_axes):
+        return "out" if spec.side == "in" else "in"
+    return spec.side
+
+
 def _is_partition(node: Any) -> bool:
-    return isinstance(node, jax.sharding.NamedSharding | jax.sharding.PartitionSpec)
+    return isinstance(node, NamedSharding | PartitionSpec)

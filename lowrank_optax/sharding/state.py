@@ -1,12 +1,14 @@
 """Shardings of an optimizer's state, and optimizers that know those of their parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lowrank_optax.core.trees import path_string
+from lowrank_optax.sharding.regions import arrays_apart
 from lowrank_optax.sharding.types import (
     has_explicit,
     is_traced,
@@ -92,22 +94,12 @@ def with_shardings(
     """
     tx = optax.with_extra_args_support(tx)
 
-    def typed_call(function: Any, *arguments: tuple[Any, Any]) -> Any:
-        mesh = _common_mesh(jax.tree.leaves(param_shardings))
-        values = [value for value, _ in arguments]
-        specs = tuple(
-            jax.tree.map(lambda sharding: sharding.spec, shardings) for _, shardings in arguments
-        )
-        typed = jax.sharding.explicit_axes(function, in_sharding=specs)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return typed(*values) if is_traced(values) else jax.jit(typed)(*values)
-
     def init(params: Any) -> Any:
         if has_explicit(mesh_of(params)):
             return tx.init(params)
         shardings = _broadcast(param_shardings, params)
         places = state_shardings(tx, params, shardings)
-        typed_init = lambda params: typed_call(tx.init, (params, shardings))
+        typed_init = lambda params: _typed_call(tx.init, (params, shardings))
         return jax.jit(typed_init, out_shardings=places)(params)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -115,13 +107,15 @@ def with_shardings(
             return tx.update(updates, state, params, **extra_args)
         shardings = _broadcast(param_shardings, updates)
         places = state_shardings(tx, updates if params is None else params, shardings)
-        given = [(updates, shardings), (state, places)]
-        if params is not None:
-            given.append((params, shardings))
-        function = lambda updates, state, params=None: tx.update(
-            updates, state, params, **extra_args
+        # Such as the loss: numbers, which are everywhere; and perhaps functions.
+        extra, merge = arrays_apart(extra_args)
+        new_updates, new_state = _typed_call(
+            lambda updates, state, params, extra: tx.update(updates, state, params, **merge(extra)),
+            (updates, shardings),
+            (state, places),
+            (params, None if params is None else shardings),
+            (extra, dict.fromkeys(extra, NamedSharding(_common_mesh(shardings), PartitionSpec()))),
         )
-        new_updates, new_state = typed_call(function, *given)
         constrain = jax.lax.with_sharding_constraint
         return (
             jax.tree.map(constrain, new_updates, shardings),
@@ -129,6 +123,18 @@ def with_shardings(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _typed_call(function: Callable[..., Any], *arguments: tuple[Any, Any]) -> Any:
+    """`function` of the first of each pair, with the shardings in the second as their types."""
+    mesh = _common_mesh([shardings for _, shardings in arguments])
+    values = [value for value, _ in arguments]
+    specs = tuple(
+        jax.tree.map(lambda sharding: sharding.spec, shardings) for _, shardings in arguments
+    )
+    typed = jax.sharding.explicit_axes(function, in_sharding=specs)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return typed(*values) if is_traced(values) else jax.jit(typed)(*values)
 
 
 def _typed(params: Any, param_shardings: Any) -> tuple[Mesh, Any]:
@@ -162,8 +168,8 @@ def _broadcast(param_shardings: Any, params: Any) -> Any:
     return jax.tree.broadcast(param_shardings, params)
 
 
-def _common_mesh(shardings: list[NamedSharding]) -> Mesh:
-    meshes = {sharding.mesh for sharding in shardings}
+def _common_mesh(shardings: Any) -> Mesh:
+    meshes = {sharding.mesh for sharding in jax.tree.leaves(shardings)}
     if len(meshes) != 1:
         raise ValueError(
             f"param_shardings name {len(meshes)} different meshes; put all parameters on one mesh."

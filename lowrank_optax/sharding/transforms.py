@@ -20,7 +20,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, DTypeLike, Float
 
-from lowrank_optax.sharding.types import axes_of, has_explicit, mesh_of, shards, typed_spec
+from lowrank_optax.linalg.devices import in_auto_axes, mesh_of, typed_spec
+from lowrank_optax.sharding.types import axes_of, shards
 
 Transform = Callable[[Array], Array]
 
@@ -56,14 +57,9 @@ def transform_columns(
     mesh = mesh_of(x)
     if mesh is None or mesh.size == 1:
         return transform(x)
-    if not has_explicit(mesh):
-        return _linear(x, transform=transform, inverse=inverse)
-    # Under Explicit axes the types would reach the compiler's own operations, which have none.
-    in_auto = jax.sharding.auto_axes(
-        functools.partial(_linear, transform=transform, inverse=inverse), out_sharding=typed_spec(x)
-    )
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.jit(in_auto)(x)
+    # Not under Explicit axes: the types would reach the compiler's own operations, which have none.
+    split = functools.partial(_linear, transform=transform, inverse=inverse)
+    return in_auto_axes(split, x)
 
 
 @functools.partial(jax.jit, static_argnames=("transform", "inverse"))

@@ -11,7 +11,14 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from lowrank_optax.linalg.devices import AnyMesh, mesh_of, on_several_devices, sharding_of
+from lowrank_optax.linalg.devices import (
+    AnyMesh,
+    has_explicit,
+    mesh_of,
+    on_several_devices,
+    sharding_of,
+    typed_spec,
+)
 
 __all__ = [
     "AnyMesh",
@@ -30,11 +37,6 @@ __all__ = [
 def is_traced(tree: Any) -> bool:
     """Whether a tree holds tracers, so that the function that it is in is being compiled."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def has_explicit(mesh: AnyMesh | None) -> bool:
-    """Whether some axes of a mesh are `Explicit`."""
-    return mesh is not None and AxisType.Explicit in mesh.axis_types
 
 
 def with_axis_types(mesh: AnyMesh, kind: AxisType) -> AbstractMesh:
@@ -64,13 +66,6 @@ def spec_of(leaf: Any) -> PartitionSpec | None:
     if isinstance(leaf, jax.core.Tracer) and mesh.size > 1 and AxisType.Auto in mesh.axis_types:
         return None
     return typed_spec(leaf)
-
-
-def typed_spec(leaf: Any) -> PartitionSpec:
-    """How an array is partitioned over the axes that its type, or the array itself, tells."""
-    sharding = sharding_of(leaf)
-    spec = () if sharding is None else tuple(sharding.spec)
-    return PartitionSpec(*spec, *[None] * (len(leaf.shape) - len(spec)))
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:

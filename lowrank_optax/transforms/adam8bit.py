@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from lowrank_optax.linalg.arguments import check_fraction, require_static
@@ -16,6 +17,8 @@ from lowrank_optax.linalg.dynamic_quantization import (
     requantize_dynamic,
 )
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
+from lowrank_optax.sharding.regions import initialise, run_in_auto
+from lowrank_optax.sharding.types import mesh_of, typed_spec
 
 
 class ScaleByAdam8bitState(NamedTuple):
@@ -87,7 +90,6 @@ def scale_by_adam8bit(
         raise ValueError(
             f"eps={eps} must be positive: where all gradients were zero, it is what is divided by."
         )
-    adam = optax.scale_by_adam(b1, b2, eps)
 
     def zeros(leaf: Any, signed: bool) -> Any:
         x = jnp.zeros_like(leaf, dtype=wide_dtype(leaf.dtype))
@@ -96,29 +98,59 @@ def scale_by_adam8bit(
             return x
         return quantize_dynamic(x, signed=signed, block_size=block_size)
 
-    def init(params: Any) -> ScaleByAdam8bitState:
+    def start(params: Any) -> ScaleByAdam8bitState:
         return ScaleByAdam8bitState(
             count=jnp.zeros([], jnp.int32),
             mu=jax.tree.map(lambda leaf: zeros(leaf, True), params),
             nu=jax.tree.map(lambda leaf: zeros(leaf, False), params),
         )
 
+    def init(params: Any) -> ScaleByAdam8bitState:
+        partitions = lambda state: _partitions(params, state)
+        return initialise(start, params, mesh_of(params), partitions, constrain=False)
+
     def update(
         updates: Any, state: ScaleByAdam8bitState, params: Any = None
     ) -> tuple[Any, ScaleByAdam8bitState]:
         del params
-        moments = optax.ScaleByAdamState(
-            state.count, read_moments(state.mu, signed=True), read_moments(state.nu, signed=False)
-        )
-        wide = jax.tree.map(at_least_float32, updates)
-        directions, moments = adam.update(wide, moments)
-        return optax.tree.cast_like(directions, updates), ScaleByAdam8bitState(
-            moments.count,
-            store_moments(moments.mu, state.mu, signed=True),
-            store_moments(moments.nu, state.nu, signed=False),
+        # To cut an axis that is split into blocks is no reshape that Explicit mesh axes know.
+        return run_in_auto(
+            _update,
+            lambda: jax.tree.map(typed_spec, (updates, state)),
+            mesh_of(updates),
+            *(updates, state, b1, b2, eps),
         )
 
     return optax.GradientTransformation(init, update)
+
+
+def _update(
+    updates: Any, state: ScaleByAdam8bitState, b1: Any, b2: Any, eps: Any
+) -> tuple[Any, ScaleByAdam8bitState]:
+    moments = optax.ScaleByAdamState(
+        state.count, read_moments(state.mu, signed=True), read_moments(state.nu, signed=False)
+    )
+    wide = jax.tree.map(at_least_float32, updates)
+    directions, moments = optax.scale_by_adam(b1, b2, eps).update(wide, moments)
+    return optax.tree.cast_like(directions, updates), ScaleByAdam8bitState(
+        moments.count,
+        store_moments(moments.mu, state.mu, signed=True),
+        store_moments(moments.nu, state.nu, signed=False),
+    )
+
+
+def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
+    """Moments are split as the parameters are; of the scales, the axis of blocks is whole."""
+
+    make: Any = Quantized8
+
+    def of(leaf: Any, stored: Any) -> Any:
+        spec = typed_spec(leaf)
+        return make(spec, PartitionSpec(*spec[:-1], None)) if _is_quantized(stored) else spec
+
+    whole: Any = PartitionSpec()
+    moments = lambda stored: jax.tree.map(of, params, stored)
+    return ScaleByAdam8bitState(whole, moments(state.mu), moments(state.nu))
 
 
 def read_moments(stored: Any, *, signed: bool) -> Any:

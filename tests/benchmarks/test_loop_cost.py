@@ -1,5 +1,7 @@
 """What benchmarks.loop measures is the loop of train.py, on its own data."""
 
+import pytest
+
 import benchmarks.loop
 from benchmarks.loop import compare, pipeline_rates
 from training.config import PretrainConfig
@@ -34,9 +36,12 @@ def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypat
     assert [len(seconds) for seconds in samples.values()] == [2, 2]
     assert all(x > 0 for seconds in samples.values() for x in seconds)
     assert host > 0
+    added = benchmarks.loop.overhead({"loop": [1.1, 1.2, 1.3], "step": [1.0, 1.0, 1.0]})
+    assert added.median == pytest.approx(0.2)
     # Warming up, two rounds, and the steps that do nothing.
     records = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, 2 + 2 * 3 + 2 + 5 + 1))
     rates = pipeline_rates(config, tmp_path)
     assert list(rates) == ["in memory", "memory-mapped"]
-    assert all(rate > 0 for rate in rates.values())
+    assert [len(of_rounds) for of_rounds in rates.values()] == [7, 7]
+    assert all(rate > 0 for of_rounds in rates.values() for rate in of_rounds)

@@ -11,10 +11,10 @@ RANK = 3
 
 
 def decaying(key: int, n: int = 8) -> jax.Array:
-    """A matrix whose singular values fall, so that subspaces differ."""
+    """A matrix (n, 12) whose singular values fall, so that subspaces differ."""
     left, right = jax.random.split(jax.random.key(key))
     columns = jax.random.normal(left, (12, n)) * 0.6 ** jnp.arange(n)
-    return columns @ jnp.linalg.qr(jax.random.normal(right, (n, n)))[0]
+    return (columns @ jnp.linalg.qr(jax.random.normal(right, (n, n)))[0]).T
 
 
 def optimum(matrix: jax.Array) -> float:

@@ -103,6 +103,27 @@ class Subspace(abc.ABC):
         outside = jnp.asarray(outside, A.dtype)
         return outside * A + (jnp.asarray(inside, A.dtype) - outside) * self.embed(a)
 
+    def store(
+        self,
+        A: Float[Array, "*batch n m"],
+        a: Float[Array, "*batch r p"],
+        inside: Any,
+        outside: Any,
+    ) -> Float[Array, "*batch n m"]:
+        """What to keep of A so that `restore`, in the next step, returns A reweighted.
+
+        A learned basis reweights at once, while a = Pᵀ A is at hand. A fixed one leaves it to the
+        next step, where it is a factor in a sum and no pass over the matrix.
+        """
+        return self.reweight(A, a, inside, outside)
+
+    def restore(
+        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
+    ) -> Float[Array, "*batch n m"]:
+        """inside · P Pᵀ A + outside · (A − P Pᵀ A) from what `store` of this subspace returned."""
+        del inside, outside
+        return stored
+
     def without(
         self,
         A: Float[Array, "*batch n m"],

@@ -1,14 +1,24 @@
 """Columns of the discrete cosine transform, by a fast transform."""
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
-from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
+from lowrank_optax.linalg.dct import (
+    dct_columns,
+    domain_dct,
+    domain_idct,
+    domain_order,
+    orthogonal_dct,
+    orthogonal_idct,
+)
+from lowrank_optax.sharding.transforms import transform_columns
 
 
 @axis_value()
@@ -21,19 +31,38 @@ class Dct(FixedBasis):
     sync_axis: str | None = None
 
     def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
-        """S = Qᵀ G by a fast transform."""
-        return self._transform(self.kind == "II", G, dtype)
+        """S = Qᵀ G by a fast transform, of G as it is: half precision suits matrix units."""
+        there, back = Transform(self.kind, dtype), Transform(self.kind, G.dtype, inverse=True)
+        return transform_columns(there, back, G)
 
     def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
         """G = Q S by a fast transform."""
-        return self._transform(self.kind != "II", S, S.dtype)
+        there, back = Transform(self.kind, S.dtype, inverse=True), Transform(self.kind, S.dtype)
+        return transform_columns(there, back, S)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Cosines of the chosen columns."""
         return dct_columns(n, indices, dtype=dtype, kind=self.kind)
 
-    def _transform(self, forward: bool, x: Array, dtype: Any) -> Array:
-        return (orthogonal_dct if forward else orthogonal_idct)(x.astype(dtype), axis=-2)
+    def order(self, n: int) -> np.ndarray | None:
+        """The order in which the transform finds coefficients; of kind III they are in order."""
+        return domain_order(n) if self.kind == "II" else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """The transform of a kind or its inverse, equal to another one of the same options."""
+
+    kind: str
+    dtype: Any
+    inverse: bool = False
+
+    def __call__(self, x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """Of the second-to-last axis, in the domain's order."""
+        if self.kind == "II":
+            return (domain_idct if self.inverse else domain_dct)(x, self.dtype)
+        transform = orthogonal_dct if self.inverse else orthogonal_idct
+        return transform(x, axis=-2, dtype=self.dtype)
 
 
 def dct(

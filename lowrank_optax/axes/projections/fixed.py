@@ -107,6 +107,19 @@ class ChosenColumns(Subspace):
         )
         return A * weights[..., None]
 
+    def store(
+        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
+    ) -> Float[Array, "*batch n m"]:
+        """A itself: `restore` reweights it."""
+        del a, inside, outside
+        return A
+
+    def restore(
+        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
+    ) -> Float[Array, "*batch n m"]:
+        """What is stored, reweighted."""
+        return self.reweight(stored, None, inside, outside)
+
     def since(self, previous: "ChosenColumns") -> "MovedColumns":
         """Which columns were chosen before, and where they were."""
         return MovedColumns(*_find(previous.indices, self.indices))

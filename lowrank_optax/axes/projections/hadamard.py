@@ -1,5 +1,6 @@
 """Columns of the Walsh–Hadamard transform: a fixed basis of signs, for powers of two."""
 
+import dataclasses
 from typing import Any
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -10,6 +11,7 @@ from lowrank_optax.axes.projections.base import Shape
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.hadamard import hadamard_columns, is_power_of_two, orthogonal_hadamard
+from lowrank_optax.sharding.transforms import transform_columns
 
 
 @axis_value()
@@ -31,15 +33,26 @@ class Hadamard(FixedBasis):
 
     def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
         """S = Qᵀ G by a fast transform."""
-        return orthogonal_hadamard(G.astype(dtype), axis=-2)
+        return transform_columns(Transform(dtype), Transform(G.dtype), G)
 
     def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
         """G = Q S by the same transform: Q is symmetric."""
-        return orthogonal_hadamard(S, axis=-2)
+        return transform_columns(Transform(S.dtype), Transform(S.dtype), S)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Signs of the chosen columns."""
         return hadamard_columns(n, indices, dtype=dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """The transform with a result in a dtype, equal to another one of the same."""
+
+    dtype: Any
+
+    def __call__(self, x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """Of the second-to-last axis."""
+        return orthogonal_hadamard(x.astype(self.dtype), axis=-2)
 
 
 def hadamard(rank: int | float = 128, select: str | selection.Selection = "l1") -> Hadamard:

@@ -4,13 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.dct import Transform
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
-from lowrank_optax.linalg.dct import dct_columns, orthogonal_dct, orthogonal_idct
+from lowrank_optax.linalg.dct import dct_columns, domain_order
+from lowrank_optax.sharding.transforms import transform_columns
 
 
 @axis_value("seed")
@@ -23,15 +26,22 @@ class RandomOrthogonal(FixedBasis):
 
     def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
         """S = Qᵀ G: signs, then a fast transform."""
-        return orthogonal_dct(G.astype(dtype) * self._signs(G.shape[-2], dtype), axis=-2)
+        signed = G * self._signs(G.shape[-2], G.dtype)
+        there, back = Transform("II", dtype), Transform("II", G.dtype, inverse=True)
+        return transform_columns(there, back, signed)
 
     def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
         """G = Q S: the inverse transform, then signs."""
-        return orthogonal_idct(S, axis=-2) * self._signs(S.shape[-2], S.dtype)
+        there, back = Transform("II", S.dtype, inverse=True), Transform("II", S.dtype)
+        return transform_columns(there, back, S) * self._signs(S.shape[-2], S.dtype)
 
     def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
         """Cosines of the chosen columns with signed rows."""
         return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)
+
+    def order(self, n: int) -> np.ndarray | None:
+        """The order in which the transform finds coefficients."""
+        return domain_order(n)
 
     def _signs(self, n: int, dtype: Any) -> Float[Array, "n 1"]:
         # From bits and a named generator, so that neither the default dtype nor the default

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
@@ -38,9 +39,9 @@ class Projected:
     m: Float[Array, "*batch r p"] | None = None
     moved: Float[Array, "*batch r p"] | None = None
 
-    def reweighted(self, inside: Any, outside: Any) -> Float[Array, "*batch n m"]:
-        """A with its part inside and its part outside the subspace scaled, in the domain."""
-        return self.subspace.reweight(self.A, self.a, inside, outside)
+    def outside(self) -> Float[Array, "*batch n m"]:
+        """A − P a, in the domain."""
+        return self.subspace.reweight(self.A, self.a, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Step:
       A: what was projected, in the domain, shape (..., n, m).
       a: its coordinates in the subspace, shape (..., r, m).
       direction: what the inner optimizer made of a, shape (..., r, m).
-      u: the direction times the engine's scale.
+      scale: the engine's factor of the direction.
     """
 
     projection: Projection
@@ -61,11 +62,17 @@ class Step:
     A: Float[Array, "*batch n m"]
     a: Float[Array, "*batch r p"]
     direction: Float[Array, "*batch r p"]
-    u: Float[Array, "*batch r p"]
+    scale: Any
+
+    @property
+    def u(self) -> Float[Array, "*batch r p"]:
+        """The direction times the scale."""
+        return self.direction * jnp.asarray(self.scale, self.direction.dtype)
 
     def lifted(self) -> Float[Array, "*batch n m"]:
-        """P u in weight space."""
-        return self.subspace.lift(self.u)
+        """P u in weight space; the scale joins what is done to every entry afterwards."""
+        step = self.subspace.lift(self.direction)
+        return step * jnp.asarray(self.scale, step.dtype)
 
     def outside(self) -> Float[Array, "*batch n m"]:
         """A − P a, in the domain."""
@@ -80,9 +87,11 @@ class Residual(abc.ABC):
         del shape, dtype
         return ()
 
-    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
-        """What to project, given the new coefficients S and what is stored."""
-        del state
+    def accumulate(
+        self, S: Float[Array, "*batch n m"], state: Any, previous: Subspace
+    ) -> Float[Array, "*batch n m"]:
+        """What to project, given the new coefficients S, what is stored, and the last subspace."""
+        del state, previous
         return S
 
     def ahead(

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.moments import require_fields
-from lowrank_optax.axes.projections.base import Shape
+from lowrank_optax.axes.projections.base import Shape, Subspace
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.axes.residuals.base import Projected, Residual, Step
 from lowrank_optax.linalg.arguments import check_fraction
@@ -30,9 +30,11 @@ class Momentum(Residual):
         """Zeros in the stated dtype, or at least float32: undecayed sums stall in bfloat16."""
         return jnp.zeros(shape, self.dtype or wide_dtype(dtype))
 
-    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
-        """M + S."""
-        return S + state.astype(S.dtype)
+    def accumulate(
+        self, S: Float[Array, "*batch n m"], state: Any, previous: Subspace
+    ) -> Float[Array, "*batch n m"]:
+        """M + S, with M decayed by parts."""
+        return S + previous.restore(state.astype(S.dtype), self.inside, self.outside)
 
     def ahead(
         self, A: Float[Array, "*batch n m"], S: Float[Array, "*batch n m"]
@@ -41,8 +43,9 @@ class Momentum(Residual):
         return self.inside * A + S if self.nesterov else A
 
     def keep(self, projected: Projected, state: Any) -> Any:
-        """The decayed momentum."""
-        return projected.reweighted(self.inside, self.outside).astype(state.dtype)
+        """The momentum, decayed now or when it is next used."""
+        A, a, subspace = projected.A, projected.a, projected.subspace
+        return subspace.store(A, a, self.inside, self.outside).astype(state.dtype)
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
         """P u."""
@@ -73,8 +76,11 @@ class ErrorFeedback(Residual):
             return jnp.zeros(shape, wide)
         return quantized_zeros(shape, self.storage, axis=-2, block_size=self.block_size, dtype=wide)
 
-    def accumulate(self, S: Float[Array, "*batch n m"], state: Any) -> Float[Array, "*batch n m"]:
+    def accumulate(
+        self, S: Float[Array, "*batch n m"], state: Any, previous: Subspace
+    ) -> Float[Array, "*batch n m"]:
         """S + E."""
+        del previous
         if self.storage == "float32":
             return S + state
         return S + dequantize(state, size=S.shape[-2], axis=-2).astype(S.dtype)
@@ -82,7 +88,7 @@ class ErrorFeedback(Residual):
     def keep(self, projected: Projected, state: Any) -> Any:
         """What the subspace left over, and β₁ / (1 − β₁) times what the moment lost."""
         if self.moment_decay is None:
-            E = projected.reweighted(0.0, 1.0)
+            E = projected.outside()
         else:
             m, moved = projected.m, projected.moved
             assert m is not None

@@ -18,6 +18,8 @@ def test_it_is_sylvesters_matrix_in_orthonormal_form(n, float64):
     H = scipy.linalg.hadamard(n) / np.sqrt(n)
     x = draw(3, 2, n, dtype=jnp.float64)
     np.testing.assert_allclose(orthogonal_hadamard(x), x @ H, atol=1e-13)
+    np.testing.assert_allclose(orthogonal_hadamard(x.mT, -2), H @ x.mT, atol=1e-13)
+    np.testing.assert_allclose(orthogonal_hadamard(x[0, 0]), x[0, 0] @ H, atol=1e-13)
     np.testing.assert_allclose(hadamard_columns(n, jnp.arange(n), jnp.float64), H, rtol=1e-15)
 
 
@@ -43,12 +45,22 @@ def test_half_precision_is_computed_in_float32():
     np.testing.assert_array_equal(y, expected)
 
 
-def test_the_work_is_n_log_n_and_no_matrix_is_formed():
-    shape = jax.ShapeDtypeStruct((16, 1024), jnp.float32)
-    compiled = jax.jit(orthogonal_hadamard).lower(shape).compile()
+def test_two_small_products_in_four_passes_and_no_large_matrix():
+    shape = jax.ShapeDtypeStruct((1024, 512), jnp.float32)
+    compiled = jax.jit(lambda x: orthogonal_hadamard(x, -2)).lower(shape).compile()
+    cost = compiled.cost_analysis()
     assert "[1024,1024]" not in compiled.as_text()
-    # Ten stages of one addition per entry, with room for what fusion computes twice.
-    assert compiled.cost_analysis()["flops"] < 16 * 1024 * 10 * 10
+    assert cost["flops"] <= 1.01 * 1024 * 512 * 2 * (32 + 32)
+    assert cost["bytes accessed"] <= 4.2 * 4 * 1024 * 512
+
+
+def test_the_dtype_of_the_result_is_free():
+    x = draw(32, 4, dtype=jnp.bfloat16)
+    y = orthogonal_hadamard(x, -2, dtype=jnp.float32)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, orthogonal_hadamard(x.astype(jnp.float32), -2), atol=1e-6)
+    with pytest.raises(TypeError, match="int8 is not a floating dtype"):
+        orthogonal_hadamard(x, dtype=jnp.int8)
 
 
 @pytest.mark.parametrize("n", [3, 12, 0])

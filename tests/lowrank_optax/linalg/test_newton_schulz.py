@@ -1,10 +1,14 @@
 """Newton–Schulz: the Gram form equals the plain iteration, and nothing makes it non-finite."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from benchmarks.collectives import collectives
 from lowrank_optax.linalg import newton_schulz
 
 MUON = (3.4445, -4.7750, 2.0315)
@@ -67,6 +71,78 @@ def test_eps_is_added_to_the_norm_of_tiny_input():
 def test_singular_values_land_near_one(shape):
     values = jnp.linalg.svd(newton_schulz(normal(shape)), compute_uv=False)
     assert 0.6 < values.min() < values.max() < 1.3
+
+
+def with_singular_values(values, m):
+    """A matrix (m, r) with these singular values, whose squares add up to 1."""
+    left, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(m, len(values))))
+    right, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(len(values),) * 2))
+    return jnp.asarray(left * values @ right)
+
+
+# The best that any such composition reaches from [0.001, 1], with 1 % of room at the lower end.
+@pytest.mark.parametrize(
+    ("steps", "least", "most"),
+    [(1, 0.0082, 2), (3, 0.130, 1.866), (5, 0.846, 1.124), (8, 1 - 1e-9, 1 + 1e-9)],
+)
+def test_polar_express_brings_singular_values_into_the_band_of_its_theorem(
+    steps, least, most, float64
+):
+    values = np.geomspace(1e-3, 0.5, 24)
+    values[-1] = np.sqrt(1 - np.sum(values[:-1] ** 2))
+    for x in [with_singular_values(values, 60), with_singular_values(values, 24)]:
+        y = newton_schulz(x, steps=steps, coefficients="polar_express", eps=0.0)
+        reached = np.linalg.svd(y, compute_uv=False)
+        assert least <= reached.min()
+        assert reached.max() <= most
+
+
+def test_polar_express_is_nearer_to_one_than_muon_and_repeats_its_last_step():
+    x = normal((64, 16))
+    error = lambda **options: jnp.max(
+        jnp.abs(jnp.linalg.svd(newton_schulz(x, **options), compute_uv=False) - 1)
+    )
+    assert error(steps=6, coefficients="polar_express") < 0.01 < 0.1 < error(steps=6)
+    assert error(steps=12, coefficients="polar_express") < 1e-5
+
+
+def test_muon_by_name_is_its_triple():
+    x = normal((64, 16))
+    named = newton_schulz(x, coefficients="muon")
+    np.testing.assert_array_equal(named, newton_schulz(x, coefficients=MUON))
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    ("shape", "spec", "reduced"),
+    [
+        ((64, 8), ("a", None), (8, 8)),
+        ((64, 8), (None, "a"), None),
+        ((64, 8), ("a", "b"), None),
+        ((8, 64), (None, "a"), (8, 8)),
+        ((16, 16), ("a", None), None),
+        ((4, 64, 8), ("a", None, None), ()),
+        ((2, 64, 8), ("b", "a", None), (1, 8, 8)),
+    ],
+)
+def test_any_sharding_is_kept_and_split_rows_add_up_gram_matrices_only(
+    axis_type, shape, spec, reduced
+):
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type, axis_type))
+    x = normal(shape)
+    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+    compiled = jax.jit(newton_schulz).lower(sharded).compile()
+    y = compiled(sharded)
+    assert y.sharding.is_equivalent_to(sharded.sharding, x.ndim)
+    np.testing.assert_allclose(y, newton_schulz(x), atol=1e-5)
+    if reduced is not None:
+        found = collectives(compiled.as_text())
+        assert {each.kind for each in found} <= {"all-reduce"}
+        largest = max((math.prod(s) for each in found for s in each.shapes), default=1)
+        assert largest == math.prod(reduced)
+    with jax.set_mesh(mesh):
+        outside = newton_schulz(sharded)
+    assert outside.sharding.is_equivalent_to(sharded.sharding, x.ndim)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 4), (4, 32), (8, 8)])
@@ -158,6 +234,7 @@ def test_products_are_asked_for_in_full_precision():
         ((1.0, 2.0), 5, r"three numbers \(a, b, c\).*got \(1\.0, 2\.0\)"),
         (((1.0, 2.0),) * 5, 5, "three numbers"),
         (MUON, -1, "must not be negative: -1"),
+        ("polar", 5, "named 'polar' are unknown; use muon or polar_express"),
     ],
 )
 def test_wrong_coefficients_or_steps_are_named(coefficients, steps, message):

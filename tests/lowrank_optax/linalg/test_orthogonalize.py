@@ -1,10 +1,17 @@
 """Orthonormal bases, canonical signs, and keeping the old basis after a failure."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lowrank_optax.linalg.orthogonalize import canonical_signs, keep_finite, orthonormal_columns
+from lowrank_optax.linalg.orthogonalize import (
+    METHODS,
+    canonical_signs,
+    checked_cholesky_qr,
+    keep_finite,
+    orthonormal_columns,
+)
 
 
 def draw(*shape, seed=0):
@@ -15,7 +22,7 @@ def projector(Q):
     return Q @ Q.mT
 
 
-@pytest.mark.parametrize("method", ["qr", "cholesky_qr"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decades", [0, 3])
 def test_columns_are_orthonormal_and_span_the_same_space(method, decades):
     x = draw(2, 20, 4) * jnp.logspace(0, -decades, 4) @ draw(4, 4, seed=1)
@@ -30,6 +37,34 @@ def test_qr_stays_orthonormal_without_full_rank_and_cholesky_qr_says_that_it_fai
     Q = orthonormal_columns(x, "qr")
     np.testing.assert_allclose(Q.T @ Q, jnp.eye(3), atol=1e-6)
     assert not jnp.isfinite(orthonormal_columns(x, "cholesky_qr")).all()
+
+
+def test_checked_cholesky_qr_mends_the_matrices_where_it_failed_and_no_others():
+    good = draw(20, 4)
+    dependent = good.at[:, 3].set(good[:, 0])
+    # The Gram matrix of this one has a factor that is nothing like right in float32.
+    nearly = draw(20, 4) @ jnp.diag(jnp.logspace(0, -5, 4)) @ draw(4, 4, seed=1)
+    x = jnp.stack([good, dependent, nearly, jnp.zeros((20, 4))])
+    Q = jax.jit(checked_cholesky_qr)(x)
+    np.testing.assert_allclose(Q.mT @ Q, jnp.broadcast_to(jnp.eye(4), (4, 4, 4)), atol=2e-6)
+    np.testing.assert_allclose(Q[0], orthonormal_columns(good, "cholesky_qr"), atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.abs(Q[1]), jnp.abs(orthonormal_columns(dependent, "qr")), atol=1e-6
+    )
+    assert jnp.isnan(checked_cholesky_qr(good.at[0, 0].set(jnp.nan))).any()
+
+
+def test_factorisations_are_chosen_for_the_platform_that_is_compiled_for():
+    x = jax.ShapeDtypeStruct((20, 4), jnp.float32)
+    lowered = {
+        platform: jax.export.export(jax.jit(orthonormal_columns), platforms=[platform])(x)
+        for platform in ["cpu", "cuda", "tpu"]
+    }
+    assert "cholesky" not in lowered["cpu"].mlir_module()
+    for platform in ["cuda", "tpu"]:
+        text = lowered[platform].mlir_module()
+        assert "stablehlo.cholesky" in text or "potrf" in text
+        assert "stablehlo.case" in text or "stablehlo.if" in text
 
 
 def test_the_entry_of_largest_magnitude_becomes_positive():

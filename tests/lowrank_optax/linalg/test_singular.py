@@ -56,6 +56,25 @@ def test_a_matrix_that_is_not_finite_gives_nan_for_itself_alone(method, bad):
     np.testing.assert_allclose(s[1], [1, 0.5], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("count", "key", "kernels"),
+    [(3, None, {"syevd"}), (3, KEY, set()), (30, KEY, {"syevd"})],
+)
+def test_accelerators_decompose_gram_matrices_or_sketches_and_a_cpu_the_matrix(count, key, kernels):
+    A = jax.ShapeDtypeStruct((64, 48), jnp.float32)
+    function = jax.jit(lambda A: right_singular_vectors(A, count, key=key))
+    texts = {
+        platform: jax.export.export(function, platforms=[platform])(A).mlir_module()
+        for platform in ["cpu", "cuda"]
+    }
+    assert "gesdd" in texts["cpu"]
+    assert "syevd" not in texts["cpu"]
+    assert {name for name in ["syevd"] if name in texts["cuda"]} == kernels
+    # Of the sketch, 48 x 11, at most.
+    assert ("gesvd" in texts["cuda"]) == (kernels == set())
+    jax.export.export(function, platforms=["tpu"])(A)
+
+
 def test_bad_arguments_are_explained():
     with pytest.raises(ValueError, match="method='lanczos' is unknown; use one of"):
         right_singular_vectors(jnp.eye(3), 1, "lanczos")

@@ -136,4 +136,4 @@ def test_explicit_axes_need_no_mesh_to_be_set_and_do_not_mind_one(set_mesh, jitt
         updates, state = step()
     np.testing.assert_allclose(updates, expected, rtol=1e-5, atol=1e-5)
     assert jax.typeof(updates).sharding.spec == P(None, AXES)
-    assert state.residual.sharding.spec == P(AXES, None)
+    assert state.residual.sharding.spec == P(None, AXES)

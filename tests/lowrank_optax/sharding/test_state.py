@@ -49,14 +49,14 @@ def test_the_shardings_follow_from_shapes_alone(layout):
     assert lro.state_shardings(case.optimizer, structs, case.shardings) == case.state_shardings()
 
 
-def test_a_low_rank_array_is_split_as_rows_and_a_basis_as_columns():
+def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
     params = {"w": jax.ShapeDtypeStruct(SHAPE, jnp.float32)}
     sharding = NamedSharding(eight_devices(), P("b", "a"))
     tx = lro.galore(0.1, 4, dimension_numbers={"w": NUMBERS})
     engine = lro.state_shardings(tx, params, sharding).inner_states["matrices"].inner_state[0]
-    assert engine.inner.mu["w"].spec == P("a", None)
+    assert engine.inner.mu["w"].spec == P(None, "a")
     assert engine.basis["w"].spec == P("b", None)
-    assert engine.refresh.spec == P()
+    assert engine.count.spec == engine.key.spec == P(None)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)

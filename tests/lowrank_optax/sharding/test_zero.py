@@ -39,10 +39,10 @@ def test_an_eighth_of_the_momentum_and_of_the_other_moments_is_on_each_device(ki
     state = case.optimizer.init(case.params)
     update = jax.jit(case.optimizer.update)
     _, state = update(jax.device_put(case.gradients(0), case.shardings), state, case.params)
-    count, bias, embedding = (), (2,), (3, 8)
-    indices, momentum = (4,), (4, 16)
+    count, key, bias, embedding = (), (2,), (2,), (3, 8)
+    indices, momentum = (4,), (16, 4)
     assert shapes_on_device(state) == [
-        *(indices, momentum),
+        *(count, key, indices, momentum),
         *(count, bias, embedding, bias, embedding),
     ]
 
@@ -125,7 +125,7 @@ def test_without_a_mesh_zero_axis_has_no_effect():
 def test_an_axis_that_splits_the_parameter_already_is_not_used_twice(kind):
     case = Case(METHODS["trion"], Layout((16, 32), P(None, "b"), AXES), kind)
     momentum = case.state_shardings().inner_states["matrices"].inner_state[0].residual["kernel"]
-    assert momentum.spec == P(("b", "a"), None)
+    assert momentum.spec == P(None, ("b", "a"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -158,4 +158,4 @@ def test_of_a_parameter_split_under_auto_axes_with_shardings_splits_the_state_fu
     places = lro.state_shardings(tx, there, sharding)
     _, state = jax.jit(tx.update)(there, jax.jit(tx.init)(there), there)
     assert not misplaced(state, places)
-    assert (4, 16) in shapes_on_device(state)
+    assert (16, 4) in shapes_on_device(state)
