@@ -24,10 +24,15 @@ def test_norm_is_select(name):
         make(name, norm="l2")
 
 
+def test_norm_is_select_in_the_building_block():
+    with pytest.raises((TypeError, ValueError), match="select"):
+        lro.scale_by_trion(2, norm="l2")
+
+
 @pytest.mark.parametrize(("bits", "dtype"), [(8, "int8"), (4, "int4"), (32, "float32")])
 @pytest.mark.parametrize("name", ["dct_adamw", "ldadamw"])
 def test_bits_of_the_error_feedback_are_a_dtype(name, bits, dtype):
-    with pytest.raises((TypeError, ValueError), match=dtype):
+    with pytest.raises((TypeError, ValueError), match=rf"error_feedback={bits} .*'{dtype}'"):
         make(name, error_feedback=bits)
 
 

@@ -71,7 +71,7 @@ def test_an_update_in_bfloat16_is_rounded_once(name, leaf):
 @pytest.mark.parametrize("leaf", MATRICES)
 @each_method
 def test_a_step_is_not_rounded_before_the_decay_is_added(name, leaf):
-    assert np.mean(np.float64(first_step(name)[1][leaf]) != 0) > 0.5
+    assert np.mean(np.float64(first_step(name)[1][leaf]) != 0) > 0.3
 
 
 @pytest.mark.parametrize("leaf", SHAPES)
