@@ -135,9 +135,9 @@ class Dion:
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, "", self.zero_axis, self.init)
+        placement = Placement(tree, "", self.zero_axis, self._start_state)
         return initialise(
-            lambda params: self._init(MatrixTree(params, tree.table)),
+            self._start_state,
             params,
             placement.mesh,
             placement.partitions,
@@ -149,7 +149,7 @@ class Dion:
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
         tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, "", self.zero_axis, self.init)
+        placement = Placement(tree, "", self.zero_axis, self._start_state)
 
         def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
             inside = MatrixTree(updates, tree.table)
@@ -168,7 +168,9 @@ class Dion:
         new_state = state._replace(count=count, basis=basis, residual=residual)
         return steps, placement.settle(new_state)
 
-    def _init(self, tree: MatrixTree) -> LowRankState:
+    def _start_state(self, params: Any) -> LowRankState:
+        """The state before the first step, wherever it is."""
+        tree = MatrixTree(params, self.specs(params))
         key = as_key(self.seed)
 
         def draw(i: int) -> Array:

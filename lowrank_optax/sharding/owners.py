@@ -51,7 +51,7 @@ def state_owners(init: Callable[[Any], Any], params: Any, state: Any) -> list[in
             transform_non_params=of_nobody,
             is_leaf=lambda _: True,  # the whole tree that is like the parameters
         )
-    except Exception:  # whatever an `init` raises that finds no arrays in its parameters
+    except (AttributeError, TypeError, ValueError):  # of an `init` that finds no arrays there
         owners = _by_structure(params, state, of_parameters, of_nobody)
     return [None if i < 0 else i for i in jax.tree.leaves(owners)]
 
