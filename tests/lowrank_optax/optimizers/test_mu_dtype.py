@@ -10,8 +10,7 @@ from methods import draw, each_method, make, model, trajectory
 APART = {"trion": 0.06}
 """How far a first moment in bfloat16 may lead, relative to the way; 0.02 where no number is given.
 
-Measured are 0.0074 at most; 0.034 for Trion, which then chooses another of two rows that are equal
-but for a thousandth.
+Measured are 0.0074 at most; 0.029 for Trion, which at the end takes two rows in the other order.
 """
 
 
