@@ -2,8 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
-from methods import draw, each_method, make
+from methods import METHODS, draw, make
+
+import lowrank_optax as lro
+
+# After its first update nnx holds what a state has per parameter, if that is more than one array,
+# as a `State` in place of the tuple that it was.
+CASES = {name: (name, {}) for name in METHODS} | {
+    "galore stagger": ("galore", dict(stagger=True)),
+    "galore adaptive": ("galore", dict(update_interval=lro.adaptive(2))),
+    "galore adam8bit": ("galore", dict(inner="adam8bit")),
+}
 
 
 class Network(nnx.Module):
@@ -16,10 +27,11 @@ class Network(nnx.Module):
         return self.out(nnx.relu(self.hidden(self.embed(tokens))))
 
 
-@each_method
-def test_two_steps_of_an_nnx_optimizer_lower_the_loss(name):
+@pytest.mark.parametrize("case", CASES)
+def test_two_steps_of_an_nnx_optimizer_lower_the_loss(case):
+    name, settings = CASES[case]
     network = Network(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(network, make(name), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(network, make(name, **settings), wrt=nnx.Param)
     tokens, target = jnp.arange(5), draw(0, (5, 4))
     loss = lambda network: jnp.mean((network(tokens) - target) ** 2)
 
