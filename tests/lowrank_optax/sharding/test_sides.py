@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import (
     AXES,
@@ -66,7 +66,7 @@ def test_a_side_of_several_axes_is_split_if_one_of_them_is():
 
 def test_a_sharding_of_another_type_is_named():
     params = {"w": jnp.ones(SHAPE)}
-    with pytest.raises(TypeError, match="shardings holds SingleDeviceSharding.*give a NamedSh"):
+    with pytest.raises(TypeError, match=r"shardings holds SingleDeviceSharding.*give a NamedSh"):
         lro.unsharded_sides(params, jax.tree.map(lambda leaf: leaf.sharding, params))
 
 
