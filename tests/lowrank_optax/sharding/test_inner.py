@@ -67,7 +67,8 @@ def test_a_moment_is_split_as_its_array_and_stays_so(inner):
     for place, x in zip(jax.tree.leaves(engine.inner), jax.tree.leaves(shapes), strict=True):
         if x.shape == (4, RANK, 512):
             assert place.spec == P("a", None, "b")
-    state = jax.jit(case.optimizer.init)(case.params)
+    with jax.set_mesh(case.mesh):
+        state = jax.jit(case.optimizer.init)(case.params)
     update = jax.jit(case.optimizer.update)
     for _ in range(2):
         gradients = jax.device_put(case.gradients(0), case.shardings)

@@ -56,7 +56,8 @@ def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
     engine = lro.state_shardings(tx, params, sharding).inner_states["matrices"].inner_state[0]
     assert engine.inner.mu["w"].spec == P(None, "a")
     assert engine.basis["w"].spec == P("b", None)
-    assert engine.count.spec == P() and engine.key.spec == P(None)
+    assert engine.count.spec == P()
+    assert engine.key.spec == P(None)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
