@@ -27,6 +27,7 @@ from lowrank_optax.sharding import state_shardings, unsharded_sides, with_shardi
 from lowrank_optax.sharding.cosine_transforms import orthogonal_dct, orthogonal_idct
 from lowrank_optax.sharding.synchronise import local_state_specs
 from lowrank_optax.tools import diagnostics
+from lowrank_optax.tools.matrix_state import matrix_states
 from lowrank_optax.tools.memory_report import MemoryReport, memory_report
 from lowrank_optax.tools.stochastic_rounding import apply_updates_stochastic, stochastic_round
 from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
@@ -68,6 +69,7 @@ __all__ = [
     "SpecTable",
     "matrix_dimension_numbers",
     "matrix_specs",
+    "matrix_states",
     "memory_report",
     # Several devices
     "local_state_specs",

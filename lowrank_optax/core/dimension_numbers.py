@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
 from lowrank_optax.core.trees import has_masked, leaf_paths, path_string
 
 DimensionNumbers: TypeAlias = (
@@ -19,21 +20,31 @@ DimensionNumbers: TypeAlias = (
 )
 """What `dimension_numbers=` takes: nothing, a pytree, a callable, or (regex, value) pairs."""
 
-# Embeddings, output heads and norms, as Flax, Haiku, Equinox and Hugging Face models name them.
-DEFAULT_EXCLUDE = (
-    r"(?i)embed|norm"
-    r"|(^|/)(wte|wpe|emb|tok_emb|pos_emb|ln|ln_\w+|ln\d+)(/|$)"
-    r"|(^|/)(lm_head|head|output_head|logits\w*|classifier)(/|$)"
-)
+
+class Resolution(NamedTuple):
+    """What every leaf is, in `jax.tree.leaves` order.
+
+    Attributes:
+      numbers: which axes are "in" and "out", or None where a leaf is not a matrix.
+      reasons: why a leaf is not a matrix, in a few words; "" where it is one.
+    """
+
+    numbers: tuple[MuonDimensionNumbers | None, ...]
+    reasons: tuple[str, ...]
 
 
 def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any:
-    """The default mask: 2-D leaves that are no embeddings, output heads or norms by name.
+    """The default mask: 2-D leaves that are no embeddings, output heads, norms or biases by name.
+
+    A name is the part of a leaf's path that says what it is for: the last component, but for
+    `kernel`, `weight`, `w`, a trailing `value` and numbers. Of `PreNormBlock_0/mlp/kernel` it is
+    `mlp`.
 
     Args:
       params: pytree of arrays or `jax.ShapeDtypeStruct`s.
-      exclude: regular expression, searched in each leaf's "/"-joined path; leaves in which it is
-        found are not matrices.
+      exclude: regular expression of names that are not matrices, each matched whole, in place of
+        the default one. If it contains "/" it is searched in the "/"-joined paths: "^encoder/"
+        excludes all of an encoder.
 
     Returns:
       A tree like `params` of `MuonDimensionNumbers(0, 1)` for matrices and None for other leaves,
@@ -50,51 +61,79 @@ def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any
       >>> mask["embed"] is None, mask["mlp"]["kernel"].output_axis
       (True, 1)
     """
-    pattern = _compile(exclude, "exclude")
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-    numbers = [
-        MuonDimensionNumbers(0, 1)
-        if leaf.ndim == 2 and not pattern.search(path_string(path))
-        else None
-        for path, leaf in leaves
-    ]
-    return jax.tree.unflatten(treedef, numbers)
+    numbers = _by_default(params, exclude).numbers
+    return jax.tree.unflatten(jax.tree.structure(params), numbers)
 
 
-def resolve(
-    params: Any, dimension_numbers: DimensionNumbers
-) -> tuple[list[MuonDimensionNumbers | None], list[str]]:
-    paths = leaf_paths(params)
-    numbers = _resolve(params, paths, dimension_numbers, has_masked(params))
-    numbers = [None if 0 in leaf.shape else n for n, leaf in zip(numbers, jax.tree.leaves(params))]
-    return numbers, [
-        f"{leaf.ndim}-D" if n is None else "" for n, leaf in zip(numbers, jax.tree.leaves(params))
-    ]
+def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resolution:
+    """What every leaf is, and why some are not matrices.
 
-
-def _resolve(
-    params: Any, paths: list[str], dimension_numbers: DimensionNumbers, partial: bool
-) -> list[MuonDimensionNumbers | None]:
-    """Dimension numbers of every leaf, in `jax.tree.leaves` order; None = not a matrix.
+    Patterns must all match something, unless a part of the tree is masked (`optax.masked`,
+    `optax.partition`): then they may be about that part. A leaf that is None is something.
 
     Args:
       params: pytree of arrays or shapes.
-      paths: its "/"-joined leaf paths.
       dimension_numbers: in any of the forms of `DimensionNumbers`.
-      partial: `params` is a masked part of the tree, so patterns need not all match.
 
     Raises:
       ValueError, TypeError: naming the parameter or pattern and the remedy.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lowrank_optax.core.dimension_numbers import resolve
+      >>> resolve({"b": jnp.ones(8), "w": jnp.ones((4, 8)), "wte": jnp.ones((9, 4))}).reasons
+      ('1-D', '', 'named as an embedding or head')
     """
+    paths = leaf_paths(params)
     if not paths:
-        return []
-    if dimension_numbers is None:
-        dimension_numbers = matrix_dimension_numbers
+        return Resolution((), ())
+    if dimension_numbers is None or dimension_numbers is matrix_dimension_numbers:
+        return _by_default(params, DEFAULT_EXCLUDE)
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
+    excluded = ["excluded by dimension_numbers"] * len(paths)
     if _is_pairs(dimension_numbers):
-        return _from_pairs(paths, cast(Any, dimension_numbers), partial)
-    return _from_tree(paths, dimension_numbers)
+        numbers, matched = _from_pairs(params, paths, cast(Any, dimension_numbers))
+        for i in set(range(len(paths))) - matched:
+            excluded[i] = "matched by no pattern of dimension_numbers"
+    else:
+        numbers = _from_tree(paths, dimension_numbers)
+    shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
+    return _resolution(
+        numbers,
+        [
+            _empty(shape) if number is not None else _too_few_axes(shape) or reason
+            for shape, number, reason in zip(shapes, numbers, excluded, strict=True)
+        ],
+    )
+
+
+def _by_default(params: Any, exclude: str) -> Resolution:
+    pattern = _compile(exclude, "exclude")
+    reasons = []
+    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
+        shape = tuple(leaf.shape)
+        reason = _too_few_axes(shape) or why_excluded(path, pattern) or _empty(shape)
+        if len(shape) > 2 and not reason:
+            reason = f"{len(shape)}-D: name its axes in dimension_numbers"
+        reasons.append(reason)
+    return _resolution([MuonDimensionNumbers(0, 1)] * len(reasons), reasons)
+
+
+def _resolution(
+    numbers: Sequence[MuonDimensionNumbers | None], reasons: Sequence[str]
+) -> Resolution:
+    """Numbers only where nothing speaks against it."""
+    kept = (None if reason else number for number, reason in zip(numbers, reasons, strict=True))
+    return Resolution(tuple(kept), tuple(reasons))
+
+
+def _too_few_axes(shape: tuple[int, ...]) -> str:
+    return {0: "scalar", 1: "1-D"}.get(len(shape), "")
+
+
+def _empty(shape: tuple[int, ...]) -> str:
+    return "empty" if 0 in shape else ""
 
 
 def _is_number(value: Any) -> bool:
@@ -111,13 +150,20 @@ def _is_pairs(value: Any) -> bool:
 
 
 def _from_pairs(
-    paths: list[str], pairs: Sequence[tuple[str, MuonDimensionNumbers | None]], partial: bool
-) -> list[MuonDimensionNumbers | None]:
+    params: Any,
+    paths: list[str],
+    pairs: Sequence[tuple[str, MuonDimensionNumbers | None]],
+) -> tuple[list[MuonDimensionNumbers | None], set[int]]:
+    """The numbers, and which leaves a pattern matches."""
     found: list[MuonDimensionNumbers | None] = [None] * len(paths)
     matched_by: dict[int, str] = {}
+    everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
+    absent = [path_string(path) for path, leaf in everything if leaf is None]
+    partial = has_masked(params)
     for pattern, value in pairs:
-        hits = [i for i, path in enumerate(paths) if _compile(pattern, "pattern").search(path)]
-        if not hits and not partial:
+        expression = _compile(pattern, "pattern")
+        hits = [i for i, path in enumerate(paths) if expression.search(path)]
+        if not hits and not partial and not any(map(expression.search, absent)):
             raise ValueError(
                 f"dimension_numbers pattern {pattern!r} matches no parameter; the paths are "
                 f"{', '.join(paths)}."
@@ -130,7 +176,7 @@ def _from_pairs(
                 )
             matched_by[i] = pattern
             found[i] = value
-    return found
+    return found, set(matched_by)
 
 
 def _from_tree(paths: list[str], tree: Any) -> list[MuonDimensionNumbers | None]:

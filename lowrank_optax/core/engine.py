@@ -34,9 +34,9 @@ class Engine:
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis)
+        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
         return initialise(
-            lambda params: self._init(MatrixTree(params, tree.table)),
+            self._start_state,
             params,
             placement.mesh,
             placement.partitions,
@@ -47,13 +47,13 @@ class Engine:
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
         tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis)
+        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
         halves = Halves(tree.table, placement, self.inner, self.step_dtype)
         first = run_in_auto(
             halves.before,
             lambda: halves.partitions(tree, state, params),
             placement.mesh,
-            *(self.axes, updates, state, self._start(tree), params),
+            *(self.axes, updates, state, self._inner_state(tree), params),
         )
         directions, inner = self._directions(tree, first, extra_args)
         steps, residual = run_in_auto(
@@ -72,7 +72,9 @@ class Engine:
         )
         return steps, placement.settle(new_state)
 
-    def _init(self, tree: MatrixTree) -> LowRankState:
+    def _start_state(self, params: Any) -> LowRankState:
+        """The state before the first step, wherever it is."""
+        tree = MatrixTree(params, self.specs(params))
         key = as_key(self.seed)
         axes = self.axes
 
@@ -90,11 +92,11 @@ class Engine:
             key=key,
             schedule=tree.build(lambda i: axes.schedule.init()),
             basis=tree.build(basis),
-            inner=self._start(tree),
+            inner=self._inner_state(tree),
             residual=tree.build(lambda i: axes.residual.init(tree.matrices[i].view, tree.dtype(i))),
         )
 
-    def _start(self, tree: MatrixTree) -> Any:
+    def _inner_state(self, tree: MatrixTree) -> Any:
         """The inner optimizer's state before the first step."""
         zeros = low_rank_zeros(tree, self.axes.projection)
         if self.axes.schedule.by_matrix:

@@ -10,7 +10,7 @@ from lowrank_optax.core.axes import Axes, Parts
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import Engine
 from lowrank_optax.core.matrices import matrix_specs
-from lowrank_optax.core.trees import without_none
+from lowrank_optax.core.missing import without_none
 
 
 def scale_by_low_rank(
@@ -97,4 +97,4 @@ def scale_by_low_rank(
         seed=seed,
         step_dtype=step_dtype,
     )
-    return optax.GradientTransformationExtraArgs(engine.init, without_none(engine.update))
+    return without_none(optax.GradientTransformationExtraArgs(engine.init, engine.update))

@@ -1,10 +1,9 @@
-"""Trees that belong to each other: by path, and where one has `None` and the other an array."""
+"""Trees that belong to each other by path."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 
@@ -55,33 +54,3 @@ def has_masked(tree: Any) -> bool:
     """Whether a tree is a part of another one, with `optax.MaskedNode` in place of the rest."""
     is_masked = lambda node: isinstance(node, optax.MaskedNode)
     return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
-
-
-def without_none(
-    update: Callable[..., tuple[Any, Any]],
-) -> Callable[..., tuple[Any, Any]]:
-    """Let `update(updates, state, params, **extra_args)` accept `None` beside a parameter.
-
-    A missing gradient counts as zero for the state, and its update is `None` again.
-
-    Args:
-      update: of an optax transformation that takes trees without `None` in place of arrays.
-    """
-
-    def wrapped(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        if params is None or jax.tree.structure(updates) == jax.tree.structure(params):
-            return update(updates, state, params, **extra_args)
-        is_none = lambda node: node is None
-        filled = jax.tree.map(
-            lambda g, p: jax.tree.map(jnp.zeros_like, p) if g is None else g,
-            updates,
-            params,
-            is_leaf=is_none,
-        )
-        stepped, state = update(filled, state, params, **extra_args)
-        kept = jax.tree.map(
-            lambda g, u: None if g is None else u, updates, stepped, is_leaf=is_none
-        )
-        return kept, state
-
-    return wrapped

@@ -87,7 +87,7 @@ def factored_dct(
     Y = Y.reshape(*batch, pairs, 2 * n2, m)
     Z = multiply_rows(_inner(n1, n2, x.dtype), Y, precision)
     if not ordered:
-        return Z.reshape(x.shape).astype(dtype)
+        return lax.optimization_barrier(Z.reshape(x.shape)).astype(dtype)
     return _in_order(Z.reshape(*batch, pairs, 2, n2, m), n1).reshape(x.shape).astype(dtype)
 
 

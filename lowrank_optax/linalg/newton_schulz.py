@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lowrank_optax.linalg.devices import in_auto_axes
+from lowrank_optax.linalg.precision import wide_dtype
 
 Triple = tuple[float, float, float]
 Coefficients = str | Sequence[float] | Sequence[Sequence[float]]
@@ -44,7 +45,7 @@ def newton_schulz(
     *,
     steps: int = 5,
     coefficients: Coefficients = MUON,
-    eps: float = 1e-7,
+    eps: Any = 1e-7,
 ) -> Float[Array, "*batch m n"]:
     """Returns an approximation of U Vᵀ, where x = U S Vᵀ is the singular value decomposition.
 
@@ -115,16 +116,21 @@ def _named(name: str, steps: int) -> list[Triple]:
     return (safe + [last] * steps)[:steps]
 
 
-@functools.partial(jax.jit, static_argnames=("triples", "eps"))
-def _iterate(x: Array, triples: tuple[Triple, ...], eps: float) -> Array:
+@functools.partial(jax.jit, static_argnames="triples")
+def _iterate(x: Array, triples: tuple[Triple, ...], eps: Any) -> Array:
     tall = x.shape[-2] > x.shape[-1]
     wide = _transpose(x) if tall else x
-    wide = _normalise(wide.astype(jnp.promote_types(x.dtype, jnp.float32)), eps)
+    wide, largest = _scaled(wide.astype(wide_dtype(x.dtype)))
     segments = _segments(triples)
     if _gram_is_cheaper(wide.shape[-2], wide.shape[-1], segments):
-        for segment in segments:
-            wide = _matmul(_gram_factor(_matmul(wide, _transpose(wide)), segment), wide)
+        for i, segment in enumerate(segments):
+            gram = _matmul(wide, _transpose(wide))
+            # ‖x‖² is the trace, so normalising costs no pass over x.
+            ratio = 1 if i else _inverse_norm(jnp.trace(gram, axis1=-2, axis2=-1), largest, eps)
+            wide = _matmul(ratio * _gram_factor(ratio**2 * gram, segment), wide)
     else:
+        energy = jnp.sum(wide * wide, axis=(-2, -1))
+        wide = wide * _inverse_norm(energy, largest, eps)
         for triple in triples:
             wide = _plain_step(wide, triple)
     return (_transpose(wide) if tall else wide).astype(x.dtype)
@@ -151,16 +157,20 @@ def _gram_is_cheaper(rows: int, columns: int, segments: list[list[Triple]]) -> b
     return gram < plain
 
 
-def _normalise(x: Array, eps: float) -> Array:
-    """x / (‖x‖_F + eps), with neither overflow nor underflow in the squares."""
+def _scaled(x: Array) -> tuple[Array, Array]:
+    """x over its largest magnitude, for squares that neither overflow nor underflow, and that."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)
     largest = jnp.where(largest > 0, largest, 1)
     # XLA may form the reciprocal, which is flushed to zero for anything above 8e37.
     shrink = jnp.where(largest > 1, 1 / 16, 1).astype(x.dtype)
-    x = (x * shrink) / (largest * shrink)
+    return (x * shrink) / (largest * shrink), largest
+
+
+def _inverse_norm(energy: Array, largest: Array, eps: Any) -> Array:
+    """1 / (‖x‖_F + eps) of a matrix that was divided by its largest entry, by which eps is too."""
     # At least 1, the largest entry, unless x is zero.
-    norm = jnp.maximum(jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)), 1)
-    return x / (norm + eps / largest)
+    norm = jnp.maximum(jnp.sqrt(energy), 1)[..., None, None]
+    return 1 / (norm + eps / largest)
 
 
 def _plain_step(x: Array, triple: Triple) -> Array:

@@ -21,8 +21,7 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Arr
       >>> product(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 1), jnp.bfloat16)).dtype.name
       'float32'
     """
-    wide = wide_dtype(jnp.promote_types(a.dtype, b.dtype))
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+    return _matmul(a, b, None)
 
 
 def multiply_rows(
@@ -42,10 +41,22 @@ def multiply_rows(
       >>> multiply_rows(jnp.eye(2, dtype=jnp.bfloat16), jnp.ones((3, 2, 1), jnp.bfloat16)).dtype
       dtype('float32')
     """
-    if precision is None and jnp.finfo(x.dtype).bits >= 32:
-        precision = jax.lax.Precision.HIGHEST
     if W.shape[-2] <= x.shape[-1]:
         # Written out for every matrix of a batch: the product of one matrix with a batch comes out
         # with its axes in another order, and a transpose of the result costs more than a small W.
         W = jnp.broadcast_to(W, (*x.shape[: x.ndim - W.ndim], *W.shape))
-    return jnp.matmul(W, x, precision=precision, preferred_element_type=wide_dtype(x.dtype))
+    return _matmul(W, x, precision)
+
+
+def _matmul(a: Array, b: Array, precision: Any) -> Array:
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    wide = wide_dtype(dtype)
+    if precision is None and dtype == wide:
+        precision = jax.lax.Precision.HIGHEST
+    product = lambda a, b: jnp.matmul(a, b, precision=precision, preferred_element_type=wide)
+    if dtype == wide:
+        return product(a, b)
+    # XLA's CPU backend refuses some products of bfloat16 with a float32 result (JAX 0.10), and
+    # widens the operands of the others.
+    widened = lambda a, b: product(a.astype(wide), b.astype(wide))
+    return jax.lax.platform_dependent(a, b, cpu=widened, default=product)

@@ -11,7 +11,7 @@ import optax
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import matrix_specs
-from lowrank_optax.core.trees import without_none
+from lowrank_optax.core.missing import without_none
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
@@ -138,7 +138,7 @@ def assemble(
     tx = optax.partition(
         {"matrices": rounded_once(descend(matrices, learning_rate)), "other": other}, labels
     )
-    return optax.GradientTransformationExtraArgs(tx.init, without_none(tx.update))
+    return without_none(tx)
 
 
 def rounded_once(tx: optax.GradientTransformation) -> Optimizer:

@@ -14,7 +14,8 @@ from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import as_key
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
-from lowrank_optax.core.trees import without_none
+from lowrank_optax.core.missing import without_none
+from lowrank_optax.core.order import once
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
@@ -107,7 +108,7 @@ def scale_by_dion(
         seed=seed,
         step_dtype=step_dtype,
     )
-    return optax.GradientTransformationExtraArgs(dion.init, without_none(dion.update))
+    return without_none(optax.GradientTransformationExtraArgs(dion.init, dion.update))
 
 
 class Numbers(NamedTuple):
@@ -135,9 +136,9 @@ class Dion:
 
     def init(self, params: Any) -> LowRankState:
         tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, "", self.zero_axis)
+        placement = Placement(tree, "", self.zero_axis, self._start_state)
         return initialise(
-            lambda params: self._init(MatrixTree(params, tree.table)),
+            self._start_state,
             params,
             placement.mesh,
             placement.partitions,
@@ -149,13 +150,16 @@ class Dion:
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
         tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, "", self.zero_axis)
+        placement = Placement(tree, "", self.zero_axis, self._start_state)
 
         def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
             inside = MatrixTree(updates, tree.table)
             Q, M, steps = inside.read(basis), inside.read(residual), {}
+            done: Any = None
             for i in inside.matrices:
-                steps[i], Q[i], M[i] = self._step(numbers, inside, placement, i, Q[i], M[i])
+                G = inside.matrix(i) if placement.mesh is not None else once(done, inside.matrix(i))
+                done = self._step(numbers, inside, placement, i, G, Q[i], M[i])
+                steps[i], Q[i], M[i] = done
             return inside.replace(steps), inside.build(Q.__getitem__), inside.build(M.__getitem__)
 
         steps, basis, residual = run_in_auto(
@@ -168,7 +172,9 @@ class Dion:
         new_state = state._replace(count=count, basis=basis, residual=residual)
         return steps, placement.settle(new_state)
 
-    def _init(self, tree: MatrixTree) -> LowRankState:
+    def _start_state(self, params: Any) -> LowRankState:
+        """The state before the first step, wherever it is."""
+        tree = MatrixTree(params, self.specs(params))
         key = as_key(self.seed)
 
         def draw(i: int) -> Array:
@@ -195,12 +201,13 @@ class Dion:
         tree: MatrixTree,
         placement: Placement,
         i: int,
+        G: Float[Array, "*batch n m"],
         Q: Float[Array, "*batch n r"],
         M: Float[Array, "*batch n m"],
     ) -> tuple[Array, Array, Array]:
         """The step of leaf i, and its new Q and M."""
         dtype = tree.dtype(i)
-        G = placement.to_work(i, tree.matrix(i)).astype(Q.dtype)
+        G = placement.to_work(i, G).astype(Q.dtype)
         X = M.astype(Q.dtype) + G
         B = numbers.momentum * X + G if self.nesterov else X
         P, unit, Q, R = self._factors(numbers, B, Q)

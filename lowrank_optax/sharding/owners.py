@@ -1,41 +1,85 @@
 """Which parameter an array of an optimizer's state belongs to."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 
 KeyPath = tuple[Any, ...]
 
 
-def owner_finder(params: Any) -> Any:
-    """A function from the path of an array in an optimizer's state to the parameter it belongs to.
+def state_owners(init: Callable[[Any], Any], params: Any, state: Any) -> list[int | None]:
+    """Which parameter each array of an optimizer's state belongs to.
 
-    Works for any optax transformation: an array of the state belongs to the parameter whose path
-    its own path contains, the longest if there are several.
+    A state holds trees like the parameters, with an array, a subtree or nothing (`MaskedNode`) in
+    place of each. Where they are `init` itself says, asked as `optax.tree.map_params` asks, so that
+    a tuple of parameters is not taken for the tuple of a chain. One that cannot be asked, because
+    it computes with the arrays (`optax.lbfgs`), makes the structure tell: they are the innermost
+    subtrees with that of the parameters.
 
     Args:
-      params: pytree whose structure is that of the parameters.
+      init: the optimizer's.
+      params: pytree of arrays or shapes.
+      state: what `init(params)` returns, or its shapes.
 
     Returns:
-      A function from a key path to the position in `jax.tree.leaves(params)`, or None.
+      For each of `jax.tree.leaves(state)` the position in `jax.tree.leaves(params)`, or None for
+      what belongs to no parameter: counts, keys, hyperparameters.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from lowrank_optax.sharding.owners import owner_finder
-      >>> params = {"a": jnp.ones(1), "b": jnp.ones(2)}
-      >>> owner = owner_finder(params)
-      >>> state = optax.trace(0.9).init(params)
-      >>> [owner(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-      [0, 1]
+      >>> import jax.numpy as jnp, optax
+      >>> from lowrank_optax.sharding.owners import state_owners
+      >>> params = [jnp.ones((2, 3)), jnp.ones(3)]
+      >>> tx = optax.chain(optax.clip(1.0), optax.scale_by_adam())
+      >>> state_owners(tx.init, params, tx.init(params))  # count, mu, nu
+      [None, 0, 1, 0, 1]
     """
     paths = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
 
-    def owner(state_path: KeyPath) -> int | None:
-        for length in range(len(state_path), -1, -1):
-            for start in range(len(state_path) - length + 1):
-                found = paths.get(state_path[start : start + length])
-                if found is not None:
-                    return found
-        return None
+    def owner(path: KeyPath) -> int:
+        prefixes = (path[:length] for length in range(len(path) + 1))
+        return next((paths[prefix] for prefix in prefixes if prefix in paths), -1)
 
-    return owner
+    of_parameters = lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: owner(path), tree)
+    of_nobody = lambda tree: jax.tree.map(lambda _: -1, tree)
+    try:
+        owners = optax.tree.map_params(
+            lambda placeholder: jax.eval_shape(init, placeholder),
+            of_parameters,
+            state,
+            transform_non_params=of_nobody,
+            is_leaf=lambda _: True,  # the whole tree that is like the parameters
+        )
+    except (AttributeError, TypeError, ValueError):  # of an `init` that finds no arrays there
+        owners = _by_structure(params, state, of_parameters, of_nobody)
+    return [None if i < 0 else i for i in jax.tree.leaves(owners)]
+
+
+def _by_structure(
+    params: Any, node: Any, of_parameters: Callable[[Any], Any], of_nobody: Callable[[Any], Any]
+) -> Any:
+    """The owners below a node of the state, from what looks like the parameters."""
+    children, treedef = _one_level(node)
+    if not _is_leaf(node):
+        below = [_by_structure(params, child, of_parameters, of_nobody) for child in children]
+        if any(i >= 0 for i in jax.tree.leaves(below)):
+            return treedef.unflatten(below)
+    return of_parameters(node) if _is_like(params, node) else of_nobody(node)
+
+
+def _is_like(params: Any, node: Any) -> bool:
+    """Whether a tree has the parameters' structure, with anything in place of the arrays."""
+    if _is_leaf(params) or isinstance(node, optax.MaskedNode):
+        return True
+    ours, treedef = _one_level(params)
+    theirs, other = _one_level(node)
+    return treedef == other and all(map(_is_like, ours, theirs))
+
+
+def _one_level(node: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(node, is_leaf=lambda child: child is not node)
+
+
+def _is_leaf(node: Any) -> bool:
+    return jax.tree_util.all_leaves([node])

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.sharding.layout import Layout, leaf_layout
-from lowrank_optax.sharding.owners import owner_finder
+from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.regions import place
 from lowrank_optax.sharding.types import mesh_of, spec_of
 from lowrank_optax.sharding.zero import zero_axes
@@ -31,12 +31,14 @@ class Placement:
       tree: the gradients or parameters.
       whole: which axes of a matrix the work needs whole, as for `Projection`.
       zero_axis: mesh axis or axes to split the other axis over; None for none.
+      init: makes the state whose places `partitions` tells.
 
     Raises:
       ValueError: if the mesh has no such axis.
     """
 
-    def __init__(self, tree: MatrixTree, whole: str, zero_axis: Any):
+    def __init__(self, tree: MatrixTree, whole: str, zero_axis: Any, init: Callable[[Any], Any]):
+        self.init = init
         self.mesh = mesh_of(tree.leaves)
         self.tree = tree
         self.splits_m = "m" not in whole
@@ -82,14 +84,18 @@ class Placement:
 
     def partitions(self, state: Any) -> Any:
         """A pytree of `PartitionSpec` like the engine's state, from its shapes."""
-        owner = owner_finder(self.tree.treedef.unflatten(self.tree.leaves))
+        params = self.tree.treedef.unflatten(self.tree.leaves)
+        owners = state_owners(self.init, params, state)
 
-        def partition(path: Any, leaf: Any) -> PartitionSpec:
+        def partition(i: int | None, path: Any, leaf: Any) -> PartitionSpec:
             field = path[0].name
-            i = owner(path) if field in FIELDS else None
-            return PartitionSpec() if i is None else self.work[i].partition(field, leaf.shape)
+            if i is None or field not in FIELDS:
+                return PartitionSpec()
+            return self.work[i].partition(field, leaf.shape)
 
-        return jax.tree_util.tree_map_with_path(partition, state)
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        partitions = [partition(i, *leaf) for i, leaf in zip(owners, leaves, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(state), partitions)
 
     def settle(self, state: Any) -> Any:
         """The state where `partitions` says, if that is more than the compiler knows."""

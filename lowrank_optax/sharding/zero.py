@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.sharding.owners import owner_finder
+from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.regions import initialise, place
 from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of
 
@@ -64,11 +64,11 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
         return tx
 
     def init(params: Any) -> Any:
-        split = _Split(params, axis)
+        split = _Split(tx.init, params, axis)
         return initialise(tx.init, params, split.mesh, split.partitions, constrain=True)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        split = _Split(updates, axis)
+        split = _Split(tx.init, updates, axis)
         near = None if params is None else split.scatter(params)
         updates, state = tx.update(split.scatter(updates), state, near, **extra_args)
         return split.gather(updates), split.settle(state)
@@ -79,7 +79,8 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
 class _Split:
     """How every parameter, and what is like it, is split."""
 
-    def __init__(self, params: Any, axis: Any):
+    def __init__(self, init: Any, params: Any, axis: Any):
+        self.init = init
         self.mesh = mesh_of(params)
         self.params = params
         axes = zero_axes(axis, self.mesh)
@@ -101,15 +102,15 @@ class _Split:
         )
 
     def partitions(self, state: Any) -> Any:
-        owner, leaves = owner_finder(self.params), jax.tree.leaves(self.params)
+        params, arrays = jax.tree.leaves(self.params), jax.tree.leaves(state)
 
-        def partition(path: Any, leaf: Any) -> PartitionSpec:
-            i = owner(path)
-            if i is None or leaf.shape != leaves[i].shape:
+        def partition(i: int | None, array: Any) -> PartitionSpec:
+            if i is None or array.shape != params[i].shape:
                 return PartitionSpec()
             return PartitionSpec(*self.parts[i])
 
-        return jax.tree_util.tree_map_with_path(partition, state)
+        owners = state_owners(self.init, self.params, state)
+        return jax.tree.unflatten(jax.tree.structure(state), map(partition, owners, arrays))
 
     def settle(self, state: Any) -> Any:
         if self.mesh is None:

@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_optax.axes.projections.base import Basis, Projection
-from lowrank_optax.core.matrices import MatrixSpec
+from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subspace
 from lowrank_optax.linalg.arguments import resolve_rank
 from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.precision import wide_dtype
 
 
 def captured_energy(
-    matrix: Float[Array, "*batch m n"], projection: Projection, basis: Basis | None = None
+    matrix: Float[Array, "*batch n m"], projection: Projection, basis: Basis | None = None
 ) -> Float[Array, "*batch"]:
-    """Share of a matrix's energy inside the subspace: ‖A P‖² / ‖A‖² in the Frobenius norm.
+    """Share of a matrix's energy inside the subspace: ‖Pᵀ A‖² / ‖A‖² in the Frobenius norm.
 
     Args:
-      matrix: A, shape (..., m, n), with the compressed axis last (`MatrixSpec.to_matrix`).
+      matrix: A, shape (..., n, m), with the compressed axis second-to-last
+        (`MatrixSpec.to_matrix`).
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
 
@@ -31,25 +32,23 @@ def captured_energy(
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
-      >>> A = jnp.ones((6, 4))  # constant rows: the first DCT column holds all of it
+      >>> A = jnp.ones((4, 6))  # constant columns: the first DCT column holds all of it
       >>> round(float(lro.diagnostics.captured_energy(A, lro.projections.dct(rank=1))), 4)
       1.0
     """
-    A = projection.analyze(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
-    if basis is None:
-        basis = _choose(A, projection)
-    inside = jnp.sum(jnp.square(projection.project(A, basis)), axis=(-2, -1))
+    A, subspace = _analyzed(matrix, projection, basis)
+    inside = jnp.sum(jnp.square(subspace.project(A)), axis=(-2, -1))
     total = jnp.sum(jnp.square(A), axis=(-2, -1))
     return jnp.where(total > 0, inside / jnp.where(total > 0, total, 1), 1.0)
 
 
 def projection_error(
-    matrix: Float[Array, "*batch m n"], projection: Projection, basis: Basis | None = None
+    matrix: Float[Array, "*batch n m"], projection: Projection, basis: Basis | None = None
 ) -> Float[Array, "*batch"]:
-    """Relative error of the projection onto the subspace: ‖A − A P Pᵀ‖ / ‖A‖, Frobenius norm.
+    """Relative error of the projection onto the subspace: ‖A − P Pᵀ A‖ / ‖A‖, Frobenius norm.
 
     Args:
-      matrix: A, shape (..., m, n), with the compressed axis last.
+      matrix: A, shape (..., n, m), with the compressed axis second-to-last.
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
 
@@ -66,10 +65,8 @@ def projection_error(
       >>> round(float(lro.diagnostics.projection_error(A, lro.projections.dct(rank=1))), 4)
       0.866
     """
-    A = projection.analyze(matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32)))
-    if basis is None:
-        basis = _choose(A, projection)
-    left = projection.reweight(A, projection.project(A, basis), basis, 0.0, 1.0)
+    A, subspace = _analyzed(matrix, projection, basis)
+    left = subspace.reweight(A, subspace.project(A), 0.0, 1.0)
     total = jnp.sum(jnp.square(A), axis=(-2, -1))
     share = jnp.sum(jnp.square(left), axis=(-2, -1)) / jnp.where(total > 0, total, 1)
     return jnp.sqrt(share)
@@ -121,9 +118,14 @@ def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch 
     return values / jnp.where(largest > 0, largest, 1)
 
 
-def _choose(A: Float[Array, "*batch m n"], projection: Projection) -> Basis:
-    rows, columns = A.ndim - 2, A.ndim - 1
-    rank = resolve_rank(projection.rank, A.shape[columns])
-    spec = MatrixSpec("A", A.shape, tuple(range(rows)), (rows,), (columns,), "in", rank)
-    key = jax.random.PRNGKey(0)
-    return projection.refresh(A, projection.init(spec, A.dtype, key), rank, key)
+def _analyzed(
+    matrix: Float[Array, "*batch n m"], projection: Projection, basis: Basis | None
+) -> tuple[Float[Array, "*batch n m"], Subspace]:
+    """The matrix in the projection's domain, and the subspace of a basis, or one chosen for it."""
+    A = projection.analyze(matrix, wide_dtype(matrix.dtype))
+    if basis is None:
+        rank, key = resolve_rank(projection.rank, A.shape[-2], min(A.shape[-2:])), jax.random.key(0)
+        start = projection.init(A.shape, rank, A.dtype, key)
+        choice = Choice(A, start, rank, key, count=jnp.zeros((), jnp.int32))
+        basis = projection.refresh(choice)
+    return A, projection.subspace(basis, A.shape)

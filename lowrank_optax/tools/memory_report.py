@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lowrank_optax.core.matrices import format_table
 from lowrank_optax.core.trees import path_string
-from lowrank_optax.sharding.owners import owner_finder
-from lowrank_optax.sharding.state import state_shardings, with_shardings
+from lowrank_optax.sharding.owners import state_owners
+from lowrank_optax.sharding.state import state_shardings
 from lowrank_optax.sharding.types import mesh_of
 
 
@@ -113,9 +113,10 @@ def _cells(state_bytes: int, adamw_bytes: int) -> tuple[str, str, str]:
 def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport:
     """Bytes of optimizer state per parameter and in all, without allocating anything.
 
-    Works for any optax transformation: an array of the state belongs to the parameter whose path
-    its own path contains. For parameters on a mesh of several devices it also says how much of the
-    state is on each of them, by `state_shardings`, and where nothing is split: "replicated".
+    Works for any optax transformation: an array of the state belongs to a parameter if it is where
+    that is in a tree like the parameters. For parameters on a mesh of several devices it also says
+    how much of the state is on each of them, by `state_shardings`, and where nothing is split:
+    "replicated".
 
     Args:
       tx: the optimizer.
@@ -136,12 +137,11 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
       True
     """
     state, mesh = _placed_state(tx, params)
-    find_owner = owner_finder(params)
+    owners = state_owners(tx.init, params, state)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     whole, on_device = [0] * len(leaves), [0] * len(leaves)
     shared = shared_on_device = 0
-    for state_path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        owner = find_owner(state_path)
+    for owner, leaf in zip(owners, jax.tree.leaves(state), strict=True):
         shard = leaf.shape if mesh is None else leaf.sharding.shard_shape(leaf.shape)
         if owner is None:
             shared += _bytes(leaf, leaf.shape)
@@ -164,16 +164,13 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
 
 def _placed_state(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Mesh | None]:
     """The state's shapes, with shardings if the parameters are on a mesh of several devices."""
-    mesh = mesh_of(params)
+    state, mesh = jax.eval_shape(tx.init, params), mesh_of(params)
     if not isinstance(mesh, Mesh) or mesh.size == 1:
-        return jax.eval_shape(tx.init, params), None
+        return state, None
     whole = NamedSharding(mesh, PartitionSpec())
     shardings = jax.tree.map(lambda leaf: _on_mesh(leaf) or whole, params)
-    places = state_shardings(tx, params, shardings)
-    # The shapes depend on the shardings too, under compress="unsharded".
-    state = jax.eval_shape(with_shardings(tx, shardings).init, params)
     placed = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-    return jax.tree.map(placed, state, places), mesh
+    return jax.tree.map(placed, state, state_shardings(tx, params, shardings)), mesh
 
 
 def _on_mesh(leaf: Any) -> NamedSharding | None:

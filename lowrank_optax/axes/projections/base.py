@@ -17,6 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lowrank_optax.axes.moments import require_fields
+
 Basis = Any
 """What a projection remembers: indices (..., r) of a fixed basis, or a matrix P (..., n, r)."""
 
@@ -147,6 +149,11 @@ class Projection(abc.ABC):
     rank: int | float
     whole: str = ""
 
+    @property
+    def uses_moment(self) -> bool:
+        """Whether `refresh` follows the inner optimizer's first moment."""
+        return False
+
     def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
         """Shape of a = Pᵀ A for a matrix of shape (..., n, m)."""
         return (*shape[:-2], rank, shape[-1])
@@ -202,4 +209,10 @@ class Projection(abc.ABC):
         Args:
           parts: the engine's `Parts`.
         """
-        del parts
+        if self.uses_moment:
+            require_fields(
+                f"the projection {self}",
+                parts.inner,
+                ("mu", "count"),
+                "let it follow the gradient alone",
+            )

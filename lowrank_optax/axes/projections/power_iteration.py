@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.moments import require_fields
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -25,6 +24,11 @@ class PowerIteration(LearnedBasis):
     rho: Any
     b1: Any
     orthogonalize: str
+
+    @property
+    def uses_moment(self) -> bool:
+        """For the mixture."""
+        return self.rho is not None
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         """Zeros: nothing to start from yet."""
@@ -50,16 +54,6 @@ class PowerIteration(LearnedBasis):
             return keep_finite(V, jnp.broadcast_to(coordinates, V.shape))
 
         return jax.lax.cond(jnp.any(basis != 0), iterate, start)
-
-    def check(self, parts: Any) -> None:
-        """The mixture needs the inner optimizer's first moment."""
-        if self.rho is not None:
-            require_fields(
-                f"the projection {self}",
-                parts.inner,
-                ("mu", "count"),
-                "let it follow the gradient alone",
-            )
 
     # The mixture B = ρ P_old m̂ + (1 − ρ) A is never formed: its products are low-rank ones.
 

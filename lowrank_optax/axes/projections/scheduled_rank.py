@@ -32,6 +32,11 @@ class ScheduledRank(LearnedBasis):
         """The largest rank."""
         return self.projection.rank
 
+    @property
+    def uses_moment(self) -> bool:
+        """Whether the other one does."""
+        return self.projection.uses_moment
+
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> ScheduledBasis:
         """The other one's."""
         P = self.projection.init(shape, rank, dtype, key)
@@ -47,10 +52,6 @@ class ScheduledRank(LearnedBasis):
         P = self.projection.refresh(dataclasses.replace(choice, basis=choice.basis.P))
         kept = jnp.arange(choice.rank) < self.rank_at(refreshes)
         return ScheduledBasis(P * kept.astype(P.dtype), optax.safe_increment(refreshes))
-
-    def check(self, parts: Any) -> None:
-        """What the other one needs."""
-        self.projection.check(parts)
 
 
 def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) -> ScheduledRank:

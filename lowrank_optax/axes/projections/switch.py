@@ -23,6 +23,11 @@ class Switch(LearnedBasis):
         """Rank of both."""
         return self.first.rank
 
+    @property
+    def uses_moment(self) -> bool:
+        """Whether one of them does."""
+        return self.first.uses_moment or self.second.uses_moment
+
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         """The first one's."""
         return self.first.init(shape, rank, dtype, key)
@@ -31,11 +36,6 @@ class Switch(LearnedBasis):
         """By the projection whose turn it is."""
         first, second = self.first.refresh, self.second.refresh
         return jax.lax.cond(choice.count < self.step, lambda: first(choice), lambda: second(choice))
-
-    def check(self, parts: Any) -> None:
-        """What both need."""
-        self.first.check(parts)
-        self.second.check(parts)
 
 
 def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:

@@ -168,7 +168,7 @@ def _check_side(side: str, projection: Any) -> None:
             "projections.dct(128)."
         )
     reason = None
-    if type(projection).check is not Projection.check:
+    if projection.uses_moment:
         reason = "follows the inner optimizer's first moment, whose rows are not this side's"
     elif type(projection).settle is not Projection.settle:
         reason = "learns from every step on one side, which two_sided does not form"

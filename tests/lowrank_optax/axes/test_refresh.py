@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw
 
 import lowrank_optax as lro
 from lowrank_optax import refresh
 
-
-def draw(seed, shape=(12, 6)):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+SHAPE = (6, 12)
+SCHEDULES = {
+    "every step": {},
+    "interval": {"update_interval": 2},
+    "staggered": {"update_interval": 4, "stagger": True},
+    "adaptive": {"update_interval": lro.adaptive(1, threshold=0.9)},
+}
 
 
 def run(tx, grads):
@@ -29,36 +34,10 @@ def run(tx, grads):
 def test_a_stable_subspace_doubles_its_interval_up_to_the_longest():
     schedule = lro.adaptive(1, threshold=0.5, longest=4)
     tx = lro.scale_by_low_rank(optax.identity(), lro.projections.svd(2), update_interval=schedule)
-    states = run(tx, [draw(0)] * 12)
+    schedules = [state.schedule for state in run(tx, [draw(SHAPE)] * 12)]
     # Refreshed at 0; at 1 nothing had changed, so wait 2; at 3 again, so wait 4, the longest.
-    assert [int(state[0].refresh.interval) for state in states] == [
-        1,
-        2,
-        2,
-        4,
-        4,
-        4,
-        4,
-        4,
-        4,
-        4,
-        4,
-        4,
-    ]
-    assert [int(state[0].refresh.due_at) for state in states] == [
-        1,
-        3,
-        3,
-        7,
-        7,
-        7,
-        7,
-        11,
-        11,
-        11,
-        11,
-        15,
-    ]
+    assert [int(schedule.interval) for schedule in schedules] == [1, 2, 2, *[4] * 9]
+    assert [int(schedule.due_at) for schedule in schedules] == [1, 3, 3, *[7] * 4, *[11] * 4, 15]
 
 
 def test_a_changing_subspace_keeps_its_interval():
@@ -67,19 +46,32 @@ def test_a_changing_subspace_keeps_its_interval():
     # Gradients along single, ever different, DCT columns.
     Q = lro.dct_matrix(6)
     grads = [
-        jnp.outer(jnp.ones(12), Q[:, 2 * (i // 2) % 6] + Q[:, (2 * (i // 2) + 1) % 6])
+        jnp.outer(Q[:, 2 * (i // 2) % 6] + Q[:, (2 * (i // 2) + 1) % 6], jnp.ones(12))
         for i in range(6)
     ]
     states = run(tx, grads)
-    assert {int(state[0].refresh.interval) for state in states} == {2}
+    assert {int(state.schedule.interval) for state in states} == {2}
 
 
 def test_every_matrix_follows_an_adaptive_schedule_of_its_own():
     schedule = lro.adaptive(1, threshold=0.9)
     tx = lro.scale_by_low_rank(optax.identity(), lro.projections.svd(1), update_interval=schedule)
-    grads = [{"changing": draw(i), "stable": draw(0)} for i in range(4)]
-    changing, stable = run(tx, grads)[-1]
-    assert int(stable.refresh.interval) > int(changing.refresh.interval) == 1
+    grads = [{"changing": draw(SHAPE, i), "stable": draw(SHAPE)} for i in range(4)]
+    schedule = run(tx, grads)[-1].schedule
+    assert int(schedule["stable"].interval) > int(schedule["changing"].interval) == 1
+
+
+def test_stacked_matrices_share_a_schedule_and_the_one_that_changes_most_decides():
+    schedule = lro.adaptive(1, threshold=0.9)
+    tx = lro.scale_by_low_rank(
+        optax.identity(),
+        lro.projections.svd(1),
+        update_interval=schedule,
+        dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 2),
+    )
+    changing = [jnp.stack([draw(SHAPE), draw(SHAPE, i)]) for i in range(4)]
+    assert int(run(tx, changing)[-1].schedule.interval) == 1
+    assert int(run(tx, changing[:1] * 4)[-1].schedule.interval) > 1
 
 
 def test_staggered_matrices_never_refresh_together_after_the_first_step():
@@ -87,8 +79,10 @@ def test_staggered_matrices_never_refresh_together_after_the_first_step():
     tx = lro.scale_by_low_rank(
         optax.scale_by_adam(), lro.projections.svd(1), update_interval=4, stagger=True
     )
-    states = run(tx, [{name: draw(10 * i + j) for j, name in enumerate(names)} for i in range(9)])
-    bases = lambda state: np.stack([state[g].basis[name] for g, name in enumerate(names)])
+    states = run(
+        tx, [{name: draw(SHAPE, 10 * i + j) for j, name in enumerate(names)} for i in range(9)]
+    )
+    bases = lambda state: np.stack([state.basis[name] for name in names])
     changed = [
         np.any(bases(new) != bases(old), axis=(1, 2)) for old, new in itertools.pairwise(states)
     ]
@@ -97,7 +91,7 @@ def test_staggered_matrices_never_refresh_together_after_the_first_step():
 
 
 def test_staggering_leaves_the_step_of_each_matrix_as_it_would_be_alone():
-    grads = [{"a": draw(i), "b": draw(100 + i)} for i in range(5)]
+    grads = [{"a": draw(SHAPE, i), "b": draw(SHAPE, 100 + i)} for i in range(5)]
     tx = lro.galore(0.1, 2, update_interval=2, stagger=True)
     alone = lro.galore(0.1, 2, update_interval=2)
     state, first = tx.init(grads[0]), alone.init({"a": grads[0]["a"]})
@@ -107,18 +101,49 @@ def test_staggering_leaves_the_step_of_each_matrix_as_it_would_be_alone():
         np.testing.assert_allclose(updates["a"], expected["a"], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("name", "remembered"), [("staggered", 0), ("adaptive", 2)])
+def test_a_schedule_by_matrix_keeps_one_count_and_little_else(name, remembered):
+    tx = lro.scale_by_low_rank(optax.scale_by_adam(), lro.projections.svd(2), **SCHEDULES[name])
+    one, three = (
+        jax.eval_shape(tx.init, {path: draw(SHAPE) for path in paths}) for paths in ("a", "abc")
+    )
+    assert isinstance(three, lro.LowRankState)
+    assert three.count.shape == ()
+    # The count and the key; per matrix its basis, Adam's three, and what the schedule remembers.
+    assert len(jax.tree.leaves(one)) == 2 + (4 + remembered) <= 8
+    assert len(jax.tree.leaves(three)) == 2 + 3 * (4 + remembered)
+
+
+@pytest.mark.parametrize("settings", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize(
+    "projection",
+    [lro.projections.random(4), lro.projections.svd(4, "uniform")],
+    ids=["random", "svd uniform"],
+)
+def test_layers_and_matrices_of_a_stack_start_in_random_subspaces_of_their_own(
+    projection, settings
+):
+    numbers = optax.contrib.MuonDimensionNumbers(-2, -1)
+    tx = lro.scale_by_low_rank(optax.identity(), projection, dimension_numbers=numbers, **settings)
+    A = draw((24, 30))
+    (state,) = run(tx, [{"first": A, "second": A, "stack": jnp.stack([A, A])}])
+    bases = [state.basis["first"], state.basis["second"], *state.basis["stack"]]
+    for P, Q in itertools.combinations(bases, 2):
+        assert float(lro.diagnostics.subspace_overlap(P, Q)) < 0.99
+
+
 def test_the_rank_can_follow_a_schedule():
     projection = lro.projections.scheduled_rank(
         lro.projections.svd(4), lambda refreshes: jnp.minimum(1 + refreshes, 4)
     )
     tx = lro.scale_by_low_rank(optax.scale_by_adam(), projection, update_interval=2)
-    states = run(tx, [draw(0)] * 8)
+    A = draw(SHAPE)
+    states = run(tx, [A] * 8)
     columns = [int(jnp.sum(jnp.any(state.basis.P != 0, axis=-2))) for state in states]
     assert columns == [1, 1, 2, 2, 3, 3, 4, 4]
     for state, rank in zip(states, columns, strict=True):
-        P = state.basis.P
-        captured = jnp.sum(jnp.square(draw(0) @ P)) / jnp.sum(jnp.square(draw(0)))
-        best = lro.diagnostics.captured_energy(draw(0), lro.projections.svd(rank))
+        captured = jnp.sum(jnp.square(state.basis.P.T @ A)) / jnp.sum(jnp.square(A))
+        best = lro.diagnostics.captured_energy(A, lro.projections.svd(rank))
         np.testing.assert_allclose(captured, best, rtol=1e-4)
 
 
@@ -127,6 +152,16 @@ def test_the_rank_can_follow_a_schedule():
     [
         (lambda: lro.adaptive(0), ValueError, "interval=0 must be at least 1"),
         (lambda: lro.adaptive(threshold=1.5), ValueError, "threshold=1.5 is an overlap"),
+        (
+            lambda: refresh.resolve(1, stagger=True),
+            ValueError,
+            "stagger=True .* update_interval=1 is no int above 1",
+        ),
+        (
+            lambda: refresh.resolve(lro.adaptive(), stagger=True),
+            ValueError,
+            "stagger=True spreads refreshes .* is no int above 1",
+        ),
         (lambda: refresh.resolve(2.5), TypeError, r"update_interval=2\.5 must be an int"),
         (
             lambda: lro.projections.scheduled_rank(lro.projections.online_pca(4), lambda k: k),

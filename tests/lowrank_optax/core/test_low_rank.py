@@ -1,27 +1,29 @@
 """The engine: refresh schedule, transport of moments, inner optimizers, and what it compiles to."""
 
+import itertools
+
 import chex
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw
+from subspaces import chosen
 
 import lowrank_optax as lro
 
-SHAPE = (12, 6)
-
-
-def draw(seed, shape=SHAPE):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+SHAPE = (6, 12)
+KERNELS = optax.contrib.MuonDimensionNumbers(-2, -1)
 
 
 def states(tx, steps=7):
-    state = jax.jit(tx.init)(draw(0))
+    state = jax.jit(tx.init)(draw(SHAPE))
     update = jax.jit(tx.update)
     seen = []
     for step in range(steps):
-        _, state = update(draw(step), state, draw(0))
+        _, state = update(draw(SHAPE, step), state, draw(SHAPE))
         seen.append(state)
     return seen
 
@@ -34,8 +36,8 @@ def refreshes(update_interval, steps=7):
     best = []
     for step in range(steps):
         projection = lro.projections.dct(2)
-        S = projection.analyze(draw(step))
-        best.append(np.asarray(projection.refresh(S, None, 2, None)))
+        S = projection.analyze(draw(SHAPE, step), jnp.float32)
+        best.append(np.asarray(chosen(projection, S, 2)))
     return bases, best
 
 
@@ -58,28 +60,117 @@ def test_the_published_schedule_of_dct_adamw_counts_from_one():
     assert [i for i, flag in enumerate(changed, 1) if flag] == [2, 5]
 
 
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_the_refresh_is_one_scalar_cond_outside_every_batch(batch):
+def conditionals(jaxpr):
+    """The `cond`s of a jaxpr that run at every step, those of functions that it calls included."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        # One among platforms is decided when it is compiled.
+        if name == "cond" and equation.params.get("branches_platforms") is None:
+            found.append(equation)
+            continue
+        called = jax.extend.core.jaxprs_in_params(equation.params)
+        inside = [c for jaxpr in called for c in conditionals(jaxpr)]
+        assert name not in ("scan", "while") or not inside
+        found += inside
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "settings"),
+    [
+        pytest.param(0, {}, id="every step"),
+        pytest.param(0, {"transport": "rotate"}, id="every step, rotate"),
+        # One for each matrix,
+        pytest.param(2, {"update_interval": 5}, id="interval"),
+        # and one for all moments,
+        pytest.param(3, {"update_interval": 5, "transport": "rotate"}, id="interval, rotate"),
+        pytest.param(3, {"update_interval": 5, "transport": "reset"}, id="interval, reset"),
+        # or for those of each matrix.
+        pytest.param(2, {"update_interval": 5, "stagger": True}, id="staggered"),
+        pytest.param(
+            4, {"update_interval": 5, "stagger": True, "transport": "reset"}, id="staggered, reset"
+        ),
+        pytest.param(2, {"update_interval": lro.adaptive()}, id="adaptive"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("projection", "work"),
+    [(lro.projections.dct(2), "sort["), (lro.projections.svd(2), " svd[")],
+    ids=["dct", "svd"],
+)
+def test_a_refresh_is_one_scalar_cond_for_each_matrix_outside_of_every_batch(
+    projection, work, settings, count
+):
     tx = lro.scale_by_low_rank(
-        optax.scale_by_adam(),
-        lro.projections.dct(2),
-        update_interval=5,
-        transport="rotate",
-        dimension_numbers=optax.contrib.MuonDimensionNumbers(-2, -1),
+        optax.scale_by_adam(), projection, dimension_numbers=KERNELS, **settings
     )
-    params = jnp.zeros((*batch, *SHAPE))
-    jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr
-    conds = [equation for equation in jaxpr.eqns if equation.primitive.name == "cond"]
-    assert len(conds) == 1
-    assert conds[0].invars[0].aval.shape == ()
-    branches = [str(branch) for branch in conds[0].params["branches"]]
-    # Only a refresh ranks columns.
-    assert ["sort[" in branch for branch in branches].count(True) == 1
+    params = {"one": jnp.zeros(SHAPE), "stack": jnp.zeros((3, *SHAPE))}
+    found = conditionals(jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr)
+    assert len(found) == count
+    assert {equation.invars[0].aval.shape for equation in found} <= {()}
+    # Only a refresh ranks columns or factorises.
+    branches = [[str(branch) for branch in equation.params["branches"]] for equation in found]
+    chooses = [sorted(work in branch for branch in pair) for pair in branches]
+    assert chooses.count([False, True]) == min(count, 2)
 
 
-def test_no_count_and_no_key_are_kept_where_none_is_needed():
-    (every_step,) = states(lro.scale_by_low_rank(optax.identity(), lro.projections.dct(2)), 1)
-    assert every_step.refresh == () == every_step.key
+def test_the_key_stays_the_same_and_the_count_counts():
+    tx = lro.scale_by_low_rank(optax.identity(), lro.projections.random(2))
+    first, second, third = states(tx, 3)
+    assert [int(state.count) for state in (first, second, third)] == [1, 2, 3]
+    np.testing.assert_array_equal(first.key, third.key)
+    assert np.any(first.basis != second.basis)
+
+
+SEEDS = {
+    "number": lambda number: number,
+    "array": jnp.asarray,
+    "raw key": jax.random.PRNGKey,
+    "typed key": jax.random.key,
+    "typed key of another kind": lambda number: jax.random.key(number, impl="rbg"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
+def test_the_seed_is_a_number_or_a_key_of_any_kind_and_fixes_what_is_random(seed):
+    def start(number):
+        make = lambda: lro.scale_by_low_rank(
+            optax.identity(), lro.projections.random(2), seed=seed(number)
+        )
+        state = states(make(), 1)[0]
+        np.testing.assert_array_equal(state.basis, states(make(), 1)[0].basis)
+        return state.basis
+
+    assert float(lro.diagnostics.subspace_overlap(start(0), start(1))) < 0.99
+
+
+def test_a_number_and_its_keys_are_the_same_seed():
+    bases = [
+        states(lro.scale_by_low_rank(optax.identity(), lro.projections.random(2), seed=seed), 1)
+        for seed in (7, jax.random.PRNGKey(7), jax.random.key(7))
+    ]
+    for (state,) in bases[1:]:
+        np.testing.assert_array_equal(state.basis, bases[0][0].basis)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: lro.dion(0.1, 2, seed=seed),
+        lambda seed: lro.golore(0.1, 2, seed=seed),
+        lambda seed: lro.frugal(0.1, 2, projection="random", seed=seed),
+    ],
+    ids=["dion", "golore", "frugal"],
+)
+def test_methods_draw_by_their_seed(make):
+    def basis(seed):
+        tx = make(seed)
+        _, state = tx.update(draw(SHAPE), tx.init(draw(SHAPE)))
+        return state.inner_states["matrices"].inner_state[0].basis
+
+    assert np.max(np.abs(basis(0) - basis(1))) > 1e-3
+    np.testing.assert_array_equal(basis(jax.random.key(1)), basis(1))
 
 
 def test_reset_starts_the_inner_optimizer_anew_at_every_refresh():
@@ -111,25 +202,27 @@ def test_any_optax_transformation_can_be_the_inner_optimizer(inner, transport):
 def test_at_full_rank_adam_is_adam_in_rotated_coordinates():
     tx = lro.scale_by_low_rank(optax.scale_by_adam(), lro.projections.dct(1.0))
     adam = optax.scale_by_adam()
-    state, adam_state = tx.init(draw(0)), adam.init(draw(0))
+    turned = lambda x: lro.orthogonal_dct(x, axis=-2)
+    state, adam_state = tx.init(draw(SHAPE)), adam.init(draw(SHAPE))
     for step in range(4):
-        updates, state = tx.update(draw(step), state)
-        expected, adam_state = adam.update(lro.orthogonal_dct(draw(step)), adam_state)
-        np.testing.assert_allclose(lro.orthogonal_dct(updates), expected, atol=2e-5)
+        updates, state = tx.update(draw(SHAPE, step), state)
+        expected, adam_state = adam.update(turned(draw(SHAPE, step)), adam_state)
+        np.testing.assert_allclose(turned(updates), expected, atol=2e-5)
 
 
 def test_scale_may_be_a_number_or_depend_on_the_matrix():
     base = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(2))
-    once, _ = base.update(draw(0), base.init(draw(0)))
+    G = draw(SHAPE)
+    once, _ = base.update(G, base.init(G))
     for scale in (0.25, lambda spec: spec.m / 48):
         tx = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(2), scale=scale)
-        updates, _ = tx.update(draw(0), tx.init(draw(0)))
+        updates, _ = tx.update(G, tx.init(G))
         np.testing.assert_allclose(updates, 0.25 * once, rtol=1e-6)
 
 
 def test_leaves_that_are_no_matrices_pass_through():
     tx = lro.scale_by_trion(2)
-    params = {"w": draw(0), "b": jnp.arange(3.0), "embed": draw(1)}
+    params = {"w": draw(SHAPE), "b": jnp.arange(3.0), "embed": draw(SHAPE, 1)}
     updates, _ = tx.update(params, tx.init(params))
     chex.assert_trees_all_equal(updates["b"], params["b"])
     chex.assert_trees_all_equal(updates["embed"], params["embed"])
@@ -137,7 +230,7 @@ def test_leaves_that_are_no_matrices_pass_through():
 
 
 def test_no_array_of_n_by_n_is_in_the_state_or_in_a_compiled_constant():
-    m, n = 192, 96
+    n, m = 96, 192
     params = jax.ShapeDtypeStruct((n, m), jnp.float32)
     for tx in (lro.trion(0.1, 16), lro.dct_adamw(0.1, 16)):
         state = jax.eval_shape(tx.init, params)
@@ -145,6 +238,36 @@ def test_no_array_of_n_by_n_is_in_the_state_or_in_a_compiled_constant():
         text = jax.jit(tx.update).lower(params, state).compile().as_text()
         constants = [line for line in text.splitlines() if " constant(" in line]
         assert not [line for line in constants if f"[{n},{n}]" in line]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_inner_optimizer_sees_low_rank_arrays_of_at_least_float32(dtype):
+    seen = []
+
+    def update(updates, state, params=None):
+        seen.append((updates, params))
+        return updates, state
+
+    inner = optax.GradientTransformation(lambda params: seen.append((params,)) or (), update)
+    tx = lro.scale_by_low_rank(inner, lro.projections.dct(2), dimension_numbers=KERNELS)
+    params = {"w": draw(SHAPE, dtype=dtype), "stack": draw((3, 9, 4), dtype=dtype)}
+    state = tx.init(params)
+    updates, _ = tx.update(params, state, params)
+    for tree in itertools.chain.from_iterable(seen):
+        assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in tree.items()} == {
+            "w": ((2, 12), "float32"),
+            "stack": ((3, 2, 9), "float32"),
+        }
+    coordinates = seen[-1][1]
+    chex.assert_trees_all_close(coordinates, seen[-1][0])  # the parameters are the gradients here
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+
+
+def test_steps_may_be_wider_than_the_gradients_for_what_follows_in_a_chain():
+    params = draw(SHAPE, dtype=jnp.bfloat16)
+    tx = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(2), step_dtype="float32")
+    updates, _ = tx.update(params, tx.init(params))
+    assert updates.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

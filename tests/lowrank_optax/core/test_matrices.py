@@ -1,10 +1,10 @@
 """The static specification of a leaf: view, compressed side, rank, and messages for bad input."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers
@@ -21,20 +21,28 @@ def spec_of(shape, numbers=KERNEL, **settings):
 
 
 @pytest.mark.parametrize(
-    ("shape", "side", "m", "n"),
-    [((4, 8), "in", 8, 4), ((8, 4), "out", 8, 4), ((6, 6), "in", 6, 6)],
+    ("shape", "side", "n", "m"),
+    [((4, 8), "in", 4, 8), ((8, 4), "out", 4, 8), ((6, 6), "in", 6, 6)],
 )
-def test_the_smaller_side_is_compressed_and_a_tie_compresses_in(shape, side, m, n):
+def test_the_smaller_side_is_compressed_and_a_tie_compresses_in(shape, side, n, m):
     spec = spec_of(shape)
-    assert (spec.side, spec.m, spec.n) == (side, m, n)
+    assert (spec.side, spec.n, spec.m) == (side, n, m)
 
 
-def test_the_compressed_axis_is_last_and_the_view_is_undone():
+def test_a_kernel_whose_in_side_is_compressed_is_its_own_view():
+    for shape, side in (((4, 8), "smallest"), ((8, 4), "in")):
+        spec = spec_of(shape, compress=side)
+        text = str(jax.make_jaxpr(spec.to_matrix)(jnp.zeros(shape)))
+        assert spec.view == shape
+        assert "transpose" not in text
+
+
+def test_the_compressed_axis_is_first_and_the_view_is_undone():
     leaf = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     spec = spec_of(leaf.shape, MuonDimensionNumbers(reduction_axis=1, output_axis=(2, 3)))
-    assert (spec.batch, spec.m, spec.n, spec.fan_in, spec.fan_out) == ((2,), 20, 3, 3, 20)
+    assert (spec.batch, spec.n, spec.m, spec.fan_in, spec.fan_out) == ((2,), 3, 20, 3, 20)
     matrix = spec.to_matrix(leaf)
-    np.testing.assert_array_equal(matrix[1, :, 2], leaf[1, 2].reshape(-1))
+    np.testing.assert_array_equal(matrix[1, 2], leaf[1, 2].reshape(-1))
     np.testing.assert_array_equal(spec.from_matrix(matrix), leaf)
 
 
@@ -45,21 +53,52 @@ def test_the_compressed_axis_is_last_and_the_view_is_undone():
 )
 def test_any_dimension_numbers_round_trip(shape, axes, compress):
     numbers = MuonDimensionNumbers(reduction_axis=axes[0], output_axis=(axes[1] - 4, axes[2]))
-    leaf = np.random.default_rng(0).normal(size=shape)
-    spec = spec_of(shape, numbers, compress=compress)
-    matrix = spec.to_matrix(jnp.asarray(leaf))
-    chex.assert_shape(matrix, (*spec.batch, spec.m, spec.n))
-    np.testing.assert_array_equal(spec.from_matrix(matrix), jnp.asarray(leaf))
+    leaf = draw(tuple(shape))
+    spec = spec_of(leaf.shape, numbers, compress=compress)
+    matrix = spec.to_matrix(leaf)
+    assert matrix.shape == spec.view == (*spec.batch, spec.n, spec.m)
+    np.testing.assert_array_equal(spec.from_matrix(matrix), leaf)
 
 
-@given(n=st.integers(1, 500), fraction=st.floats(0.001, 1.0), rank=st.integers(1, 1000))
-def test_rank_is_clipped_and_a_fraction_is_of_the_compressed_axis(n, fraction, rank):
-    assert resolve_rank(rank, n) == min(rank, n)
-    assert resolve_rank(fraction, n) == max(1, round(fraction * n))
+@given(
+    n=st.integers(1, 500),
+    m=st.integers(1, 500),
+    fraction=st.floats(0.001, 1.0),
+    rank=st.integers(1, 1000),
+)
+def test_rank_is_clipped_and_a_fraction_is_of_the_compressed_axis(n, m, fraction, rank):
+    most = min(n, m)
+    assert resolve_rank(rank, n, most) == min(rank, most)
+    assert resolve_rank(fraction, n, most) == min(max(1, round(fraction * n)), most)
 
 
 def test_a_half_column_rounds_to_even_as_published():
-    assert resolve_rank(0.25, 10) == 2
+    assert resolve_rank(0.25, 10, 10) == 2
+
+
+@pytest.mark.parametrize("rank", [5, 1.0])
+def test_the_rank_is_at_most_that_of_the_matrix_whichever_side_is_compressed(rank):
+    shapes = {"tall": (9, 4), "wide": (4, 9)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    specs = lro.matrix_specs(params, rank, compress="in")
+    assert [(spec.n, spec.rank) for spec in specs] == [(9, 4), (4, 4)]
+    for tx in (
+        lro.trion(0.1, rank, compress="in"),
+        lro.dion(0.1, rank, compress="in"),
+        lro.galore(0.1, rank, compress="in"),
+        lro.ldadamw(0.1, rank, compress="in"),
+    ):
+        state = jax.eval_shape(tx.init, params).inner_states["matrices"].inner_state[0]
+        assert {basis.shape[-1] for basis in state.basis.values()} == {4}
+
+
+def test_every_leaf_may_have_a_side_of_its_own():
+    params = {"a": jnp.ones((4, 8)), "b": {"c": jnp.ones((4, 8)), "d": jnp.ones(3)}}
+    for sides in ({"a": "out", "b": "in"}, {"a": "out", "b": {"c": "smallest", "d": None}}):
+        specs = [spec for spec in lro.matrix_specs(params, compress=sides) if spec is not None]
+        assert [spec.side for spec in specs] == ["out", "in"]
+    with pytest.raises(ValueError, match="nothing is given for b/c"):
+        lro.matrix_specs(params, compress={"a": "out"})
 
 
 def test_default_mask_is_matrices_that_are_no_embeddings_heads_or_norms():
@@ -95,9 +134,12 @@ def test_the_table_prints_every_leaf():
         params, 0.5, dimension_numbers={"w": MuonDimensionNumbers(1, 2), "b": None}
     )
     lines = str(table).splitlines()
-    assert lines[0].split() == ["path", "shape", "view", "(b,", "m,", "n)", "compressed", "rank"]
-    assert lines[2].split() == ["b", "(8,)", "-", "-", "-"]
-    assert lines[3].split() == ["w", "(3,", "4,", "8)", "(3,", "8,", "4)", "in", "2"]
+    assert lines[0].split() == [
+        *["path", "shape", "view", "(b,", "n,", "m)", "compressed", "rank"],
+        *["not", "a", "matrix", "because"],
+    ]
+    assert lines[2].split()[:5] == ["b", "(8,)", "-", "-", "-"]
+    assert lines[3].split() == ["w", "(3,", "4,", "8)", "(3,", "4,", "8)", "in", "2"]
 
 
 def test_an_empty_tree_has_an_empty_table():
@@ -128,8 +170,10 @@ def test_every_entry_point_checks_the_rank():
 
 
 def test_an_unknown_side_is_explained():
-    with pytest.raises(ValueError, match="compress='left' is unknown; use one of"):
+    with pytest.raises(ValueError, match="compress='left' at a is unknown; use one of"):
         lro.trion(0.1, compress="left").init({"a": jnp.zeros((2, 3))})
+    with pytest.raises(ValueError, match=r"is now compress=lro\.unsharded_sides"):
+        lro.trion(0.1, compress="unsharded").init({"a": jnp.zeros((2, 3))})
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import inspect
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from drawing import draw
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -17,7 +17,9 @@ import lowrank_optax as lro
 OPTIMIZERS = {
     "trion": functools.partial(lro.trion, 1e-2),
     "dct_adamw": functools.partial(lro.dct_adamw, 1e-2),
-    "dct_adamw 4 bits": functools.partial(lro.dct_adamw, 1e-2, error_feedback=4, update_interval=2),
+    "dct_adamw 4 bits": functools.partial(
+        lro.dct_adamw, 1e-2, error_feedback="int4", update_interval=2
+    ),
     "dion": functools.partial(lro.dion, 1e-2),
     "galore": functools.partial(lro.galore, 1e-1, update_interval=3, method="gram"),
     "galore hybrid": functools.partial(lro.galore, 1e-1, update_interval=3, select="hybrid"),
@@ -32,15 +34,8 @@ OPTIMIZERS = {
         lro.low_rank, 1e-2, update_interval=3, stagger=True, inner="lion", transport="rotate"
     ),
 }
-STATIC = (
-    "rank",
-    "ns_steps",
-    "power_iters",
-    "error_feedback",
-    "projection_optimizer",
-    "update_interval",
-    "random_after",
-)
+# What fixes shapes or the program, as in optax's own suite.
+STATIC = ("rank", "ns_steps", "dimension_numbers")
 
 # Odd sizes, one row, stacked squares, heads; and leaves that are no matrices.
 NUMBERS = {
@@ -64,10 +59,12 @@ SHAPES = {
 each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
-def draw(seed, dtype=jnp.float32, scale=1.0):
-    rng = np.random.default_rng(seed)
-    tree = {k: jnp.asarray(scale * rng.normal(size=s), dtype) for k, s in SHAPES.items()}
-    return tree | {"nothing": None}
+def model(seed, dtype=jnp.float32, scale=1.0):
+    leaves = {
+        name: (scale * draw(shape, 10 * seed + i)).astype(dtype)
+        for i, (name, shape) in enumerate(SHAPES.items())
+    }
+    return leaves | {"nothing": None}
 
 
 def build(make, rank=2, **settings):
@@ -80,10 +77,10 @@ def build(make, rank=2, **settings):
 def run(name, dtype="float32"):
     """Optimizer, parameters and state after a few steps; shared by the tests that only look."""
     tx = build(OPTIMIZERS[name])
-    params = draw(0, dtype)
+    params = model(0, dtype)
     state = tx.init(params)
     for step in range(3):
-        updates, state = tx.update(draw(step + 1, dtype), state, params)
+        updates, state = tx.update(model(step + 1, dtype), state, params)
         params = jax.tree.map(jnp.add, params, updates)
     return tx, params, state
 
@@ -92,7 +89,7 @@ def run(name, dtype="float32"):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_and_updates_keep_shape_dtype_and_structure(name, dtype):
     tx, params, state = run(name, dtype)
-    updates, new_state = tx.update(draw(9, dtype), state, params)
+    updates, new_state = tx.update(model(9, dtype), state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
@@ -112,14 +109,14 @@ def test_extra_arguments_are_accepted_and_a_second_call_compiles_nothing(name):
     tx, params, state = run(name)
     update = jax.jit(lambda *args: tx.update(*args, unexpected=1))
     for _ in range(2):
-        _, state = update(draw(1), state, params)
+        _, state = update(model(1), state, params)
     assert update._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_is_stable_under_cond_and_scan(name):
     tx, params, state = run(name)
-    grads = draw(5)
+    grads = model(5)
 
     def body(carry, flag):
         step = lambda: tx.update(grads, carry, params)
@@ -139,26 +136,24 @@ def test_mapping_over_the_state_of_the_parameters_works(name):
 
 @functools.cache
 def first_step(name):
-    tx, params = run(name)[0], draw(0)
-    return tx.update(draw(1), tx.init(params), params)[0]
+    tx, params = run(name)[0], model(0)
+    return tx.update(model(1), tx.init(params), params)[0]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_injected_hyperparameters_give_the_same_step(name):
-    make, params = OPTIMIZERS[name], draw(0)
-    static = [
-        argument for argument in STATIC if argument in inspect.signature(make.func).parameters
-    ]
-    injected = optax.inject_hyperparams(make.func, static_args=[*static, "dimension_numbers"])(
+    make, params = OPTIMIZERS[name], model(0)
+    static = set(STATIC) & set(inspect.signature(make.func).parameters)
+    injected = optax.inject_hyperparams(make.func, static_args=static)(
         *make.args, **make.keywords, rank=2, dimension_numbers=NUMBERS
     )
-    updates, _ = jax.jit(injected.update)(draw(1), jax.jit(injected.init)(params), params)
+    updates, _ = jax.jit(injected.update)(model(1), jax.jit(injected.init)(params), params)
     chex.assert_trees_all_close(updates, first_step(name), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_schedule_equals_the_constant_and_multisteps_averages(name):
-    make, params = OPTIMIZERS[name], draw(0)
+    make, params = OPTIMIZERS[name], model(0)
     scheduled = optax.MultiSteps(
         make.func(
             optax.constant_schedule(make.args[0]), 2, dimension_numbers=NUMBERS, **make.keywords
@@ -167,9 +162,9 @@ def test_a_schedule_equals_the_constant_and_multisteps_averages(name):
     )
     state = jax.jit(scheduled.init)(params)
     step = jax.jit(scheduled.update)
-    zero, state = step(draw(1), state, params)
+    zero, state = step(model(1), state, params)
     assert all(not leaf.any() for leaf in jax.tree.leaves(zero))
-    updates, _ = step(draw(1), state, params)
+    updates, _ = step(model(1), state, params)
     chex.assert_trees_all_close(updates, first_step(name), rtol=1e-4, atol=1e-6)
 
 
@@ -177,13 +172,13 @@ def test_a_schedule_equals_the_constant_and_multisteps_averages(name):
 @each_optimizer
 def test_zero_gradients_and_ranks_from_one_to_full_stay_finite(make, rank):
     tx = build(make, rank=rank)
-    params = draw(0)
+    params = model(0)
     state = tx.init(params)
     for grads in (
         optax.tree.zeros_like(params),
-        draw(1),
-        draw(2, scale=1e-20),
-        draw(3, scale=1e18),
+        model(1),
+        model(2, scale=1e-20),
+        model(3, scale=1e18),
     ):
         updates, state = tx.update(grads, state, params)
         chex.assert_tree_all_finite((updates, state))
@@ -196,7 +191,7 @@ BY_LEAF = ("dion", "galore hybrid", "low_rank")
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in BY_LEAF])
 def test_stacked_layers_step_like_separate_matrices(name):
     make = OPTIMIZERS[name]
-    grads = [draw(seed)["stack"] for seed in range(3)]
+    grads = [model(seed)["stack"] for seed in range(3)]
     together = steps(make(rank=2, dimension_numbers=MuonDimensionNumbers(1, 2)), grads)
     separate = steps(
         make(rank=2, dimension_numbers=MuonDimensionNumbers(0, 1)),
@@ -218,7 +213,7 @@ def steps(tx, grads):
 
 @each_optimizer
 def test_the_layout_of_the_kernel_does_not_matter(make):
-    grads = [draw(seed)["wide"] for seed in range(3)]
+    grads = [model(seed)["wide"] for seed in range(3)]
     as_jax = steps(make(rank=2, dimension_numbers=MuonDimensionNumbers(0, 1)), grads)
     as_torch = steps(
         make(rank=2, dimension_numbers=MuonDimensionNumbers(1, 0)), [grad.T for grad in grads]
@@ -230,7 +225,7 @@ def test_the_layout_of_the_kernel_does_not_matter(make):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_can_be_vmapped_over_models(name):
     tx = run(name)[0]
-    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), draw(2), draw(1))
+    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), model(2), model(1))
     step = lambda params, grads: tx.update(grads, tx.init(params), params)[0]
     updates = jax.jit(jax.vmap(step))(models, models)
     expected = jax.tree.map(lambda leaf: leaf[1], updates)
@@ -239,7 +234,7 @@ def test_it_can_be_vmapped_over_models(name):
 
 @each_optimizer
 def test_it_combines_with_optax_wrappers(make):
-    params, grads = draw(0), draw(1)
+    params, grads = model(0), model(1)
     nan = jax.tree.map(lambda leaf: leaf * jnp.nan, grads)
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -260,6 +255,20 @@ def test_it_combines_with_optax_wrappers(make):
     assert not updates["row"].any()
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_gradient_that_is_none_steps_nothing_and_others_as_beside_zeros(name):
+    tx, params, state = run(name)
+    absent = ("wide", "bias")
+    grads = model(6)
+    zeros = grads | {path: jnp.zeros_like(grads[path]) for path in absent}
+    updates, new_state = tx.update(grads | dict.fromkeys(absent), state, params)
+    expected, _ = tx.update(zeros, state, params)
+    assert [updates[path] for path in absent] == [None, None]
+    others = lambda tree: {path: tree[path] for path in tree if path not in absent}
+    chex.assert_trees_all_close(others(updates), others(expected), rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+
+
 @each_optimizer
 def test_empty_trees_and_trees_without_matrices_work(make):
     tx = make(rank=2)
@@ -277,13 +286,13 @@ def test_a_checkpoint_restores_the_state_and_the_next_steps_bit_for_bit(name, tm
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params))
     chex.assert_trees_all_equal(restored, state)
-    after, expected = (tx.update(draw(7), s, params) for s in (restored, state))
+    after, expected = (tx.update(model(7), s, params) for s in (restored, state))
     chex.assert_trees_all_equal(after, expected)
 
 
 @each_optimizer
 def test_it_descends_a_matrix_parabola(make):
-    target = draw(3)
+    target = model(3)
     loss = lambda p: sum(jnp.sum((p[k] - target[k]) ** 2) for k in SHAPES)
     decay = optax.scale_by_schedule(optax.linear_schedule(1.0, 0.0, 3000))
     tx = optax.chain(build(make), decay)
@@ -303,7 +312,7 @@ def test_it_descends_a_matrix_parabola(make):
 
 @each_optimizer
 def test_weight_decay_is_decoupled_and_follows_its_mask(make):
-    params = draw(0)
+    params = model(0)
     grads = optax.tree.zeros_like(params)
     mask = {name: name != "wide" for name in params}
     tx = build(make, weight_decay=0.1, mask=mask)
@@ -317,7 +326,7 @@ def test_weight_decay_is_decoupled_and_follows_its_mask(make):
 
 @each_optimizer
 def test_the_fallback_is_the_users_choice(make):
-    params, grads = draw(0), draw(1)
+    params, grads = model(0), model(1)
     tx = build(make, fallback=optax.sgd(1.0))
     updates, _ = tx.update(grads, tx.init(params), params)
     chex.assert_trees_all_equal(updates["bias"], -grads["bias"])

@@ -89,6 +89,13 @@ def transposed_back(config, matrices):
     return [np.asarray(matrix) if left else np.asarray(matrix).T for matrix in matrices]
 
 
+def decayed(config, state):
+    """Trion's momentum as published: what is stored, whose chosen rows decay when it is next used."""
+    projection = lro.projections.dct(config["rank"])
+    columns = projection.subspace(state.basis, state.residual.shape)
+    return columns.restore(state.residual, config["momentum"], 1.0)
+
+
 def in_weight_space(config, coefficients):
     inverse = lro.orthogonal_idct if config["basis"] == "dct2" else lro.orthogonal_dct
     return transposed_back(config, [inverse(c, axis=-2) for c in coefficients])
@@ -101,7 +108,7 @@ def test_trion_follows_the_golden_trajectory(name, dtype, request):
         request.getfixturevalue("float64")
     config, arrays, states = check_trajectory(trion, name, dtype)
     np.testing.assert_array_equal([state.basis for state in states], arrays["indices"])
-    momentum = in_weight_space(config, [state.residual for state in states])
+    momentum = in_weight_space(config, [decayed(config, state) for state in states])
     assert golden.state_error(momentum, arrays["M"]) <= LIMITS[dtype]
 
 

@@ -3,6 +3,7 @@
 import golden
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lowrank_optax as lro
 
@@ -22,16 +23,44 @@ def test_a_zero_matrix_loses_nothing():
     np.testing.assert_array_equal(lro.diagnostics.projection_error(zeros, projection), 0.0)
 
 
-def test_a_stored_basis_can_be_measured_on_another_matrix():
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_the_compressed_axis_is_the_second_to_last(shape):
+    A = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
+    S = np.asarray(lro.orthogonal_dct(A, axis=-2))
+    energies = np.sort(np.sum(S**2, axis=-1))
+    best = energies[:, -2:].sum(-1) / energies.sum(-1)
+    projection = lro.projections.dct(2, "l2")
+    np.testing.assert_allclose(lro.diagnostics.captured_energy(A, projection), best, rtol=1e-5)
+    error = lro.diagnostics.projection_error(A, projection)
+    np.testing.assert_allclose(error**2, 1 - best, rtol=1e-4)
+    values = np.linalg.svd(A, compute_uv=False) ** 2
+    captured = lro.diagnostics.captured_energy(A, lro.projections.svd(2))
+    np.testing.assert_allclose(captured, values[:, :2].sum(-1) / values.sum(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (8, 6)])
+def test_a_basis_from_the_state_is_measured_in_the_view_of_its_matrix(shape):
     rng = np.random.default_rng(0)
-    A, B = (jnp.asarray(rng.normal(size=(6, 8)), jnp.float32) for _ in range(2))
+    W, other = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
     tx = lro.scale_by_trion(3)
-    _, state = tx.update(A.T, tx.init(A.T))
-    projection = lro.projections.dct(3)
-    own = lro.diagnostics.captured_energy(B, projection)
-    stored = lro.diagnostics.captured_energy(B, projection, basis=jnp.array([0, 1, 2]))
-    assert float(stored) < float(own)
-    assert state.basis.shape == (3,)
+    _, state = tx.update(W, tx.init(W))
+    (spec,) = lro.matrix_specs(W, 3)
+    captured = lambda leaf, **basis: float(
+        lro.diagnostics.captured_energy(spec.to_matrix(leaf), lro.projections.dct(3), **basis)
+    )
+    assert captured(W, basis=state.basis) == captured(W)
+    assert captured(other, basis=state.basis) < captured(other)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 1.0])
+def test_every_projection_can_be_measured(rank):
+    A = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, 4)), jnp.float32)
+    for name in ("dct", "identity", "random_orthogonal", "svd", "random"):
+        projection = lro.projections.by_name(name, rank)
+        captured = lro.diagnostics.captured_energy(A, projection)
+        error = lro.diagnostics.projection_error(A, projection)
+        np.testing.assert_allclose(captured + error**2, np.ones(3), atol=1e-5)
+        assert captured.shape == (3,)
 
 
 def test_the_spectrum_of_an_orthonormal_update_is_flat():

@@ -31,11 +31,12 @@ def test_trion_holds_its_momentum_and_indices_and_nothing_else():
     assert memory["layers/kernel"].state_bytes == 3 * (4 * 20 * 30 + 4 * 4)
     assert memory["kernel"].state_bytes == 4 * 40 * 10 + 4 * 4
     assert memory["bias"].state_bytes == 2 * 4 * 7
-    assert memory.shared_bytes == 4  # the step count of the other leaves' Adam
+    # The engine's step count and key, and the step count of the other leaves' Adam.
+    assert memory.shared_bytes == 4 + 8 + 4
 
 
 def test_the_momentum_can_be_kept_in_half_precision():
-    memory = report(lro.trion, momentum_dtype=jnp.bfloat16)
+    memory = report(lro.trion, mu_dtype=jnp.bfloat16)
     assert memory["kernel"].state_bytes == 2 * 40 * 10 + 4 * 4
 
 
@@ -43,7 +44,8 @@ def test_dct_adamw_holds_two_moments_of_rank_r_and_indices_and_nothing_else():
     memory = report(lro.dct_adamw, error_feedback=None)
     assert memory["layers/kernel"].state_bytes == 3 * (2 * 4 * 30 * 4 + 4 * 4)
     assert memory["kernel"].state_bytes == 2 * 4 * 40 * 4 + 4 * 4
-    assert memory.shared_bytes == 8  # the step counts of the two Adams
+    # The same, and the step count of the Adam inside.
+    assert memory.shared_bytes == 4 + 8 + 4 + 4
 
 
 def test_the_report_adds_up_and_knows_adamw():
@@ -60,6 +62,20 @@ def test_the_report_prints_as_a_table():
     assert lines[0].split()[:2] == ["path", "shape"]
     assert lines[-1].startswith("total")
     assert "1,616" in next(line for line in lines if line.startswith("kernel"))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_parameters_is_not_taken_for_a_chain(kind):
+    params = kind([PARAMS["kernel"], PARAMS["bias"]])
+    memory = lro.memory_report(optax.chain(optax.clip(1.0), lro.trion(0.1, 4)), params)
+    assert memory["0"].state_bytes == 4 * 40 * 10 + 4 * 4
+    assert memory["1"].state_bytes == 2 * 4 * 7
+    assert memory.shared_bytes == 4 + 8 + 4
+
+
+def test_a_single_array_shares_its_step_count_with_nobody():
+    memory = lro.memory_report(optax.adam(0.1), PARAMS["bias"])
+    assert (memory[""].state_bytes, memory.shared_bytes) == (2 * 4 * 7, 4)
 
 
 def test_an_unknown_path_is_explained():
@@ -119,14 +135,16 @@ def test_without_several_devices_there_is_nothing_to_say_of_them():
 
 
 def test_the_report_follows_the_side_that_is_whole():
-    """Under compress="unsharded" the shapes of the state depend on where the parameter is."""
-    tx = lro.dct_adamw(0.1, 4, error_feedback=None, compress="unsharded")
-    rows = lro.memory_report(tx, on_mesh(kernel=P(None, ("a", "b"))))
-    columns = lro.memory_report(tx, on_mesh(kernel=P(("a", "b"), None)))
-    indices, side = 4 * 4, 1
-    assert rows["kernel"].state_bytes == 2 * 4 * 32 * 4 + indices + side
-    assert columns["kernel"].state_bytes == 2 * 4 * 16 * 4 + indices + side
-    assert columns["kernel"].device_bytes == 2 * 4 * 2 * 4 + indices + side
+    def memory(partition):
+        params = on_mesh(kernel=partition)
+        sides = lro.unsharded_sides(params, jax.tree.map(lambda leaf: leaf.sharding, params))
+        tx = lro.dct_adamw(0.1, 4, error_feedback=None, compress=sides)
+        return lro.memory_report(tx, params)["kernel"]
+
+    rows, columns, indices = memory(P(None, ("a", "b"))), memory(P(("a", "b"), None)), 4 * 4
+    assert rows.state_bytes == 2 * 4 * 32 * 4 + indices
+    assert columns.state_bytes == 2 * 4 * 16 * 4 + indices
+    assert columns.device_bytes == 2 * 4 * 2 * 4 + indices
 
 
 def test_arrays_off_the_mesh_count_as_whole_on_every_device():

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import subspaces
+from drawing import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ import lowrank_optax as lro
 pytestmark = pytest.mark.usefixtures("float64")
 
 projections = lro.projections
+draw64 = functools.partial(draw, dtype="float64")
 BASES = {
     "dct": projections.dct,
     "dct III": functools.partial(projections.dct, kind="III"),
@@ -22,9 +25,9 @@ BASES = {
     "identity": projections.identity,
     "random_orthogonal": functools.partial(projections.random_orthogonal, seed=3),
 }
-# Few shapes, so that compiled functions are shared between examples.
-SHAPES = [(5, 1), (4, 6), (9, 7)]
-POWERS_OF_TWO = [(5, 1), (6, 8)]
+# Few shapes (n, m), so that compiled functions are shared between examples.
+SHAPES = [(1, 5), (6, 4), (7, 9)]
+POWERS_OF_TWO = [(1, 5), (8, 6)]
 SEEDS = st.integers(0, 10**6)
 SELECT = st.sampled_from(["l1", "l2", "importance", "hybrid", "uniform"])
 every_basis = pytest.mark.parametrize("name", BASES)
@@ -38,25 +41,30 @@ def ranks(n):
     return st.sampled_from(sorted({1, max(1, n // 2), n}))
 
 
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+def in_order(projection, S):
+    """Coefficients in the order of the basis' columns: a domain may have an order of its own."""
+    order = projection.order(S.shape[-2])
+    return S if order is None else S[..., np.argsort(order), :]
 
 
-def chosen(name, A, rank, select="l2"):
+def at_work(name, G, rank, select="l2"):
+    """A projection, the coefficients of G, and the basis and subspace that it chooses for them."""
     projection = BASES[name](rank, select)
-    S = projection.analyze(A)
-    return projection, S, projection.refresh(S, None, rank, jax.random.key(0))
+    S = projection.analyze(G, G.dtype)
+    basis = subspaces.chosen(projection, S, rank)
+    return projection, S, basis, projection.subspace(basis, G.shape)
 
 
 @every_basis
-@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("n", [1, 8, 512])
 def test_the_columns_are_an_orthogonal_matrix_and_the_transform_is_its_product(name, n):
     projection = BASES[name](1)
     Q = projection.columns(jnp.arange(n), n, jnp.float64)
     np.testing.assert_allclose(Q.T @ Q, jnp.eye(n), atol=1e-12)
-    A = draw(0, 2, 3, n)
-    np.testing.assert_allclose(projection.analyze(A), A @ Q, atol=1e-12)
-    np.testing.assert_allclose(projection.synthesize(A), A @ Q.T, atol=1e-12)
+    A = draw64((2, n, 3))
+    S = projection.analyze(A, A.dtype)
+    np.testing.assert_allclose(in_order(projection, S), Q.T @ A, atol=1e-12)
+    np.testing.assert_allclose(projection.synthesize(S), A, atol=1e-12)
     some = jnp.array([[n - 1, 0], [0, 0]])
     batched = projection.columns(some, n, jnp.float64)
     np.testing.assert_array_equal(batched, jnp.stack([Q[:, some[0]], Q[:, some[1]]]))
@@ -67,11 +75,20 @@ def test_the_columns_are_an_orthogonal_matrix_and_the_transform_is_its_product(n
 @settings(max_examples=6)
 @given(seed=SEEDS, data=st.data())
 def test_synthesis_undoes_analysis_and_both_keep_the_norm(name, seed, data):
-    A = draw(seed, 2, *data.draw(shapes(name)))
+    A = draw64((2, *data.draw(shapes(name))), seed)
     projection = BASES[name](1)
-    S = projection.analyze(A)
+    S = projection.analyze(A, A.dtype)
     np.testing.assert_allclose(projection.synthesize(S), A, atol=1e-12)
     np.testing.assert_allclose(jnp.linalg.norm(S), jnp.linalg.norm(A), rtol=1e-12)
+
+
+@every_basis
+def test_analysis_computes_in_the_dtype_that_it_is_told(name):
+    G = draw((8, 4), dtype=jnp.bfloat16)
+    S = BASES[name](1).analyze(G, jnp.float32)
+    assert S.dtype == jnp.float32
+    exact = BASES[name](1).analyze(G.astype(jnp.float64), jnp.float64)
+    np.testing.assert_allclose(S, exact, atol=1e-5)
 
 
 @every_basis
@@ -79,18 +96,20 @@ def test_synthesis_undoes_analysis_and_both_keep_the_norm(name, seed, data):
 @given(seed=SEEDS, select=SELECT, data=st.data())
 def test_up_after_down_is_an_orthogonal_projection(name, seed, select, data):
     shape = data.draw(shapes(name))
-    n = shape[1]
+    n = shape[0]
     rank = data.draw(ranks(n))
-    A = draw(seed, *shape)
-    projection, _, basis = chosen(name, A, rank, select)
-    down_up = lambda X: projection.lift(
-        projection.project(projection.analyze(X), basis), basis, X.shape
-    )
+    A = draw64(shape, seed)
+    projection, _, basis, _ = at_work(name, A, rank, select)
+
+    def down_up(X):
+        subspace = projection.subspace(basis, X.shape)
+        return subspace.lift(subspace.project(projection.analyze(X, X.dtype)))
+
     P = down_up(jnp.eye(n))
     np.testing.assert_allclose(P @ P, P, atol=1e-12)
     np.testing.assert_allclose(P, P.T, atol=1e-12)
     np.testing.assert_allclose(jnp.trace(P), rank, atol=1e-9)
-    np.testing.assert_allclose(down_up(A), A @ P, atol=1e-12)
+    np.testing.assert_allclose(down_up(A), P @ A, atol=1e-12)
 
 
 @every_basis
@@ -98,10 +117,11 @@ def test_up_after_down_is_an_orthogonal_projection(name, seed, select, data):
 @given(seed=SEEDS, data=st.data())
 def test_the_l2_ranking_meets_the_contraction_bound(name, seed, data):
     shape = data.draw(shapes(name))
-    n = shape[1]
+    n = shape[0]
     rank = data.draw(ranks(n))
-    A = draw(seed, *shape)
-    error = lro.diagnostics.projection_error(A, BASES[name](rank, "l2"))
+    A = draw64(shape, seed)
+    projection, _, basis, _ = at_work(name, A, rank, "l2")
+    error = lro.diagnostics.projection_error(A, projection, basis)
     assert float(error) ** 2 <= (1 - rank / n) + 1e-12
 
 
@@ -110,10 +130,10 @@ def test_the_l2_ranking_meets_the_contraction_bound(name, seed, data):
 @given(seed=SEEDS, select=SELECT, data=st.data())
 def test_captured_energy_is_the_selected_columns_energy(name, seed, select, data):
     shape = data.draw(shapes(name))
-    rank = data.draw(ranks(shape[1]))
-    A = draw(seed, 3, *shape)
-    projection, S, basis = chosen(name, A, rank, select)
-    energies = jnp.sum(S**2, axis=-2)
+    rank = data.draw(ranks(shape[0]))
+    A = draw64((3, *shape), seed)
+    projection, S, basis, _ = at_work(name, A, rank, select)
+    energies = jnp.sum(S**2, axis=-1)
     selected = jnp.take_along_axis(energies, basis, axis=-1).sum(-1)
     captured = lro.diagnostics.captured_energy(A, projection, basis)
     np.testing.assert_allclose(captured, selected / energies.sum(-1), rtol=1e-9)
@@ -126,14 +146,46 @@ def test_captured_energy_is_the_selected_columns_energy(name, seed, select, data
 @given(seed=SEEDS, inside=st.floats(-1, 1), outside=st.floats(-1, 1), data=st.data())
 def test_reweighting_scales_the_two_parts_separately(name, seed, inside, outside, data):
     shape = data.draw(shapes(name))
-    n = shape[1]
-    rank = data.draw(ranks(n))
-    A = draw(seed, *shape)
-    projection, S, basis = chosen(name, A, rank)
-    a = projection.project(S, basis)
-    part = projection.lift(a, basis, A.shape)
-    weighted = projection.synthesize(projection.reweight(S, a, basis, inside, outside))
-    np.testing.assert_allclose(weighted, inside * part + outside * (A - part), atol=1e-12)
+    rank = data.draw(ranks(shape[0]))
+    A = draw64(shape, seed)
+    projection, S, _, subspace = at_work(name, A, rank)
+    a = subspace.project(S)
+    part = subspace.lift(a)
+    np.testing.assert_allclose(projection.synthesize(subspace.embed(a)), part, atol=1e-12)
+    reweighted = subspace.reweight(S, a, inside, outside)
+    expected = inside * part + outside * (A - part)
+    np.testing.assert_allclose(projection.synthesize(reweighted), expected, atol=1e-12)
+    stored = subspace.store(S, a, inside, outside)
+    restored = subspace.restore(stored, inside, outside)
+    np.testing.assert_allclose(restored, reweighted, atol=1e-12)
+
+
+@every_basis
+@pytest.mark.parametrize("n", [8, 512])
+def test_in_whatever_order_the_domain_is_a_subspace_is_that_of_its_columns(name, n):
+    A, rank = draw64((2, n, 3)), 4
+    projection, S, basis, subspace = at_work(name, A, rank)
+    Q = projection.columns(jnp.arange(n), n, jnp.float64)
+    energies = jnp.sum((Q.T @ A) ** 2, axis=-1)
+    best = jnp.sort(jnp.argsort(energies, axis=-1)[..., -rank:], axis=-1)
+    np.testing.assert_array_equal(basis, best)
+    P = projection.columns(basis, n, jnp.float64)
+    a = subspace.project(S)
+    np.testing.assert_allclose(a, P.mT @ A, atol=1e-12)
+    np.testing.assert_allclose(subspace.lift(a), P @ a, atol=1e-12)
+    np.testing.assert_allclose(projection.synthesize(subspace.embed(a)), P @ a, atol=1e-12)
+    left = projection.synthesize(subspace.reweight(S, a, 0.0, 1.0))
+    np.testing.assert_allclose(left, A - P @ a, atol=1e-12)
+    other = projection.subspace(basis[::-1], A.shape)
+    y = draw64((2, rank, 3), 1)
+    without = projection.synthesize(subspace.without(S, a, other, y))
+    np.testing.assert_allclose(without, A - P @ a - P[::-1] @ y, atol=1e-12)
+
+
+def test_the_order_of_a_domain_is_a_permutation_and_not_always_that_of_the_columns():
+    order = projections.dct(1).order(512)
+    np.testing.assert_array_equal(np.sort(order), np.arange(512))
+    assert np.any(order != np.arange(512))
 
 
 @every_basis
@@ -145,38 +197,60 @@ def test_carrying_moves_kept_coordinates_exactly_and_zeroes_new_ones(name, seed,
     previous, current = (
         np.sort(rng.choice(n, size=rank, replace=False)).astype(np.int32) for _ in range(2)
     )
-    x = draw(seed, 4, rank)
+    x = draw64((rank, 4), seed)
     projection = BASES[name](rank)
-    moved = projection.carry(x, jnp.asarray(previous), jnp.asarray(current))
+    old, new = (projection.subspace(jnp.asarray(basis), (n, 4)) for basis in (previous, current))
+    transition = new.since(old)
+    moved = transition.carry(x)
     Q = projection.columns(jnp.arange(n), n, jnp.float64)
-    np.testing.assert_allclose(moved, x @ Q[:, previous].T @ Q[:, current], atol=1e-12)
+    R = Q[:, previous].T @ Q[:, current]
+    np.testing.assert_allclose(moved, R.T @ x, atol=1e-12)
+    np.testing.assert_allclose(transition.carry_squared(x), (R**2).T @ x, atol=1e-12)
     for slot, column in enumerate(current):
         kept = np.flatnonzero(previous == column)
-        expected = np.asarray(x[:, kept[0]]) if kept.size else np.zeros(4)
-        np.testing.assert_array_equal(moved[:, slot], expected)
-    overlap = projection.overlap(jnp.asarray(previous), jnp.asarray(current))
-    assert float(overlap) == pytest.approx(np.isin(current, previous).mean())
+        expected = np.asarray(x[kept[0]]) if kept.size else np.zeros(4)
+        np.testing.assert_array_equal(moved[slot], expected)
+    assert float(transition.overlap()) == pytest.approx(np.isin(current, previous).mean())
 
 
 @every_basis
 def test_every_operation_is_batched_like_a_loop(name):
-    A, rank = draw(0, 2, 3, 5, 8), 2
-    projection, S, basis = chosen(name, A, rank)
-    u = projection.project(S, basis)
+    A, rank = draw64((2, 3, 8, 5)), 2
+    projection, S, basis, subspace = at_work(name, A, rank)
+    u = subspace.project(S)
     other = basis[::-1]
-    lifted, carried = projection.lift(u, basis, A.shape[-2:]), projection.carry(u, other, basis)
-    weighted = projection.reweight(S, u, basis, 0.5, 2.0)
+    transition = subspace.since(projection.subspace(other, A.shape))
+    lifted, embedded = subspace.lift(u), subspace.embed(u)
+    carried, overlap = transition.carry(u), transition.overlap()
+    weighted = subspace.reweight(S, u, 0.5, 2.0)
     for i in np.ndindex(2, 3):
-        one, S_one, basis_one = chosen(name, A[i], rank)
+        one, S_one, basis_one, subspace_one = at_work(name, A[i], rank)
         np.testing.assert_array_equal(basis[i], basis_one)
-        u_one = one.project(S_one, basis_one)
+        u_one = subspace_one.project(S_one)
+        transition_one = subspace_one.since(one.subspace(other[i], A.shape[-2:]))
         for batched, single in (
             (u, u_one),
-            (lifted, one.lift(u_one, basis_one, A.shape[-2:])),
-            (carried, one.carry(u_one, other[i], basis_one)),
-            (weighted, one.reweight(S_one, u_one, basis_one, 0.5, 2.0)),
+            (lifted, subspace_one.lift(u_one)),
+            (embedded, subspace_one.embed(u_one)),
+            (carried, transition_one.carry(u_one)),
+            (overlap, transition_one.overlap()),
+            (weighted, subspace_one.reweight(S_one, u_one, 0.5, 2.0)),
         ):
             np.testing.assert_allclose(batched[i], single, atol=1e-12)
+
+
+@every_basis
+@pytest.mark.parametrize("rank", [2, 8])
+def test_lifting_multiplies_in_the_dtype_of_the_leaf_and_sums_in_float32(name, rank):
+    projection, _, basis, subspace = at_work(name, draw((3, 8, 12)), rank)
+    u = draw((3, rank, 12), 1)
+    lifted = projection.subspace(basis, (3, 8, 12), jnp.bfloat16).lift(u)
+    assert lifted.dtype == jnp.float32
+    columns = projection.columns(basis, 8, jnp.bfloat16).astype(jnp.float32)
+    rounded = columns @ u.astype(jnp.bfloat16).astype(jnp.float32)
+    # Many columns, and plain coordinates, take no product that could be rounded.
+    exact = rank == 8 or name == "identity"
+    np.testing.assert_allclose(lifted, subspace.lift(u) if exact else rounded, atol=1e-6)
 
 
 @every_basis
@@ -185,11 +259,11 @@ def test_no_array_of_n_by_n_is_in_any_compiled_constant(name):
     projection = BASES[name](rank)
 
     def step(A):
-        S = projection.analyze(A)
-        basis = projection.refresh(S, None, rank, None)
-        return projection.lift(projection.project(S, basis), basis, A.shape)
+        S = projection.analyze(A, A.dtype)
+        subspace = projection.subspace(subspaces.chosen(projection, S, rank), A.shape)
+        return subspace.lift(subspace.project(S))
 
-    text = jax.jit(step).lower(jnp.zeros((256, n))).compile().as_text()
+    text = jax.jit(step).lower(jnp.zeros((n, 256))).compile().as_text()
     assert not [line for line in text.splitlines() if f"[{n},{n}]" in line and "constant(" in line]
 
 
@@ -220,32 +294,30 @@ def test_a_random_orthogonal_basis_depends_on_its_seed_alone():
 
 def test_a_random_orthogonal_basis_spreads_smooth_and_sparse_vectors_alike():
     n = 256
-    x = jnp.stack([jnp.ones(n), jnp.cos(jnp.arange(n)), jnp.arange(n) == 5])
-    x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-    largest = jnp.max(jnp.abs(projections.random_orthogonal(4).analyze(x)), axis=-1)
-    assert (largest < 5 / np.sqrt(n)).all()
-    assert jnp.max(jnp.abs(lro.orthogonal_dct(x[0]))) == pytest.approx(1.0)
+    x = jnp.stack([jnp.ones(n), jnp.cos(jnp.arange(n)), jnp.arange(n) == 5], axis=-1)
+    x = x / jnp.linalg.norm(x, axis=0)
+    S = projections.random_orthogonal(4).analyze(x, x.dtype)
+    assert (jnp.max(jnp.abs(S), axis=0) < 5 / np.sqrt(n)).all()
+    assert jnp.max(jnp.abs(lro.orthogonal_dct(x[:, 0]))) == pytest.approx(1.0)
 
 
-def test_identity_with_uniform_selection_is_a_random_set_of_whole_columns():
+def test_identity_with_uniform_selection_is_a_random_set_of_whole_rows():
     projection = projections.identity(3, "uniform")
-    assert projection.stochastic
-    A = draw(0, 4, 8)
-    basis = projection.refresh(A, None, 3, jax.random.key(1))
-    np.testing.assert_array_equal(projection.project(A, basis), A[:, basis])
-    assert not np.array_equal(basis, projection.refresh(A, None, 3, jax.random.key(2)))
+    A = draw64((8, 4))
+    basis = subspaces.chosen(projection, A, 3, jax.random.key(1))
+    np.testing.assert_array_equal(projection.subspace(basis, A.shape).project(A), A[basis])
+    assert not np.array_equal(basis, subspaces.chosen(projection, A, 3, jax.random.key(2)))
 
 
 @every_basis
 @pytest.mark.parametrize("select", ["importance", "hybrid", "uniform"])
 def test_an_optimizer_runs_with_every_basis_and_random_selection(name, select):
     tx = lro.scale_by_low_rank(optax.scale_by_adam(), BASES[name](2, select))
-    params = draw(0, 8, 12).astype(jnp.float32)
-    state = tx.init(params)
+    state = tx.init(draw((8, 12)))
     update = jax.jit(tx.update)
     seen = []
     for seed in range(3):
-        updates, state = update(draw(seed, 8, 12).astype(jnp.float32), state)
+        updates, state = update(draw((8, 12), seed), state)
         assert jnp.isfinite(updates).all()
         assert jnp.linalg.matrix_rank(updates) == 2
         seen.append(tuple(state.basis.tolist()))

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw, orthonormal
+from subspaces import chosen, refreshed
 
 import lowrank_optax as lro
 
 projections = lro.projections
-KEY = jax.random.key(0)
 BASES = {
     "svd": projections.svd,
     "svd gram": lambda rank: projections.svd(rank, method="gram"),
@@ -21,43 +22,44 @@ BASES = {
 every_basis = pytest.mark.parametrize("name", BASES)
 
 
-def draw(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
 def started(name, A, rank):
     """A projection and its basis after two refreshes, so that nothing is left from its start."""
     projection = BASES[name](rank)
-    spec = lro.MatrixSpec("A", A.shape, tuple(range(A.ndim - 2)), (-2,), (-1,), "in", rank)
-    basis = projection.init(spec, A.dtype, KEY)
-    for _ in range(2):
-        basis = projection.refresh(A, basis, rank, KEY)
-    return projection, basis
+    return projection, refreshed(projection, A, chosen(projection, A, rank), rank)
 
 
 @every_basis
-@pytest.mark.parametrize(("m", "n", "rank"), [(10, 6, 3), (10, 6, 6), (4, 7, 6), (5, 1, 1)])
-def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, m, n, rank):
-    A = draw(0, 2, m, n)
+@pytest.mark.parametrize(("n", "m", "rank"), [(6, 10, 3), (6, 10, 6), (7, 4, 6), (1, 5, 1)])
+def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank):
+    A = draw((2, n, m))
     projection, basis = started(name, A, rank)
-    down_up = lambda X: projection.lift(projection.project(X, basis), basis, (n, n))
-    P = down_up(jnp.broadcast_to(jnp.eye(n), (2, n, n)))
+    square = projection.subspace(basis, (2, n, n))
+    P = square.lift(square.project(jnp.broadcast_to(jnp.eye(n), (2, n, n))))
     np.testing.assert_allclose(P @ P, P, atol=2e-5)
     np.testing.assert_allclose(P, P.mT, atol=2e-5)
     np.testing.assert_allclose(jnp.trace(P, axis1=-2, axis2=-1), rank, rtol=1e-5)
-    weighted = projection.reweight(A, projection.project(A, basis), basis, 0.5, 2.0)
-    np.testing.assert_allclose(weighted, 2 * A - 1.5 * A @ P, atol=1e-4)
+    subspace = projection.subspace(basis, A.shape)
+    a = subspace.project(A)
+    np.testing.assert_allclose(subspace.embed(a), P @ A, atol=1e-4)
+    weighted = 2 * A - 1.5 * P @ A
+    np.testing.assert_allclose(subspace.reweight(A, a, 0.5, 2.0), weighted, atol=1e-4)
+    restored = subspace.restore(subspace.store(A, a, 0.5, 2.0), 0.5, 2.0)
+    np.testing.assert_allclose(restored, weighted, atol=1e-4)
+    other = projection.subspace(basis[::-1], A.shape)
+    y = draw(a.shape, 1)
+    expected = A - P @ A - basis[::-1] @ y
+    np.testing.assert_allclose(subspace.without(A, a, other, y), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in BASES if name != "random"])
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name, bad):
-    A = draw(1, 3, 10, 6)
+    A = draw((3, 6, 10), 1)
     projection, basis = started(name, A, 3)
-    new = projection.refresh(A.at[1].multiply(bad), basis, 3, KEY)
+    new = refreshed(projection, A.at[1].multiply(bad), basis, 3)
     np.testing.assert_array_equal(new[1], basis[1])
-    once_bad = draw(2, 3, 10, 6).at[1].set(0.0).at[1, 0, 0].set(bad)
-    new = projection.refresh(once_bad, basis, 3, KEY)
+    once_bad = draw((3, 6, 10), 2).at[1].set(0.0).at[1, 0, 0].set(bad)
+    new = refreshed(projection, once_bad, basis, 3)
     np.testing.assert_array_equal(new[1], basis[1])
     assert jnp.isfinite(new).all()
     assert jnp.max(jnp.abs(new[0] - basis[0])) > 0.01
@@ -66,14 +68,13 @@ def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name, bad):
 @every_basis
 @pytest.mark.parametrize("bad", [0.0, np.nan])
 def test_a_first_gradient_that_teaches_nothing_gives_some_finite_basis(name, bad):
-    A = jnp.full((10, 6), bad)
-    _, basis = started(name, A, 3)
+    _, basis = started(name, jnp.full((6, 10), bad), 3)
     np.testing.assert_allclose(basis.T @ basis, jnp.eye(3), atol=1e-5)
 
 
 @every_basis
 def test_a_gradient_of_rank_one_still_gives_an_orthonormal_basis(name):
-    A = jnp.outer(jnp.arange(1.0, 11.0), jnp.array([1.0, -2.0, 0.5, 3.0, 0.0, 1.0]))
+    A = jnp.outer(jnp.array([1.0, -2.0, 0.5, 3.0, 0.0, 1.0]), jnp.arange(1.0, 11.0))
     projection, basis = started(name, A, 3)
     np.testing.assert_allclose(basis.T @ basis, jnp.eye(3), atol=1e-5)
     if name not in ("random", "svd importance"):
@@ -82,31 +83,45 @@ def test_a_gradient_of_rank_one_still_gives_an_orthonormal_basis(name):
 
 @every_basis
 def test_carrying_expresses_a_vector_of_both_subspaces_in_the_new_coordinates(name):
-    A = draw(3, 2, 10, 6)
+    A = draw((2, 6, 10), 3)
     projection, basis = started(name, A, 6)  # at full rank every vector is in both
-    rotation = jnp.linalg.qr(draw(4, 6, 6))[0]
-    turned = basis @ rotation
-    x = draw(5, 2, 4, 6)
-    moved = projection.carry(x, basis, turned)
-    np.testing.assert_allclose(moved @ turned.mT, x @ basis.mT, atol=1e-5)
-    np.testing.assert_allclose(projection.overlap(basis, turned), 1.0, rtol=1e-5)
+    turned = basis @ orthonormal((6, 6), 4)
+    old, new = (projection.subspace(P, (2, 6, 4)) for P in (basis, turned))
+    x = draw((2, 6, 4), 5)
+    transition = new.since(old)
+    np.testing.assert_allclose(turned @ transition.carry(x), basis @ x, atol=1e-5)
+    R = basis.mT @ turned
+    np.testing.assert_allclose(transition.carry_squared(x), (R**2).mT @ x, atol=1e-5)
+    np.testing.assert_allclose(transition.overlap(), 1.0, rtol=1e-5)
+
+
+@every_basis
+def test_lifting_multiplies_in_the_dtype_of_the_leaf_and_sums_in_float32(name):
+    projection, basis = started(name, draw((3, 8, 12)), 2)
+    u = draw((3, 2, 12), 1)
+    lifted = projection.subspace(basis, (3, 8, 12), jnp.bfloat16).lift(u)
+    assert lifted.dtype == jnp.float32
+    P, u = (x.astype(jnp.bfloat16).astype(jnp.float32) for x in (basis, u))
+    np.testing.assert_allclose(lifted, P @ u, atol=1e-6)
 
 
 def test_the_overlap_is_that_of_known_subspaces():
-    golden = [jnp.eye(6)[:, :3], jnp.eye(6)[:, 3:], jnp.eye(6)[:, 1:4]]
-    overlap = projections.svd(3).overlap
-    np.testing.assert_allclose([overlap(golden[0], P) for P in golden], [1, 0, 2 / 3], rtol=1e-6)
+    spans = [
+        projections.svd(3).subspace(P, (6, 1))
+        for P in (jnp.eye(6)[:, :3], jnp.eye(6)[:, 3:], jnp.eye(6)[:, 1:4])
+    ]
+    overlaps = [span.since(spans[0]).overlap() for span in spans]
+    np.testing.assert_allclose(overlaps, [1, 0, 2 / 3], rtol=1e-6)
 
 
 @every_basis
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_an_optimizer_runs_and_steps_inside_the_subspace(name, dtype):
     tx = lro.scale_by_low_rank(optax.scale_by_adam(), BASES[name](2), update_interval=2)
-    params = {"w": draw(0, 8, 12).astype(dtype)}
-    state = tx.init(params)
+    state = tx.init({"w": draw((8, 12), dtype=dtype)})
     update = jax.jit(tx.update)
     for seed in range(4):
-        updates, state = update({"w": draw(seed, 8, 12).astype(dtype)}, state)
+        updates, state = update({"w": draw((8, 12), seed, dtype)}, state)
     assert updates["w"].dtype == dtype
     assert state.basis["w"].dtype == jnp.float32
     if dtype == jnp.float32:

@@ -1,72 +1,68 @@
 """Power iteration finds the dominant subspace and starts where it left off."""
 
+import functools
+
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw, orthonormal
+from subspaces import chosen, refreshed
 
 import lowrank_optax as lro
+from lowrank_optax.axes.projections.base import Moment
 from lowrank_optax.linalg.orthogonalize import METHODS
 
 projections = lro.projections
-RANK = 3
+overlap = lro.diagnostics.subspace_overlap
+N, M, RANK = 9, 20, 3
 every_method = pytest.mark.parametrize("orthogonalize", METHODS)
-
-
-def decaying(seed, m=20, n=9, factor=0.6):
-    rng = np.random.default_rng(seed)
-    U, V = (np.linalg.qr(rng.normal(size=(size, n)))[0] for size in (m, n))
-    return jnp.asarray(U * factor ** np.arange(n) @ V.T, jnp.float32), jnp.asarray(V[:, :RANK])
-
-
-def random_basis(seed, n=9):
-    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, RANK)))[0]
-    return jnp.asarray(basis, jnp.float32)
+decaying = functools.partial(drawing.decaying, (N, M), factor=0.6)
+random_basis = functools.partial(orthonormal, (N, RANK))
 
 
 @every_method
 def test_it_converges_to_the_dominant_subspace_from_any_basis(orthogonalize):
-    A, V = decaying(0)
+    A, U = decaying(0)
     projection = projections.power_iteration(RANK, orthogonalize=orthogonalize)
-    refresh = jax.jit(lambda P: projection.refresh(A, P, RANK, None))
+    refresh = jax.jit(lambda P: refreshed(projection, A, P, RANK))
     P = random_basis(1)
     overlaps = []
     for _ in range(12):
         P = refresh(P)
-        overlaps.append(float(projection.overlap(P, V)))
+        overlaps.append(float(overlap(P, U[:, :RANK])))
     assert overlaps[-1] > 1 - 1e-5
     assert overlaps[0] < overlaps[2] < overlaps[4]
     np.testing.assert_allclose(P.T @ P, jnp.eye(RANK), atol=1e-5)
 
 
 def test_the_error_falls_by_the_squared_ratio_of_singular_values():
-    A, V = decaying(0)
+    A, U = decaying(0)
     projection = projections.power_iteration(RANK)
     P, errors = random_basis(1), []
     for _ in range(6):
-        P = projection.refresh(A, P, RANK, None)
-        errors.append(np.sqrt(max(0.0, 1 - float(projection.overlap(P, V)))))
+        P = refreshed(projection, A, P, RANK)
+        errors.append(np.sqrt(max(0.0, 1 - float(overlap(P, U[:, :RANK])))))
     assert errors[4] / errors[3] == pytest.approx(0.6**2, rel=0.2)
 
 
 @every_method
 def test_the_first_refresh_takes_the_singular_vectors(orthogonalize):
-    A, V = decaying(2)
-    projection = projections.power_iteration(RANK, orthogonalize=orthogonalize)
-    P = projection.refresh(A, jnp.zeros((9, RANK)), RANK, None)
-    assert float(projection.overlap(P, V)) > 1 - 1e-5
+    A, U = decaying(2)
+    P = chosen(projections.power_iteration(RANK, orthogonalize=orthogonalize), A, RANK)
+    assert float(overlap(P, U[:, :RANK])) > 1 - 1e-5
 
 
 def test_a_warm_start_follows_a_drifting_matrix_better_than_a_cold_one():
     first, _ = decaying(3)
     projection = projections.power_iteration(RANK)
-    warm = projection.refresh(first, jnp.zeros((9, RANK)), RANK, None)
-    noise = jnp.asarray(np.random.default_rng(4).normal(size=first.shape), jnp.float32)
-    drifted = first + 0.01 * noise
+    warm = chosen(projection, first, RANK)
+    drifted = first + 0.01 * draw(first.shape, 4)
     captured = lambda basis: float(
         lro.diagnostics.captured_energy(
-            drifted, projection, projection.refresh(drifted, basis, RANK, None)
+            drifted, projection, refreshed(projection, drifted, basis, RANK)
         )
     )
     best = float(lro.diagnostics.captured_energy(drifted, projections.svd(RANK)))
@@ -76,54 +72,50 @@ def test_a_warm_start_follows_a_drifting_matrix_better_than_a_cold_one():
 
 def test_more_iterations_are_the_same_as_more_refreshes():
     A, _ = decaying(6)
-    three = projections.power_iteration(RANK, iterations=3).refresh(A, random_basis(7), RANK, None)
+    three = refreshed(projections.power_iteration(RANK, iterations=3), A, random_basis(7), RANK)
     P, one = random_basis(7), projections.power_iteration(RANK)
     for _ in range(3):
-        P = one.refresh(A, P, RANK, None)
+        P = refreshed(one, A, P, RANK)
     np.testing.assert_allclose(jnp.abs(three), jnp.abs(P), atol=1e-5)
 
 
-def test_both_orthogonalisations_span_the_same_subspace():
+def test_all_orthogonalisations_span_the_same_subspace():
     A, _ = decaying(8)
-    qr, cholesky = (
-        projections.power_iteration(RANK, orthogonalize=method).refresh(
-            A, random_basis(9), RANK, None
-        )
+    auto, qr, cholesky = (
+        refreshed(projections.power_iteration(RANK, orthogonalize=method), A, random_basis(9), RANK)
         for method in METHODS
     )
     np.testing.assert_allclose(qr @ qr.T, cholesky @ cholesky.T, atol=1e-5)
+    np.testing.assert_allclose(qr @ qr.T, auto @ auto.T, atol=1e-5)
 
 
 def test_a_tiny_gradient_does_not_underflow():
     A, _ = decaying(10)
     projection = projections.power_iteration(RANK)
     start = random_basis(11)
-    P = projection.refresh(A, start, RANK, None)
-    tiny = projection.refresh(1e-25 * A, start, RANK, None)
+    P = refreshed(projection, A, start, RANK)
+    tiny = refreshed(projection, 1e-25 * A, start, RANK)
     np.testing.assert_allclose(tiny @ tiny.T, P @ P.T, atol=1e-5)
 
 
 def test_a_stack_whose_matrices_start_at_different_times_is_never_zero():
-    A = jnp.stack([decaying(12)[0], jnp.zeros((20, 9))])
+    A = jnp.stack([decaying(12)[0], jnp.zeros((N, M))])
     projection = projections.power_iteration(RANK)
-    P = projection.refresh(A, jnp.zeros((2, 9, RANK)), RANK, None)
-    P = projection.refresh(A[::-1], P, RANK, None)
+    P = refreshed(projection, A[::-1], chosen(projection, A, RANK), RANK)
     expected = jnp.broadcast_to(jnp.eye(RANK), (2, RANK, RANK))
     np.testing.assert_allclose(P.mT @ P, expected, atol=1e-5)
 
 
 def test_it_follows_the_first_moment_when_asked_to():
     A, _ = decaying(13)
-    followed, V = decaying(14)
-    start = np.linalg.qr(np.asarray(V) + 0.1)[0].astype(np.float32)
+    followed, U = decaying(14)
+    start = jnp.asarray(np.linalg.qr(np.asarray(U[:, :RANK]) + 0.1)[0])
     projection = projections.power_iteration(RANK, rho=0.95, b1=0.9)
-    assert projection.uses_moment
-    count = jnp.asarray(4, jnp.int32)
-    m = followed @ start
-    moment = projections.Moment(m * (1 - 0.9**4), count)
-    P = projection.refresh(A, jnp.asarray(start), RANK, None, moment)
-    B = 0.95 * m @ start.T + 0.05 * A
-    expected = np.linalg.qr(np.asarray(B.T @ (B @ start), np.float64))[0]
+    m = start.T @ followed
+    moment = Moment(m * (1 - 0.9**4), jnp.asarray(4, jnp.int32))
+    P = refreshed(projection, A, start, RANK, moment=moment)
+    B = 0.95 * start @ m + 0.05 * A
+    expected = np.linalg.qr(np.asarray(B @ (B.T @ start), np.float64))[0]
     np.testing.assert_allclose(P @ P.T, expected @ expected.T, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from subspaces import chosen
 
 import lowrank_optax as lro
 
@@ -12,8 +13,7 @@ projections = lro.projections
 
 def sample(kind, n, rank, draws, seed=0):
     projection = projections.random(rank, kind=kind)
-    old, A = jnp.zeros((draws, n, rank)), jnp.zeros((draws, 3, n))
-    return projection.refresh(A, old, rank, jax.random.key(seed))
+    return chosen(projection, jnp.zeros((draws, n, 3)), rank, jax.random.key(seed))
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])
@@ -34,7 +34,7 @@ def test_the_mean_projector_is_a_multiple_of_the_identity(kind, share):
 
 def test_every_key_gives_another_subspace_and_every_matrix_its_own():
     P, Q = sample("orthonormal", 8, 2, 2, seed=0), sample("orthonormal", 8, 2, 2, seed=1)
-    overlap = projections.random(2).overlap
+    overlap = lro.diagnostics.subspace_overlap
     assert float(jnp.max(overlap(P, Q))) < 0.99
     assert float(overlap(P[0], P[1])) < 0.99
     np.testing.assert_array_equal(P, sample("orthonormal", 8, 2, 2, seed=0))
@@ -43,5 +43,3 @@ def test_every_key_gives_another_subspace_and_every_matrix_its_own():
 def test_bad_arguments_are_explained():
     with pytest.raises(ValueError, match="kind='sparse' is unknown; use one of"):
         projections.random(2, kind="sparse")
-    with pytest.raises(ValueError, match=r"projections\.random draws at random: pass a key"):
-        projections.random(2).refresh(jnp.zeros((3, 4)), jnp.zeros((4, 2)), 2, None)

@@ -5,18 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lowrank_optax as lro
 from lowrank_optax.linalg.quantization import dequantize, quantized_bytes
 
-M, N, RANK, STEPS = 8, 5, 3, 6
+N, M, RANK, STEPS = 5, 8, 3, 6
 
 
-def apply_all(residual, grads):
+def apply_all(residual, grads, projection=None):
     """Sum of the steps of plain low-rank gradient descent, and the final state."""
-    tx = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(RANK), residual=residual)
+    projection = projection or lro.projections.dct(RANK)
+    tx = lro.scale_by_low_rank(optax.identity(), projection, residual=residual)
     state = jax.jit(tx.init)(grads[0])
     update = jax.jit(tx.update)
     applied = jnp.zeros_like(grads[0])
@@ -26,62 +28,140 @@ def apply_all(residual, grads):
     return applied, state
 
 
-def draw(seed):
-    """Gradients of a JAX kernel (in, out), whose in side is the smaller one."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=(STEPS, N, M)), jnp.float32)
+def gradients(seed):
+    """Of a JAX kernel (in, out), whose in side is the smaller one."""
+    return draw((STEPS, N, M), seed)
 
 
 def in_weight_space(coefficients):
-    return lro.orthogonal_idct(coefficients).T
+    return lro.orthogonal_idct(coefficients, axis=-2)
+
+
+def stored_error(state, storage):
+    if storage == "float32":
+        return state.residual
+    return dequantize(state.residual, size=N, axis=-2)
 
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 10**6))
-@pytest.mark.parametrize(("bits", "atol"), [(32, 1e-5), (None, 1e-5), (8, 0.05), (4, 1.0)])
-def test_error_feedback_telescopes(bits, atol, seed):
+@pytest.mark.parametrize(("storage", "atol"), [("float32", 1e-5), ("int8", 0.05), ("int4", 1.0)])
+def test_error_feedback_telescopes(storage, atol, seed):
     """Applied steps plus the stored error are the gradients, up to the rounding of each store."""
-    grads = draw(seed)
-    applied, state = apply_all(lro.residuals.error_feedback(bits), grads)
-    stored = state.residual if bits in (32, None) else dequantize(state.residual, size=N, bits=bits)
-    np.testing.assert_allclose(applied + in_weight_space(stored), grads.sum(0), atol=atol)
+    grads = gradients(seed)
+    applied, state = apply_all(lro.residuals.error_feedback(storage), grads)
+    error = in_weight_space(stored_error(state, storage))
+    np.testing.assert_allclose(applied + error, grads.sum(0), atol=atol)
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        lro.projections.svd(2),
+        lro.projections.power_iteration(2),
+        lro.projections.two_sided(lro.projections.svd(3), lro.projections.random(2)),
+    ],
+    ids=["svd", "power_iteration", "two_sided"],
+)
+def test_error_feedback_telescopes_in_subspaces_of_any_kind(projection):
+    grads = gradients(1)
+    applied, state = apply_all(lro.residuals.error_feedback("float32"), grads, projection)
+    np.testing.assert_allclose(applied + state.residual, grads.sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_the_chosen_rows_of_a_stored_error_are_zero_and_come_back_as_zero(storage):
+    _, state = apply_all(lro.residuals.error_feedback(storage), gradients(2))
+    error = stored_error(state, storage)
+    np.testing.assert_array_equal(error[state.basis], 0.0)
+    assert jnp.sum(jnp.any(error != 0, axis=-1)) == N - RANK
 
 
 def test_stored_error_takes_the_bytes_of_its_bits():
-    shape = (48, 32)
-    for bits in (8, 4):
-        tx = lro.dct_adamw(0.1, 4, error_feedback=bits)
+    shape = (32, 48)
+    for storage in ("int8", "int4"):
+        tx = lro.dct_adamw(0.1, 4, error_feedback=storage)
         plain = lro.dct_adamw(0.1, 4, error_feedback=None)
         params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
         more = (
             lro.memory_report(tx, params).total_bytes - lro.memory_report(plain, params).total_bytes
         )
-        assert more == quantized_bytes(shape, bits=bits)
+        assert more == quantized_bytes(shape, storage, axis=-2)
 
 
 def test_stochastic_rounding_draws_anew_at_every_step_and_repeats_from_its_seed():
-    residual = lro.residuals.error_feedback(4, rounding="stochastic")
-    grads = draw(0)
-    first, state = apply_all(residual, grads)
+    residual = lro.residuals.error_feedback("int4", rounding="stochastic")
+    grads = jnp.stack([gradients(0)[0]] * 2)
+    first, _ = apply_all(residual, grads)
     again, _ = apply_all(residual, grads)
-    nearest, _ = apply_all(lro.residuals.error_feedback(4), grads)
+    nearest, _ = apply_all(lro.residuals.error_feedback("int4"), grads)
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first - nearest)).max() > 0
-    assert state.key.dtype == jnp.uint32
+    # The same error, rounded at another step, draws other noise.
+    tx = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(RANK), residual=residual)
+    start = tx.init(grads[0])
+    stored = [
+        tx.update(grads[0], start._replace(count=jnp.asarray(count, jnp.int32)))[1].residual.codes
+        for count in (0, 1)
+    ]
+    assert np.any(stored[0] != stored[1])
+
+
+def test_what_the_transport_of_the_moment_loses_is_fed_back():
+    """E ← A − P a + β₁ / (1 − β₁) (P_previous m − P n), as LDAdam stores it."""
+    grads, b1 = gradients(3), 0.8
+    plain, fed = (
+        lro.scale_by_low_rank(
+            optax.scale_by_adam(b1=b1),
+            lro.projections.svd(RANK),
+            transport="rotate_first",
+            residual=lro.residuals.error_feedback("float32", moment_decay=decay),
+        )
+        for decay in (None, b1)
+    )
+    _, before = fed.update(grads[0], fed.init(grads[0]))
+    _, without = plain.update(grads[1], before)
+    _, after = fed.update(grads[1], before)
+    old, new, m = before.basis, after.basis, before.inner.mu
+    assert float(lro.diagnostics.subspace_overlap(old, new)) < 0.99
+    lost = old @ m - new @ (new.T @ old @ m)
+    expected = without.residual + b1 / (1 - b1) * lost
+    np.testing.assert_allclose(after.residual, expected, atol=1e-5)
 
 
 @settings(max_examples=5)
 @given(seed=st.integers(0, 10**6), decay=st.floats(0, 1), outside=st.floats(0, 1))
-def test_momentum_decays_what_it_applied_and_what_it_did_not_separately(seed, decay, outside):
-    grads = draw(seed)[:1]
-    applied, state = apply_all(lro.residuals.momentum(decay, outside), grads)
+@pytest.mark.parametrize(
+    "projection", [lro.projections.dct(RANK), lro.projections.svd(RANK)], ids=["dct", "svd"]
+)
+def test_momentum_decays_what_it_applied_and_what_it_did_not_separately(
+    projection, seed, decay, outside
+):
+    grads = gradients(seed)[:1]
+    residual = lro.residuals.momentum(decay, outside)
+    applied, state = apply_all(residual, grads, projection)
+    # What the next step adds to its gradient, which is zero here.
+    subspace = projection.subspace(state.basis, (N, M))
+    momentum = residual.accumulate(jnp.zeros((N, M)), state.residual, subspace)
     expected = decay * applied + outside * (grads[0] - applied)
-    np.testing.assert_allclose(in_weight_space(state.residual), expected, atol=1e-5)
+    np.testing.assert_allclose(projection.synthesize(momentum), expected, atol=1e-5)
+
+
+def test_nesterovs_momentum_takes_the_coordinates_one_decay_ahead():
+    grads, decay = gradients(4), 0.7
+    projection = lro.projections.identity(1.0)  # nothing is left over, so M is all of it
+    applied, _ = apply_all(lro.residuals.momentum(decay, nesterov=True), grads, projection)
+    expected, total = 0, 0
+    for G in grads:
+        total = decay * total + G
+        expected += decay * total + G
+    np.testing.assert_allclose(applied, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": 16}, "bits=16 is not offered for error feedback; use 8, 4, 32 or None"),
+        ({"storage": "int16"}, "error_feedback='int16' is not offered; use one of .* or None"),
         ({"rounding": "up"}, "rounding='up' is unknown; use 'nearest' or 'stochastic'"),
     ],
 )
