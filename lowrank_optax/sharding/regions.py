@@ -99,7 +99,9 @@ def initialise(
     """
     if mesh is None:
         return init(params)
-    partitions = partition(jax.eval_shape(init, params))
+    # Of plain shapes: what types would do to the work of `init` is what this is to avoid.
+    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    partitions = partition(jax.eval_shape(init, plain))
     if isinstance(mesh, Mesh) and not is_traced(params):
         # Compiled, so that no device ever holds whole what is to be split.
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partitions)

@@ -66,7 +66,7 @@ def test_a_side_of_several_axes_is_split_if_one_of_them_is():
 
 def test_a_sharding_of_another_type_is_named():
     params = {"w": jnp.ones(SHAPE)}
-    with pytest.raises(TypeError, match="shardings holds SingleDeviceSharding.*give a NamedSh"):
+    with pytest.raises(TypeError, match=r"shardings holds SingleDeviceSharding.*give a NamedSh"):
         lro.unsharded_sides(params, jax.tree.map(lambda leaf: leaf.sharding, params))
 
 

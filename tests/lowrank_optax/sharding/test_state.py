@@ -56,7 +56,8 @@ def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
     engine = lro.state_shardings(tx, params, sharding).inner_states["matrices"].inner_state[0]
     assert engine.inner.mu["w"].spec == P(None, "a")
     assert engine.basis["w"].spec == P("b", None)
-    assert engine.count.spec == engine.key.spec == P(None)
+    assert engine.count.spec == P()
+    assert engine.key.spec == P(None)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -92,6 +93,51 @@ def test_with_shardings_keeps_the_numbers_and_says_where_they_are(method, layout
     for name, wanted in expected.items():
         scale = float(jnp.max(jnp.abs(wanted)))
         np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_state_can_be_kept_in_another_kind_of_memory(name, kind):
+    tx = OTHERS[name]
+    sharding = NamedSharding(eight_devices(kind), P(None, AXES))
+    params = jax.device_put({"w": normal(1, SHAPE)}, sharding)
+    here = lro.state_shardings(tx, params, sharding)
+    there = lro.state_shardings(tx, params, sharding, memory_kind="pinned_host")
+    for near, far in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
+        assert isinstance(far, NamedSharding)
+        assert far == NamedSharding(near.mesh, near.spec, memory_kind="pinned_host")
+        assert near.memory_kind == sharding.memory_kind != far.memory_kind
+    # Kept there from step to step; fetched for the step itself.
+    state = jax.jit(tx.init, out_shardings=there)(params)
+    fetched = jax.device_put(state, here)
+    expected, expected_state = jax.jit(tx.update)(params, fetched, params)
+    updates, state = jax.jit(tx.update, out_shardings=(None, there))(params, fetched, params)
+    assert not misplaced(state, there)
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(state)} == {"pinned_host"}
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+
+
+def plateau(tx):
+    return optax.chain(tx, optax.contrib.reduce_on_plateau(patience=1, factor=0.5))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_with_shardings_hands_the_loss_on(kind):
+    """Computed from arrays on the mesh, so that it is one of the mesh's axes itself."""
+    sharding = NamedSharding(eight_devices(kind), P(None, AXES))
+    here = {"w": normal(1, SHAPE)}
+    params = jax.device_put(here, sharding)
+    plain, tx = plateau(TRION), lro.with_shardings(plateau(TRION), sharding)
+
+    def two_steps(tx, params):
+        step = lambda state: tx.update(params, state, params, value=jnp.sum(params["w"] ** 2))
+        return step(step(step(tx.init(params))[1])[1])[0]
+
+    updates = jax.jit(lambda params: two_steps(tx, params))(params)
+    expected = two_steps(plain, here)
+    scale = float(jnp.max(jnp.abs(expected["w"])))
+    np.testing.assert_allclose(updates["w"], expected["w"], rtol=0, atol=1e-5 * scale)
 
 
 def test_with_shardings_leaves_explicit_parameters_to_their_types():

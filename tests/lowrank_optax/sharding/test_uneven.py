@@ -1,0 +1,62 @@
+"""What does not divide over the devices is whole where it must be, and right everywhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from layouts import AXES, KINDS, METHODS, RANK, Case, Layout, misplaced
+
+import lowrank_optax as lro
+
+UNEVEN = {
+    # 9 rows a device, and no way to split m instead: n is gathered.
+    "n split, m odd": Layout((72, 101), P(AXES, None)),
+    # A fourth of them: m divides by 2, by 8 it does not.
+    "n over a, m over b": Layout((36, 54), P("a", "b")),
+    # The state's m divides by none of the axes, so it stays whole.
+    "zero, m odd": Layout((12, 45), P(), AXES),
+    # Over one axis m is split already; over the other it would not divide.
+    "m over b, zero": Layout((12, 54), P(None, "b"), AXES),
+    # The batch is split, three matrices a device in one axis' direction.
+    "layers, odd matrices": Layout((6, 9, 15), P("b", None, None)),
+}
+# Hadamard's n is a power of two; the DCT's is any.
+ANY_SIZE = METHODS | {"low_rank": functools.partial(lro.low_rank, 0.01, RANK)}
+# These begin with singular vectors: from the Gram matrix on several devices, exact on one.
+GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("layout", UNEVEN)
+@pytest.mark.parametrize("method", ANY_SIZE)
+def test_two_steps_are_those_of_one_device(method, layout, kind):
+    case = Case(ANY_SIZE[method], UNEVEN[layout], kind)
+    places = case.state_shardings()
+    state = jax.jit(case.optimizer.init, out_shardings=places)(case.params)
+    update = jax.jit(case.optimizer.update, out_shardings=(None, places))
+    expected_state, reference = case.reference.init(case.here), jax.jit(case.reference.update)
+    for step in range(2):
+        gradients = case.gradients(step)
+        expected, expected_state = reference(gradients, expected_state, case.here)
+        gradients = jax.device_put(gradients, case.shardings)
+        updates, state = update(gradients, state, case.params)
+        assert not misplaced(state, places)
+        for name, wanted in expected.items():
+            close = 2e-3 if name == "kernel" and method in GRAM_ON_SEVERAL else 2e-5
+            scale = float(jnp.max(jnp.abs(wanted)))
+            np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
+
+
+@pytest.mark.parametrize("method", ANY_SIZE)
+def test_without_being_told_where_init_and_update_agree(method):
+    case = Case(ANY_SIZE[method], UNEVEN["n split, m odd"], KINDS[1])
+    with jax.set_mesh(case.mesh):
+        state = jax.jit(case.optimizer.init)(case.params)
+    update = jax.jit(case.optimizer.update)
+    for step in range(2):
+        gradients = jax.device_put(case.gradients(step), case.shardings)
+        _, state = update(gradients, state, case.params)
+    assert update._cache_size() == 1
