@@ -61,7 +61,9 @@ def measure(n: int, rounds: int) -> dict[str, Any]:
     return {
         "n": n,
         "rows": rows,
-        "auto": {dtype: choose_method(n, dtype) for dtype in DTYPES},
+        "auto": {
+            dtype: choose_method(n, dtype, jax.default_backend(), last=True) for dtype in DTYPES
+        },
         "median_seconds": {name: median(values) for name, values in samples.items()},
         "seconds": samples,
     }

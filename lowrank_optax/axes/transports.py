@@ -68,6 +68,10 @@ class Transport(abc.ABC):
     def __call__(self, change: Change) -> Any:
         """The inner optimizer's state for the new subspace."""
 
+    def first_moment(self, transition: Transition, m: Any) -> Any:
+        """Where the transport takes a first moment: by default to its new coordinates."""
+        return transition.carry(m)
+
     def where(self, due: Any, change: Change) -> Any:
         """The same where it is time for a new subspace, by one scalar `lax.cond`."""
         if due is True:
@@ -85,6 +89,11 @@ class Keep(Transport):
         """The state as it is."""
         return change.state
 
+    def first_moment(self, transition: Transition, m: Any) -> Any:
+        """Nowhere."""
+        del transition
+        return m
+
     def where(self, due: Any, change: Change) -> Any:
         """Nothing to decide."""
         del due
@@ -100,6 +109,11 @@ class Reset(Transport):
     def __call__(self, change: Change) -> Any:
         """A fresh state."""
         return change.fresh
+
+    def first_moment(self, transition: Transition, m: Any) -> Any:
+        """To zero."""
+        del transition
+        return jnp.zeros_like(m)
 
 
 @axis_value()

@@ -10,9 +10,10 @@ from jaxtyping import Array
 
 from lowrank_optax.axes import residuals, transports
 from lowrank_optax.axes.moments import has_one
-from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace
+from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
 from lowrank_optax.core.axes import Axes, LowRankState
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.core.order import once
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.types import typed_spec
@@ -53,14 +54,16 @@ class Halves:
         remembered = tree.read(state.schedule)
         key = jax.random.fold_in(state.key, state.count)
         moments = self._moments(tree, state.inner, schedule.by_matrix)
-        S, A, due, bases = {}, {}, {}, {}
+        A, a, due, bases, settled = {}, {}, {}, {}, {}
         old: dict[int, Subspace] = {}
         new: dict[int, Subspace] = {}
+        changes: dict[int, Transition] = {}
+        done: Any = None
         for position, (i, spec) in enumerate(tree.matrices.items()):
-            G = self.placement.to_work(i, tree.matrix(i))
-            S[i] = projection.analyze(G, wide_dtype(tree.dtype(i)))
+            G = self.placement.to_work(i, self._next(tree.matrix(i), done))
+            S = projection.analyze(G, wide_dtype(tree.dtype(i)))
             old[i] = projection.subspace(previous[i], spec.view)
-            A[i] = residual.accumulate(S[i], stored[i], old[i])
+            A[i] = residual.accumulate(S, stored[i], old[i])
             due[i] = schedule.due(state.count, remembered[i], position, len(tree.matrices))
             choice = Choice(
                 A=A[i],
@@ -72,24 +75,23 @@ class Halves:
             )
             bases[i] = _refresh(projection, choice, due[i])
             new[i] = projection.subspace(bases[i], spec.view)
-        changes = {i: new[i].since(old[i]) for i in new}
-        inner = self._transported(axes, tree, state.inner, start, changes, due)
-        moved = self._moments(tree, inner, schedule.by_matrix)
-        a = {}
-        for i in tree.matrices:
-            a[i] = self.placement.low_rank(i, new[i].project(residual.ahead(A[i], S[i])))
+            changes[i] = new[i].since(old[i])
+            a[i] = self.placement.low_rank(i, new[i].project(residual.ahead(A[i], S)))
+            m = moments[i].mu if i in moments else None
             projected = residuals.Projected(
                 subspace=new[i],
                 A=A[i],
                 a=a[i],
                 key=jax.random.fold_in(key, 2 * i + 1),
                 previous=old[i],
-                m=moments[i].mu if i in moments else None,
-                moved=moved[i].mu if i in moved else None,
+                m=m,
+                moved=None if m is None else axes.transport.first_moment(changes[i], m),
             )
             stored[i] = residual.keep(projected, stored[i])
+            settled[i] = projection.settle(bases[i], A[i], a[i], due[i])
             remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])
-        settled = {i: projection.settle(bases[i], A[i], a[i], due[i]) for i in a}
+            done = stored[i], a[i]
+        inner = self._transported(axes, tree, state.inner, start, changes, due)
         return FirstHalf(
             A=A,
             a=tree.build(a.__getitem__),
@@ -107,9 +109,11 @@ class Halves:
         used, a, u = tree.read(first.used), tree.read(first.a), tree.read(directions)
         stored, steps = tree.read(first.residual), {}
         projection, further = axes.projection, self.placement.splits_further
+        done: Any = None
         for i, spec in tree.matrices.items():
             scale = axes.scale(spec) if callable(axes.scale) else axes.scale
-            direction = self.placement.gather(i, u[i].astype(first.A[i].dtype))
+            direction = self._next(u[i], done).astype(first.A[i].dtype)
+            direction = self.placement.gather(i, direction)
             # A residual that stores nothing works where the step is needed, so that what is
             # gathered is low-rank; one that does has no use for A any more.
             step = residuals.Step(
@@ -121,9 +125,14 @@ class Halves:
                 scale=scale,
             )
             stepped, stored[i] = axes.residual.finish(step, stored[i])
+            done = stepped
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))
             steps[i] = self.placement.to_parameter(i, stepped.astype(dtype))
         return tree.replace(steps), tree.build(stored.__getitem__)
+
+    def _next(self, x: Array, done: Any) -> Array:
+        """x, once what came before is done; over devices there is no one place to see that."""
+        return x if self.placement.mesh is not None else once(done, x)
 
     def partitions(self, tree: MatrixTree, state: LowRankState, params: Any) -> FirstHalf:
         """Where the results of the first half are, for mesh axes that are `Explicit`."""

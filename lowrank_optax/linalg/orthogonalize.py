@@ -76,7 +76,8 @@ def _cholesky_qr(
 def _inverse_factor(C: Float[Array, "*batch r r"]) -> Float[Array, "*batch r r"]:
     """L⁻¹ of C = L Lᵀ. The small inverse: solving for x would gather x where its rows are apart."""
     L = jnp.linalg.cholesky(C)
-    identity = jnp.broadcast_to(jnp.eye(L.shape[-1], dtype=L.dtype), L.shape)
+    # Of L's type, also where it is sharded under explicit mesh axes.
+    identity = jnp.eye(L.shape[-1], dtype=L.dtype) + jnp.zeros_like(L)
     return jax.lax.linalg.triangular_solve(L, identity, left_side=True, lower=True)
 
 

@@ -15,6 +15,7 @@ from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import as_key
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
 from lowrank_optax.core.missing import without_none
+from lowrank_optax.core.order import once
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
@@ -154,8 +155,11 @@ class Dion:
         def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
             inside = MatrixTree(updates, tree.table)
             Q, M, steps = inside.read(basis), inside.read(residual), {}
+            done: Any = None
             for i in inside.matrices:
-                steps[i], Q[i], M[i] = self._step(numbers, inside, placement, i, Q[i], M[i])
+                G = inside.matrix(i) if placement.mesh is not None else once(done, inside.matrix(i))
+                done = self._step(numbers, inside, placement, i, G, Q[i], M[i])
+                steps[i], Q[i], M[i] = done
             return inside.replace(steps), inside.build(Q.__getitem__), inside.build(M.__getitem__)
 
         steps, basis, residual = run_in_auto(
@@ -197,12 +201,13 @@ class Dion:
         tree: MatrixTree,
         placement: Placement,
         i: int,
+        G: Float[Array, "*batch n m"],
         Q: Float[Array, "*batch n r"],
         M: Float[Array, "*batch n m"],
     ) -> tuple[Array, Array, Array]:
         """The step of leaf i, and its new Q and M."""
         dtype = tree.dtype(i)
-        G = placement.to_work(i, tree.matrix(i)).astype(Q.dtype)
+        G = placement.to_work(i, G).astype(Q.dtype)
         X = M.astype(Q.dtype) + G
         B = numbers.momentum * X + G if self.nesterov else X
         P, unit, Q, R = self._factors(numbers, B, Q)
