@@ -45,8 +45,8 @@ def row_order(n: int) -> np.ndarray | None:
       None where n has no balanced factors, or an odd n1, whose rows are not n in number.
 
     Example:
-      >>> row_order(4).tolist()
-      [0, 2, 1, 3]
+      >>> row_order(12).tolist()
+      [0, 6, 3, 9, 1, 7, 11, 5, 2, 8, 10, 4]
     """
     n1, n2 = factor_pair(n)
     if not has_balanced_factors(n) or n1 % 2:
