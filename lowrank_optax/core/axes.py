@@ -14,7 +14,7 @@ from lowrank_optax.axes.projections.base import Projection
 class LowRankState(NamedTuple):
     """State of `scale_by_low_rank`; trees are like the parameters, masked where not a matrix."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]
     """Steps taken, int32; it saturates."""
     key: PRNGKeyArray
     """The random key, from which every step and matrix derives its own; it stays the same."""

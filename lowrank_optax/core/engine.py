@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from lowrank_optax.core.axes import Axes, LowRankState
 from lowrank_optax.core.halves import FirstHalf, Halves, low_rank_zeros
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.core.trees import in_own_structure
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.regions import initialise, retyped_like, run_in_auto
 from lowrank_optax.sharding.types import typed_spec
@@ -46,6 +47,7 @@ class Engine:
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
+        state = in_own_structure(state, updates, self._start_state)
         tree = MatrixTree(updates, self.specs(updates))
         placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
         halves = Halves(tree.table, placement, self.inner, self.step_dtype)

@@ -85,7 +85,7 @@ class Halves:
                 key=jax.random.fold_in(key, 2 * i + 1),
                 previous=old[i],
                 m=m,
-                moved=None if m is None else axes.transport.first_moment(changes[i], m),
+                moved=None if m is None else _moved(axes.transport, changes[i], m, due[i]),
             )
             stored[i] = residual.keep(projected, stored[i])
             settled[i] = projection.settle(bases[i], A[i], a[i], due[i])
@@ -226,6 +226,12 @@ def _refresh(projection: Projection, choice: Choice, due: Any) -> Any:
     # One scalar predicate outside every batch: under a vmap it would become a select, and the
     # factorisation would run at every step.
     return jax.lax.cond(due, lambda: projection.refresh(choice), lambda: choice.basis)
+
+
+def _moved(transport: transports.Transport, change: Transition, m: Array, due: Any) -> Array:
+    """The first moment after a step's transport, which there is at a refresh only."""
+    moved = transport.first_moment(change, m)
+    return moved if due is True else jnp.where(due, moved, m)
 
 
 def _has_moment(state: Any) -> bool:

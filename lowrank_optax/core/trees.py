@@ -1,6 +1,6 @@
 """Trees that belong to each other by path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,3 +54,21 @@ def has_masked(tree: Any) -> bool:
     """Whether a tree is a part of another one, with `optax.MaskedNode` in place of the rest."""
     is_masked = lambda node: isinstance(node, optax.MaskedNode)
     return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
+
+
+def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> Any:
+    """A state whose NamedTuples are NamedTuples again.
+
+    `flax.nnx.Optimizer` hands out updates as an `nnx.State`, and of a state what lies below a
+    parameter as such mappings too, whatever it was. Its arrays are found again by their paths.
+
+    Args:
+      state: what `init` or an update returned, perhaps by way of nnx.
+      updates: the gradients; dictionaries, lists and tuples of arrays leave the state as it is.
+      init: makes the state from the parameters' shapes.
+    """
+    if isinstance(updates, dict) or not isinstance(updates, Mapping):
+        return state
+    template = jax.eval_shape(init, updates)
+    found = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return jax.tree_util.tree_map_with_path(lambda path, _: found[path_string(path)], template)

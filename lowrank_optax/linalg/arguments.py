@@ -1,9 +1,14 @@
 """Checks that several constructors share."""
 
+import functools
+import inspect
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
+
+RENAMED = {"momentum_dtype": "mu_dtype", "norm": "select"}
 
 
 def require_static(name: str, value: Any) -> None:
@@ -50,3 +55,17 @@ def resolve_rank(rank: int | float, n: int, most: int) -> int:
     """
     whole = int(rank) if isinstance(rank, numbers.Integral) else max(1, round(rank * n))
     return min(whole, most)
+
+
+def refuse_renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that answers an argument's name of the first edition with the present one."""
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        for old, new in RENAMED.items():
+            if old in kwargs and new in parameters:
+                raise TypeError(f"{function.__name__}: the argument {old} is now called {new}.")
+        return function(*args, **kwargs)
+
+    return wrapped

@@ -4,7 +4,7 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
@@ -12,11 +12,12 @@ import optax
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
+from lowrank_optax.linalg.arguments import refuse_renamed
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
 
-Optimizer = optax.GradientTransformationExtraArgs
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 LEARNING_RATE = "learning_rate: η, a number or a schedule."
 SHARED = """\
@@ -32,7 +33,6 @@ zero_axis: mesh axis, or several, over which all state is split where parameters
   (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
 seed: of the random key in the state, from which all that is random is drawn; a number or a key.
 """
-RENAMED = {"momentum_dtype": "mu_dtype", "norm": "select"}
 
 
 class Recipe(NamedTuple):
@@ -66,9 +66,6 @@ def optimizer(method: Callable[..., Recipe]) -> Callable[..., Optimizer]:
 
     @functools.wraps(method)
     def make(*args: Any, **kwargs: Any) -> Optimizer:
-        for old, new in RENAMED.items():
-            if old in kwargs and new in signature.parameters:
-                raise TypeError(f"{method.__name__}: the argument {old} is now called {new}.")
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -79,7 +76,7 @@ def optimizer(method: Callable[..., Recipe]) -> Callable[..., Optimizer]:
     make.__signature__ = signature  # type: ignore[attr-defined]
     if make.__doc__ is not None:
         make.__doc__ = _documented(make.__doc__)
-    return make
+    return refuse_renamed(make)
 
 
 def assemble(

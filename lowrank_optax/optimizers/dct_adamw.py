@@ -21,7 +21,7 @@ def dct_adamw(
     eps: Any = 1e-8,
     update_interval: UpdateInterval = 1,
     rotate: bool = True,
-    error_feedback: str | None = "int8",
+    error_feedback: Any = "int8",
     select: str | Selection = "l1",
     mu_dtype: Any = None,
 ) -> Recipe:

@@ -16,7 +16,7 @@ from lowrank_optax.core.engine import as_key
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
@@ -29,6 +29,7 @@ from lowrank_optax.sharding.synchronise import resolve_sync
 from lowrank_optax.sharding.types import typed_spec
 
 
+@refuse_renamed
 def scale_by_dion(
     rank: int | float = 128,
     *,

@@ -18,7 +18,7 @@ def ldadamw(
     b2: Any = 0.99,
     eps: Any = 1e-8,
     rho: Any = 0.908,
-    error_feedback: bool | str | None = True,
+    error_feedback: Any = True,
     mu_dtype: Any = None,
 ) -> Recipe:
     """LDAdamW: Adam in a subspace that follows momentum and gradient by a power iteration per step.

@@ -9,6 +9,7 @@ from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.selection import Selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.linalg.arguments import refuse_renamed
 from lowrank_optax.optimizers._build import Recipe, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.synchronise import resolve_sync
@@ -17,6 +18,7 @@ from lowrank_optax.transforms import orthonormalize
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+@refuse_renamed
 def scale_by_trion(
     rank: int | float = 128,
     *,

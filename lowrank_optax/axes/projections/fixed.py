@@ -160,8 +160,8 @@ def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "
     return take(x, indices)
 
 
-def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*batch k"]:
-    """Entries of the last axis of a table."""
+def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*shape"]:
+    """Entries of the last axis of a table: one of the two, table or positions, has a batch."""
     return jnp.take(table, positions, axis=-1, mode="clip")
 
 

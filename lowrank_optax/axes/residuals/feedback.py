@@ -145,7 +145,7 @@ def momentum(
 
 
 def error_feedback(
-    storage: str = "int8",
+    storage: Any = "int8",
     *,
     block_size: int = 256,
     rounding: str = "nearest",

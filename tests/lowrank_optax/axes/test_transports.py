@@ -8,7 +8,7 @@ import pytest
 from drawing import draw, orthonormal
 
 import lowrank_optax as lro
-from lowrank_optax.axes.transports import Change, RotateMoments, resolve
+from lowrank_optax.axes.transports import TRANSPORTS, Change, RotateMoments, resolve
 
 N, M, RANK, B1, B2 = 6, 4, 3, 0.8, 0.9
 ADAM = optax.scale_by_adam(b1=B1, b2=B2)
@@ -72,6 +72,16 @@ def test_a_transport_finds_moments_inside_a_chain():
     for transport in ("rotate", "rotate_first", "rotate_moments"):
         moved = transported(transport, SPAN(P), SPAN(Q), state, fresh, inner)[1]
         np.testing.assert_allclose(moved.mu, Q.T @ P @ state[1].mu, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_a_transport_says_what_becomes_of_the_first_moment_alone(name):
+    """For residuals, which feed back what is lost before all moments are moved."""
+    state, fresh = some_steps()
+    old, new = map(SPAN, two_spans())
+    moved = transported(name, old, new, state, fresh)
+    alone = TRANSPORTS[name].first_moment(new.since(old), state.mu)
+    np.testing.assert_allclose(alone, moved.mu, atol=1e-6)
 
 
 def rotate_moments(P, Q, state, fresh):

@@ -84,13 +84,13 @@ def check_trajectory(make, name, dtype):
 
 
 def transposed_back(config, matrices):
-    """State arrays with the compressed axis first as the golden files store them: as the weights."""
+    """State arrays with the compressed axis first, as the golden files store them."""
     left = config["shape"][0] < config["shape"][1]
     return [np.asarray(matrix) if left else np.asarray(matrix).T for matrix in matrices]
 
 
 def decayed(config, state):
-    """Trion's momentum as published: what is stored, whose chosen rows decay when it is next used."""
+    """Trion's momentum as published; what is stored decays when it is next used."""
     projection = lro.projections.dct(config["rank"])
     columns = projection.subspace(state.basis, state.residual.shape)
     return columns.restore(state.residual, config["momentum"], 1.0)

@@ -1,0 +1,48 @@
+"""flax.nnx.Optimizer takes every named method like an optimizer of optax's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from methods import METHODS, draw, make
+
+import lowrank_optax as lro
+
+# After its first update nnx holds what a state has per parameter, if that is more than one array,
+# as a `State` in place of the tuple that it was.
+CASES = {name: (name, {}) for name in METHODS} | {
+    "galore stagger": ("galore", dict(stagger=True)),
+    "galore adaptive": ("galore", dict(update_interval=lro.adaptive(2))),
+    "galore adam8bit": ("galore", dict(inner="adam8bit")),
+}
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(5, 6, rngs=rngs)
+        self.hidden = nnx.Linear(6, 12, rngs=rngs)
+        self.out = nnx.Linear(12, 4, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.out(nnx.relu(self.hidden(self.embed(tokens))))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_steps_of_an_nnx_optimizer_lower_the_loss(case):
+    name, settings = CASES[case]
+    network = Network(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(network, make(name, **settings), wrt=nnx.Param)
+    tokens, target = jnp.arange(5), draw(0, (5, 4))
+    loss = lambda network: jnp.mean((network(tokens) - target) ** 2)
+
+    @nnx.jit
+    def step(network, optimizer):
+        value, gradients = nnx.value_and_grad(loss)(network)
+        optimizer.update(network, gradients)
+        return value
+
+    before = jax.tree.map(jnp.copy, nnx.state(network, nnx.Param))
+    values = [step(network, optimizer) for _ in range(2)] + [loss(network)]
+    assert values[0] > values[1] > values[2]
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, nnx.state(network, nnx.Param))
+    assert all(jax.tree.leaves(moved))

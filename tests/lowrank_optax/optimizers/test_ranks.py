@@ -1,0 +1,47 @@
+"""A rank above a matrix's smaller dimension is that dimension, on either side."""
+
+import chex
+import pytest
+from methods import compiled, draw, each_method, make
+
+import lowrank_optax as lro
+
+SIDES = ("in", "out")
+# By their smaller dimension.
+SHAPES = {4: [(4, 8), (8, 4)], 1: [(1, 6), (6, 1)]}
+each_smaller = pytest.mark.parametrize("smaller", SHAPES)
+
+
+def kernels(smaller, seed):
+    return {
+        side: [draw(seed + i, shape) for i, shape in enumerate(SHAPES[smaller])] for side in SIDES
+    }
+
+
+def updates(tx, smaller):
+    """Three steps, past a refresh."""
+    params = kernels(smaller, 0)
+    tx = compiled(tx)
+    state = tx.init(params)
+    for step in range(1, 4):
+        update, state = tx.update(kernels(smaller, 10 * step), state, params)
+        yield update
+
+
+@each_smaller
+@each_method
+def test_a_rank_above_the_smaller_dimension_is_that_dimension(name, smaller):
+    compress = {side: [side] * len(SHAPES[smaller]) for side in SIDES}
+    large = list(updates(make(name, rank=100, compress=compress), smaller))
+    chex.assert_tree_all_finite(large)
+    exact = list(updates(make(name, rank=smaller, compress=compress), smaller))
+    chex.assert_trees_all_equal(large, exact)
+
+
+@pytest.mark.parametrize("rank", [100, 1.0])
+@pytest.mark.parametrize("side", SIDES)
+@each_smaller
+def test_the_table_of_matrices_shows_the_rank_that_is_used(smaller, side, rank):
+    for spec in lro.matrix_specs(kernels(smaller, 0), rank, compress=side):
+        assert spec.rank == smaller
+        assert spec.side == side

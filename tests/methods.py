@@ -1,0 +1,75 @@
+"""The nine named methods with small settings, for promises that all of them keep."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lowrank_optax as lro
+
+METHODS = {
+    "trion": dict(),
+    "dct_adamw": dict(),
+    "dion": dict(),
+    "galore": dict(update_interval=3),
+    "golore": dict(update_interval=3, random_after=4),
+    "ldadamw": dict(),
+    "frugal": dict(update_interval=3),
+    "fira": dict(update_interval=3),
+    "online_subspace_descent": dict(),
+}
+"""Arguments of each beside the learning rate and the rank."""
+
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def make(
+    name: str, learning_rate: Any = 1e-2, rank: int | float = 2, **settings: Any
+) -> optax.GradientTransformationExtraArgs:
+    """The named method with its small settings, some of which may be replaced."""
+    return getattr(lro, name)(learning_rate, rank, **(METHODS[name] | settings))
+
+
+def compiled(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The same with jitted functions: eager ones would compile every operation by itself."""
+    tx = optax.with_extra_args_support(tx)
+    return optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
+
+
+def draw(seed: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Normal numbers."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def model(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Two matrices, wide and tall, and a bias, which is no matrix."""
+    shapes = {"first": (4, 8), "second": (9, 5), "bias": (8,)}
+    return {
+        name: draw(100 * seed + i, shape, dtype) for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def low_rank_state(state: Any) -> lro.LowRankState:
+    """The state of the matrices inside a method's state."""
+    is_leaf = lambda node: isinstance(node, lro.LowRankState)
+    (found,) = filter(is_leaf, jax.tree.leaves(state, is_leaf=is_leaf))
+    return found
+
+
+def trajectory(tx: optax.GradientTransformation, params: Any, gradient: Any, steps: int) -> Any:
+    """Parameters and state after `steps` steps on `gradient(params, step)`, in one scan."""
+    tx = optax.with_extra_args_support(tx)
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        def body(carry: Any, step: jax.Array) -> Any:
+            params, state = carry
+            updates, state = tx.update(gradient(params, step), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(body, (params, tx.init(params)), jnp.arange(steps))[0]
+
+    return run(params)
