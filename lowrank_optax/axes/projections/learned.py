@@ -74,19 +74,19 @@ class Rotation(Transition):
     P: Float[Array, "*batch n r"]
 
     @property
-    def R(self) -> Float[Array, "*batch r r"]:
+    def matrix(self) -> Float[Array, "*batch r r"]:
         """R, formed where it is used: inside a refresh' conditional, not at every step."""
         return product(self.previous.mT, self.P)
 
     def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
         """Rᵀ x."""
-        return product(self.R.mT.astype(x.dtype), x).astype(x.dtype)
+        return product(self.matrix.mT.astype(x.dtype), x).astype(x.dtype)
 
     def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
         """(R ∘ R)ᵀ x."""
-        return product(jnp.square(self.R).mT.astype(x.dtype), x).astype(x.dtype)
+        return product(jnp.square(self.matrix).mT.astype(x.dtype), x).astype(x.dtype)
 
     def overlap(self) -> Float[Array, "*batch"]:
         """‖R‖² / r."""
-        R = self.R
+        R = self.matrix
         return jnp.sum(jnp.square(R), axis=(-2, -1)) / R.shape[-1]

@@ -86,6 +86,14 @@ def test_dct_adamw_with_split_rows_moves_n_floats(kind):
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * N)]
 
 
+@pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
+def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storage):
+    n, m = 512, 1024  # two blocks of the compressed axis
+    make = lambda **settings: lro.dct_adamw(0.01, R, error_feedback=storage, **settings)
+    found = compiled_collectives(make, Layout((n, m), P(None, AXES)), AxisType.Explicit)
+    assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * n)]
+
+
 @pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
 def test_split_layers_need_nothing_of_each_other(method):
     assert compiled_collectives(METHODS[method], LAYOUTS["layers"]) == []
