@@ -63,23 +63,30 @@ class Span(Subspace):
 
     def since(self, previous: "Span") -> "Rotation":
         """R = Pᵀ_previous P, r × r."""
-        return Rotation(product(previous.P.mT, self.P))
+        return Rotation(previous.P, self.P)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotation(Transition):
-    """A change of coordinates by R."""
+    """A change of coordinates by R = Pᵀ_previous P."""
 
-    R: Float[Array, "*batch r r"]
+    previous: Float[Array, "*batch n r"]
+    P: Float[Array, "*batch n r"]
+
+    @property
+    def matrix(self) -> Float[Array, "*batch r r"]:
+        """R, formed where it is used: inside a refresh' conditional, not at every step."""
+        return product(self.previous.mT, self.P)
 
     def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
         """Rᵀ x."""
-        return product(self.R.mT.astype(x.dtype), x).astype(x.dtype)
+        return product(self.matrix.mT.astype(x.dtype), x).astype(x.dtype)
 
     def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
         """(R ∘ R)ᵀ x."""
-        return product(jnp.square(self.R).mT.astype(x.dtype), x).astype(x.dtype)
+        return product(jnp.square(self.matrix).mT.astype(x.dtype), x).astype(x.dtype)
 
     def overlap(self) -> Float[Array, "*batch"]:
         """‖R‖² / r."""
-        return jnp.sum(jnp.square(self.R), axis=(-2, -1)) / self.R.shape[-1]
+        R = self.matrix
+        return jnp.sum(jnp.square(R), axis=(-2, -1)) / R.shape[-1]

@@ -71,12 +71,12 @@ def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-def test_trion_with_split_rows_moves_n_plus_r_squared_plus_two_floats(kind):
+def test_trion_with_split_rows_moves_n_plus_r_squared_plus_one_floats(kind):
     make = lambda **settings: lro.trion(0.02, R, **settings)
     found = compiled_collectives(make, ROWS, kind)
     assert {each.kind for each in found} == {"all-reduce"}
-    # Scores of n columns, the Gram matrix of b, its norm, and the norm for the scale.
-    assert sum(each.bytes for each in found) == 4 * (N + R * R + 2)
+    # Scores of n columns, the Gram matrix of b, and its largest entry.
+    assert sum(each.bytes for each in found) == 4 * (N + R * R + 1)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -84,6 +84,14 @@ def test_dct_adamw_with_split_rows_moves_n_floats(kind):
     make = lambda **settings: lro.dct_adamw(0.01, R, **settings)
     found = compiled_collectives(make, ROWS, kind)
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * N)]
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
+def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storage):
+    n, m = 512, 1024  # two blocks of the compressed axis
+    make = lambda **settings: lro.dct_adamw(0.01, R, error_feedback=storage, **settings)
+    found = compiled_collectives(make, Layout((n, m), P(None, AXES)), AxisType.Explicit)
+    assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * n)]
 
 
 @pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
