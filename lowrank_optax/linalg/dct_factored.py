@@ -45,8 +45,8 @@ def row_order(n: int) -> np.ndarray | None:
       None where n has no balanced factors, or an odd n1, whose rows are not n in number.
 
     Example:
-      >>> row_order(4).tolist()
-      [0, 2, 1, 3]
+      >>> row_order(8).tolist()
+      [0, 4, 2, 6, 1, 5, 7, 3]
     """
     n1, n2 = factor_pair(n)
     if not has_balanced_factors(n) or n1 % 2:

@@ -55,8 +55,8 @@ def state_shardings(
       >>> params = {"w": jax.ShapeDtypeStruct((4, 8), jnp.float32)}
       >>> tx = lro.scale_by_trion(rank=2)
       >>> shardings = lro.state_shardings(tx, params, NamedSharding(mesh, P(None, "fsdp")))
-      >>> shardings.residual["w"].spec  # 8 rows and 4 columns of DCT coefficients
-      P('fsdp', None)
+      >>> shardings.residual["w"].spec  # 4 rows of DCT coefficients
+      P(None, 'fsdp')
     """
     mesh, structs = _typed(params, param_shardings)
     with jax.sharding.use_abstract_mesh(with_axis_types(mesh, AxisType.Explicit)):
