@@ -69,7 +69,7 @@ def local_state_specs(tx: optax.GradientTransformation, params: Any, axis: str =
       (P('data',), P())
       >>> init = jax.shard_map(tx.init, mesh=mesh, in_specs=P(), out_specs=specs)
       >>> jax.jit(init)(params).residual["w"].shape
-      (8, 4)
+      (4, 8)
     """
 
     def of_node(node: Any) -> Any:
