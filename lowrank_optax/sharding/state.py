@@ -29,8 +29,8 @@ def state_shardings(
 
     Nothing is allocated: `tx.init` is traced with the shardings as part of the parameters' types,
     and says by the types of its result where that is. So it works for any optax transformation;
-    for those of this library a low-rank array is split as the rows of its matrix are, a basis as
-    the columns, and what only a row's own columns matter to is split by rows on all mesh axes.
+    for those of this library a low-rank array (r, m) is split as its matrix' m is, a basis (n, r)
+    as n, and where a transform mixes the compressed n, m is split over n's mesh axes as well.
 
     Args:
       tx: the optimizer.
@@ -55,7 +55,7 @@ def state_shardings(
       >>> params = {"w": jax.ShapeDtypeStruct((4, 8), jnp.float32)}
       >>> tx = lro.scale_by_trion(rank=2)
       >>> shardings = lro.state_shardings(tx, params, NamedSharding(mesh, P(None, "fsdp")))
-      >>> shardings.residual["w"].spec  # DCT coefficients, 4 for each of 8 columns
+      >>> shardings.residual["w"].spec  # DCT coefficients (n, m) = (4, 8)
       P(None, 'fsdp')
     """
     mesh, structs = _typed(params, param_shardings)
