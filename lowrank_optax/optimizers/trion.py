@@ -65,7 +65,9 @@ def scale_by_trion(
 
     Returns:
       A transformation whose state holds, per matrix, the momentum's coefficients (n, m) and r
-      int32 indices, and nothing else.
+      int32 indices, and nothing else. The coefficients are those of before Ŝ[I] ← μ b, which is
+      done when they are next used, in the sum with DCT(G); they are in the order of
+      `projections.dct(rank).order(n)`.
 
     Raises:
       TypeError, ValueError: naming the argument, or the parameter with its shape.
