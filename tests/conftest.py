@@ -19,6 +19,13 @@ settings.register_profile("lowrank_optax", deadline=None, max_examples=20, deran
 settings.load_profile("lowrank_optax")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def free_compiled_programs():
+    """Every program that XLA compiles maps memory; of thousands in one process it runs out."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
     """Run one test with 64-bit arithmetic."""
