@@ -162,8 +162,8 @@ def test_precision_is_that_of_the_products():
 
 
 # Passes over the matrix: what XLA counts as bytes accessed, in multiples of the matrix.
-# The XLA of JAX 0.12 transposes the FFT's operand in a pass of its own.
-FFT_PASSES = 6.1 if jax.__version_info__ < (0, 11) else 8.1
+# The XLA of JAX 0.12 transposes for the FFT in passes of their own: 8 there, 10 back.
+FFT_PASSES = 6.1 if jax.__version_info__ < (0, 11) else 10.1
 
 
 @pytest.mark.parametrize(
