@@ -31,7 +31,7 @@ TEMPORARIES = {
     "frugal (dct)": 3.0,
 }
 # What one more leaf may add, in matrices: low-rank arrays that wait for the inner optimizer, which
-# sees all leaves at once. (Of frugal and fira the coefficients wait too.)
+# sees all leaves at once. (Of fira the coefficients wait too.)
 FOR_ANOTHER_LEAF = 0.25
 
 
@@ -70,7 +70,8 @@ def test_an_update_holds_few_matrices_beside_its_arguments(one_leaf, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["trion", "dct_adamw (no feedback)", "dct_adamw (int8)", "ldadamw", "dion", "galore"]
+    "name",
+    ["trion", "dct_adamw (no feedback)", "dct_adamw (int8)", "frugal (dct)", "ldadamw", "dion"],
 )
 def test_more_equal_leaves_share_the_temporaries_of_one(name):
     """In place, where optax.adamw needs none: copies between crossed buffers are not ours."""
