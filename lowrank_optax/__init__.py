@@ -9,6 +9,7 @@ from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix
 from lowrank_optax.linalg.newton_schulz import newton_schulz
+from lowrank_optax.linalg.storage import storage
 from lowrank_optax.optimizers import (
     dct_adamw,
     dion,
@@ -18,9 +19,12 @@ from lowrank_optax.optimizers import (
     golore,
     ldadamw,
     low_rank,
+    muon,
+    normuon,
     online_subspace_descent,
     scale_by_dion,
     scale_by_trion,
+    tandem,
     trion,
 )
 from lowrank_optax.sharding import state_shardings, unsharded_sides, with_shardings, zero
@@ -43,7 +47,10 @@ __all__ = [
     "golore",
     "ldadamw",
     "low_rank",
+    "muon",
+    "normuon",
     "online_subspace_descent",
+    "tandem",
     "trion",
     # Building blocks for optax.chain
     "scale_by_adam8bit",
@@ -54,6 +61,8 @@ __all__ = [
     # Parameters in bfloat16
     "apply_updates_stochastic",
     "stochastic_round",
+    # How moments are stored
+    "storage",
     # The axes
     "adaptive",
     "projections",

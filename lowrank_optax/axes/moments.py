@@ -9,6 +9,9 @@ import optax
 # Large enough that an inner optimizer that stores large arrays in 8 bits does so.
 TEMPLATE = jax.ShapeDtypeStruct((256, 64), jnp.float32)
 
+FIRST_MOMENTS = ("mu", "trace", "ema")
+"""What optax's transformations and ours call a first moment in their states."""
+
 
 def template_state(inner: optax.GradientTransformation) -> Any:
     """Shapes of the state of an inner optimizer for `TEMPLATE`."""
@@ -27,6 +30,17 @@ def is_moment(leaf: Any) -> bool:
 def has_one(state: Any, field: str) -> bool:
     """Whether a state has exactly one field of a name, wherever in it it is."""
     return len(optax.tree_utils.tree_get_all_with_path(state, field)) == 1
+
+
+def first_moment(state: Any) -> Any:
+    """The tree of first moments in a state if it has one, as plain arrays; else None."""
+    found = [field for field in FIRST_MOMENTS if has_one(state, field)]
+    if len(found) != 1:
+        return None
+    moment = optax.tree_utils.tree_get(state, found[0])
+    # Quantised moments are more leaves than there are in the second moment's tree of arrays.
+    floating = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(moment))
+    return moment if all(floating) else None
 
 
 def require_fields(

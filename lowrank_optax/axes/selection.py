@@ -5,13 +5,14 @@ one the singular values. Indices come back in ascending order, so that a slot's 
 """
 
 import abc
-import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.largest import largest
 
@@ -55,9 +56,11 @@ class Selection(abc.ABC):
 
     Attributes:
       norm: norm by which columns of a fixed basis are scored.
+      follow: weight of the inner optimizer's first moment in what is scored; None for no moment.
     """
 
     norm: str = "l1"
+    follow: Any = None
 
     def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
         """What `__call__` takes, for the columns of a fixed basis with coefficients S."""
@@ -80,7 +83,7 @@ class Selection(abc.ABC):
         """Ascending int32 indices of `rank` columns, given their non-negative scores."""
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Top(Selection):
     """The r columns of largest score.
 
@@ -129,7 +132,7 @@ class Sampling(Selection):
         return max(rank, available if self.pool is None else min(self.pool, available))
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Importance(Sampling):
     """Weighted sampling without replacement; build it with `importance`."""
 
@@ -152,7 +155,7 @@ class Importance(Sampling):
         return _largest(logits + noise, columns, rank)
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Hybrid(Sampling):
     """Some of the best columns and some random ones; build it with `hybrid`."""
 
@@ -171,7 +174,7 @@ class Hybrid(Sampling):
         return _largest(jnp.where(jnp.arange(count) < best, 2.0, noise), columns, rank)
 
 
-@dataclasses.dataclass(frozen=True)
+@axis_value()
 class Uniform(Sampling):
     """Any r columns, equally likely; build it with `uniform`."""
 
@@ -181,6 +184,24 @@ class Uniform(Sampling):
         """`rank` random indices, whatever the scores."""
         noise = jax.random.uniform(require_key(key, "select='uniform'"), scores.shape)
         return Top()(noise, rank, None)
+
+
+@axis_value("select", "follow")
+class Following(Selection):
+    """Another selection, of the gradient and the moment together; build it with `following`."""
+
+    select: Selection
+    follow: Any
+
+    def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
+        """Those of the other selection."""
+        return self.select.scores(S)
+
+    def __call__(
+        self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
+    ) -> Int[Array, "*batch r"]:
+        """The other selection's choice."""
+        return self.select(scores, rank, key)
 
 
 def _largest(
@@ -261,6 +282,25 @@ def uniform() -> Selection:
       4
     """
     return Uniform()
+
+
+def following(weight: Any = 0.95, select: str | Selection = "l1") -> Selection:
+    """Choose columns of a fixed basis by the gradient and the inner optimizer's moment together.
+
+    What is scored is G + weight · P m, with P m the first moment where it is, in the columns of the
+    last subspace. So a column is kept until others have grown past what it remembers.
+
+    Args:
+      weight: of the moment; its decay, for what the moment will be.
+      select: how columns are chosen by their scores.
+
+    Example:
+      >>> import optax
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.identity(2, select=lro.selection.following(0.9))
+      >>> tx = lro.scale_by_low_rank(optax.trace(0.9), projection, transport="rotate")
+    """
+    return Following(resolve(select), weight)
 
 
 def _check_candidates(candidates: int | None) -> None:

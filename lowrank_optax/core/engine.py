@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from lowrank_optax.core.axes import Axes, LowRankState
 from lowrank_optax.core.halves import FirstHalf, Halves, low_rank_zeros
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.core.stored import StoredMoment
 from lowrank_optax.core.trees import in_own_structure
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.regions import initialise, retyped_like, run_in_auto
@@ -29,6 +30,7 @@ class Engine:
     inner: optax.GradientTransformationExtraArgs
     axes: Axes
     specs: Callable[[Any], SpecTable]
+    stored: StoredMoment
     zero_axis: Any
     seed: Any
     step_dtype: Any
@@ -50,26 +52,29 @@ class Engine:
         state = in_own_structure(state, updates, self._start_state)
         tree = MatrixTree(updates, self.specs(updates))
         placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
-        halves = Halves(tree.table, placement, self.inner, self.step_dtype)
+        halves = Halves(tree.table, placement, self.inner, self.stored, self.step_dtype)
+        start = self._inner_state(tree)
         first = run_in_auto(
             halves.before,
-            lambda: halves.partitions(tree, state, params),
+            lambda: halves.partitions(tree, state, start, params),
             placement.mesh,
-            *(self.axes, updates, state, self._inner_state(tree), params),
+            *(self.axes, updates, state, start, params),
         )
         directions, inner = self._directions(tree, first, extra_args)
-        steps, residual = run_in_auto(
+        inner = retyped_like(inner, first.inner)
+        key = jax.random.fold_in(state.key, state.count)
+        steps, residual, inner = run_in_auto(
             halves.after,
-            lambda: jax.tree.map(typed_spec, (updates, state.residual)),
+            lambda: jax.tree.map(typed_spec, (updates, state.residual, state.inner)),
             placement.mesh,
-            *(self.axes, updates, first, directions),
+            *(self.axes, updates, first, directions, inner, key),
         )
         new_state = LowRankState(
             count=optax.safe_increment(state.count),
             key=state.key,
             schedule=first.schedule,
             basis=first.settled,
-            inner=retyped_like(inner, state.inner),
+            inner=inner,
             residual=residual,
         )
         return steps, placement.settle(new_state)
@@ -94,7 +99,7 @@ class Engine:
             key=key,
             schedule=tree.build(lambda i: axes.schedule.init()),
             basis=tree.build(basis),
-            inner=self._inner_state(tree),
+            inner=self.stored.start(self._inner_state(tree)),
             residual=tree.build(lambda i: axes.residual.init(tree.matrices[i].view, tree.dtype(i))),
         )
 

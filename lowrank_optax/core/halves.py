@@ -9,11 +9,12 @@ import optax
 from jaxtyping import Array
 
 from lowrank_optax.axes import residuals, transports
-from lowrank_optax.axes.moments import has_one
+from lowrank_optax.axes.moments import first_moment, has_one
 from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
 from lowrank_optax.core.axes import Axes, LowRankState
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
 from lowrank_optax.core.order import once
+from lowrank_optax.core.stored import StoredMoment
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.types import typed_spec
@@ -42,6 +43,7 @@ class Halves:
     table: SpecTable
     placement: Placement
     inner: optax.GradientTransformation
+    stored: StoredMoment
     step_dtype: Any
 
     def before(
@@ -53,7 +55,8 @@ class Halves:
         previous, stored = tree.read(state.basis), tree.read(state.residual)
         remembered = tree.read(state.schedule)
         key = jax.random.fold_in(state.key, state.count)
-        moments = self._moments(tree, state.inner, schedule.by_matrix)
+        inner = self.stored.widen(start, state.inner)
+        moments = self._moments(tree, inner, schedule.by_matrix)
         A, a, due, bases, settled = {}, {}, {}, {}, {}
         old: dict[int, Subspace] = {}
         new: dict[int, Subspace] = {}
@@ -91,7 +94,7 @@ class Halves:
             settled[i] = projection.settle(bases[i], A[i], a[i], due[i])
             remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])
             done = stored[i], a[i]
-        inner = self._transported(axes, tree, state.inner, start, changes, due)
+        inner = self._transported(axes, tree, inner, start, changes, due)
         return FirstHalf(
             A=A,
             a=tree.build(a.__getitem__),
@@ -103,8 +106,10 @@ class Halves:
             schedule=tree.build(remembered.__getitem__),
         )
 
-    def after(self, axes: Axes, updates: Any, first: FirstHalf, directions: Any) -> tuple[Any, Any]:
-        """From the inner optimizer's directions to steps in weight space."""
+    def after(
+        self, axes: Axes, updates: Any, first: FirstHalf, directions: Any, inner: Any, key: Any
+    ) -> tuple[Any, Any, Any]:
+        """From the inner optimizer's directions to steps in weight space, and what is stored."""
         tree = MatrixTree(updates, self.table)
         used, a, u = tree.read(first.used), tree.read(first.a), tree.read(directions)
         stored, steps = tree.read(first.residual), {}
@@ -128,13 +133,15 @@ class Halves:
             done = stepped
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))
             steps[i] = self.placement.to_parameter(i, stepped.astype(dtype))
-        return tree.replace(steps), tree.build(stored.__getitem__)
+        return tree.replace(steps), tree.build(stored.__getitem__), self.stored.narrow(inner, key)
 
     def _next(self, x: Array, done: Any) -> Array:
         """x, once what came before is done; over devices there is no one place to see that."""
         return x if self.placement.mesh is not None else once(done, x)
 
-    def partitions(self, tree: MatrixTree, state: LowRankState, params: Any) -> FirstHalf:
+    def partitions(
+        self, tree: MatrixTree, state: LowRankState, start: Any, params: Any
+    ) -> FirstHalf:
         """Where the results of the first half are, for mesh axes that are `Explicit`."""
         typed = lambda node: jax.tree.map(typed_spec, node)
         low_rank = tree.build(self.placement.low_rank_partition)
@@ -144,7 +151,7 @@ class Halves:
             coordinates=None if params is None else low_rank,
             used=typed(state.basis),
             settled=typed(state.basis),
-            inner=typed(state.inner),
+            inner=self.stored.of_codes(start, typed(state.inner)),
             residual=typed(state.residual),
             schedule=typed(state.schedule),
         )
@@ -181,18 +188,12 @@ class Halves:
 
     def _moments(self, tree: MatrixTree, state: Any, by_matrix: bool) -> dict[int, Moment]:
         """The first moments in an inner state, if it has them."""
-        get = optax.tree_utils.tree_get
         if by_matrix:
-            states = tree.read(state)
-            return {
-                i: Moment(get(state, "mu"), get(state, "count"))
-                for i, state in states.items()
-                if _has_moment(state)
-            }
-        if not _has_moment(state):
-            return {}
-        mu, count = tree.read(get(state, "mu")), get(state, "count")
-        return {i: Moment(mu[i], count) for i in tree.matrices}
+            found = {i: (first_moment(own), own) for i, own in tree.read(state).items()}
+        else:
+            mu = first_moment(state)
+            found = {} if mu is None else {i: (m, state) for i, m in tree.read(mu).items()}
+        return {i: Moment(m, _count(own)) for i, (m, own) in found.items() if m is not None}
 
     def _coordinates(self, projection: Projection, params: Any, new: dict[int, Subspace]) -> Any:
         """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
@@ -234,10 +235,6 @@ def _moved(transport: transports.Transport, change: Transition, m: Array, due: A
     return moved if due is True else jnp.where(due, moved, m)
 
 
-def _has_moment(state: Any) -> bool:
-    """Whether a state has one plain first moment and one count."""
-    if not (has_one(state, "mu") and has_one(state, "count")):
-        return False
-    # Quantised moments are more leaves than there are in the second moment's tree of arrays.
-    leaves = jax.tree.leaves(optax.tree_utils.tree_get(state, "mu"))
-    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+def _count(state: Any) -> Any:
+    """The number of steps in a state, if it has one."""
+    return optax.tree_utils.tree_get(state, "count") if has_one(state, "count") else None

@@ -11,6 +11,8 @@ from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import Engine
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
+from lowrank_optax.core.stored import StoredMoment
+from lowrank_optax.linalg.storage import storage
 
 
 def scale_by_low_rank(
@@ -24,6 +26,7 @@ def scale_by_low_rank(
     scale: Any = 1.0,
     dimension_numbers: DimensionNumbers = None,
     compress: Any = "smallest",
+    mu_dtype: Any = None,
     zero_axis: Any = None,
     seed: Any = 0,
     step_dtype: Any = None,
@@ -50,6 +53,8 @@ def scale_by_low_rank(
       scale: factor of u; a number or a function of the `MatrixSpec`.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
       compress: which side to compress, as for `matrix_specs`.
+      mu_dtype: what the inner optimizer's first moment is stored in between steps: "int8" or "int4"
+        (block-wise, zero exact), a floating dtype, a `storage`, or None for what it is.
       zero_axis: mesh axis, or several, over which the state and the work of parameters that every
         device holds are split by the axis that is not compressed (ZeRO-1); where it does not divide
         evenly they stay whole, which `memory_report` shows. What is gathered is u (r × m), never
@@ -87,12 +92,15 @@ def scale_by_low_rank(
         scale=scale,
     )
     Parts(inner, axes.projection, axes.schedule, axes.transport, axes.residual).check()
+    stored = StoredMoment(storage(mu_dtype))
+    stored.check(inner)
     engine = Engine(
         inner=optax.with_extra_args_support(inner),
         axes=axes,
         specs=lambda tree: matrix_specs(
             tree, projection.rank, dimension_numbers=dimension_numbers, compress=compress
         ),
+        stored=stored,
         zero_axis=zero_axis,
         seed=seed,
         step_dtype=step_dtype,

@@ -7,7 +7,9 @@ from lowrank_optax.optimizers.frugal import frugal
 from lowrank_optax.optimizers.galore import galore, golore
 from lowrank_optax.optimizers.ldadamw import ldadamw
 from lowrank_optax.optimizers.low_rank import low_rank
+from lowrank_optax.optimizers.muon import muon, normuon
 from lowrank_optax.optimizers.online_subspace_descent import online_subspace_descent
+from lowrank_optax.optimizers.tandem import tandem
 from lowrank_optax.optimizers.trion import scale_by_trion, trion
 
 __all__ = [
@@ -19,8 +21,11 @@ __all__ = [
     "golore",
     "ldadamw",
     "low_rank",
+    "muon",
+    "normuon",
     "online_subspace_descent",
     "scale_by_dion",
     "scale_by_trion",
+    "tandem",
     "trion",
 ]

@@ -4,7 +4,7 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import optax
@@ -49,7 +49,16 @@ class Recipe(NamedTuple):
     sync_axis: str | None = None
 
 
-def optimizer(method: Callable[..., Recipe]) -> Callable[..., Optimizer]:
+@runtime_checkable
+class Method(Protocol):
+    """A named optimizer, and the recipe that it is made of, for others to be made of it too."""
+
+    recipe: Callable[..., Recipe]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Optimizer: ...
+
+
+def optimizer(method: Callable[..., Recipe]) -> Method:
     """Make an optimizer of a method's recipe: add the arguments that all methods share.
 
     The result takes the learning rate, then the method's own arguments, then the shared ones;
@@ -76,7 +85,9 @@ def optimizer(method: Callable[..., Recipe]) -> Callable[..., Optimizer]:
     make.__signature__ = signature  # type: ignore[attr-defined]
     if make.__doc__ is not None:
         make.__doc__ = _documented(make.__doc__)
-    return refuse_renamed(make)
+    made: Any = refuse_renamed(make)
+    made.recipe = method
+    return made
 
 
 def assemble(

@@ -31,11 +31,11 @@ class Moment:
 
     Attributes:
       mu: uncorrected first moment in the coordinates of the previous basis, shape (..., r, m).
-      count: int32 number of steps that it has averaged.
+      count: int32 number of steps that it has averaged, None if the optimizer does not count.
     """
 
     mu: Float[Array, "*batch r m"]
-    count: Int[Array, ""]
+    count: Int[Array, ""] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lowrank_optax.linalg.dct import (
 from lowrank_optax.sharding.transforms import transform_columns
 
 
-@axis_value()
+@axis_value("select")
 class Dct(FixedBasis):
     """Columns of the discrete cosine transform; build it with `projections.dct`."""
 

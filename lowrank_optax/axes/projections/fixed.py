@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes.moments import first_moment, inner_name, template_state
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.products import product
@@ -31,6 +32,11 @@ class FixedBasis(Projection):
     sync_axis: str | None = None
     whole = "n"
 
+    @property
+    def uses_moment(self) -> bool:
+        """Whether columns are scored on the moment too."""
+        return self.select.follow is not None
+
     @abc.abstractmethod
     def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         """The chosen columns of Q, shape (..., n, r)."""
@@ -50,15 +56,37 @@ class FixedBasis(Projection):
 
     def refresh(self, choice: Choice) -> Indices:
         """Choose columns anew from their scores."""
-        scores = mean_over(self.select.scores(choice.A), self.sync_axis)
+        if choice.rank == choice.A.shape[-2]:
+            return choice.basis
+        scores = mean_over(self._scores(choice), self.sync_axis)
         order = self.order(choice.A.shape[-2])
         if order is not None:
             scores = _look_up(scores, np.argsort(order))
         return self.select(scores, choice.rank, choice.key)
 
+    def _scores(self, choice: Choice) -> Float[Array, "*batch n"]:
+        """Of A, or of A + follow · P m, which differs in the rows of the last subspace."""
+        scores = self.select.scores(choice.A)
+        if self.select.follow is None:
+            return scores
+        assert choice.moment is not None
+        last = self.subspace(choice.basis, choice.A.shape)
+        rows = last.rows(choice.A) + self.select.follow * choice.moment.mu.astype(choice.A.dtype)
+        slots, chosen = last.table
+        return jnp.where(chosen, _look_up(self.select.scores(rows), slots), scores)
+
     def subspace(self, basis: Indices, shape: Shape, dtype: Any = None) -> "ChosenColumns":
         """The span of the chosen columns."""
         return ChosenColumns(self, basis, shape[-2], dtype)
+
+    def check(self, parts: Any) -> None:
+        """Raise if a moment is to be followed that the inner optimizer does not have."""
+        if self.uses_moment and first_moment(template_state(parts.inner)) is None:
+            raise ValueError(
+                f"the selection {self.select} follows a first moment, but the state of "
+                f"{inner_name(parts.inner)} has none; use another selection, or an inner "
+                "optimizer such as optax.trace(0.95)."
+            )
 
     def lift(
         self, u: Float[Array, "*batch r m"], columns: "ChosenColumns"
@@ -80,18 +108,31 @@ class ChosenColumns(Subspace):
     dtype: Any = None
 
     def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
+        """The chosen rows of the coefficients, the devices' average."""
+        return mean_over(self.rows(A), self.projection.sync_axis)
+
+    def rows(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
         """The chosen rows of the coefficients."""
+        if self.is_all:
+            return A
         order = self.projection.order(self.n)
         rows = self.indices
         if order is not None:
             rows = _look_up(jnp.asarray(np.argsort(order), jnp.int32), rows)
-        return mean_over(take_rows(A, rows), self.projection.sync_axis)
+        return take_rows(A, rows)
 
     def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
         """Coefficients that are u at the chosen rows and zero elsewhere."""
+        if self.is_all:
+            return u
         # A gather: on CPUs a scatter is a serial loop, and over devices one of a batch is sent.
         slots, chosen = self.table
         return jnp.where(chosen[..., None], take_rows(u, slots), jnp.zeros((), u.dtype))
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left to choose, and the rows are in order."""
+        return self.indices.shape[-1] == self.n and self.projection.order(self.n) is None
 
     def lift(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
         """P u in weight space, as the projection does it best."""
@@ -161,7 +202,9 @@ def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "
 
 
 def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*shape"]:
-    """Entries of the last axis of a table: one of the two, table or positions, has a batch."""
+    """Entries of the last axis of a table, with a batch on one of the two or on both."""
+    if table.ndim > 1 and getattr(positions, "ndim", 0) > 1:
+        return jnp.take_along_axis(table, positions, axis=-1, mode="clip")
     return jnp.take(table, positions, axis=-1, mode="clip")
 
 

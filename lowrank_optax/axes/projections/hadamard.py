@@ -14,7 +14,7 @@ from lowrank_optax.linalg.hadamard import hadamard_columns, is_power_of_two, ort
 from lowrank_optax.sharding.transforms import transform_columns
 
 
-@axis_value()
+@axis_value("select")
 class Hadamard(FixedBasis):
     """Columns of the Walsh–Hadamard transform; build it with `projections.hadamard`."""
 

@@ -11,7 +11,7 @@ from lowrank_optax.axes.projections.fixed import ChosenColumns, FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 
 
-@axis_value()
+@axis_value("select")
 class Identity(FixedBasis):
     """Coordinates; build it with `projections.identity`."""
 

@@ -79,6 +79,7 @@ class PowerIteration(LearnedBasis):
         """The basis that the first moment is in, and the bias-corrected moment m̂."""
         moment, dtype = choice.moment, choice.A.dtype
         assert moment is not None
+        assert moment.count is not None
         m = moment.mu / (1 - self.b1 ** jnp.maximum(moment.count, 1))
         return choice.basis.astype(dtype), m.astype(dtype)
 

@@ -16,7 +16,7 @@ from lowrank_optax.linalg.dct import dct_columns, domain_order
 from lowrank_optax.sharding.transforms import transform_columns
 
 
-@axis_value("seed")
+@axis_value("select", "seed")
 class RandomOrthogonal(FixedBasis):
     """Columns of Q = D C; build it with `projections.random_orthogonal`."""
 

@@ -3,6 +3,7 @@
 from lowrank_optax.axes.residuals.base import Projected, Residual, Step, discard
 from lowrank_optax.axes.residuals.descent import norm_scaling, sgd, sign_descent
 from lowrank_optax.axes.residuals.feedback import error_feedback, momentum
+from lowrank_optax.axes.residuals.state_free import orthonormal, sinkhorn
 
 __all__ = [
     "Projected",
@@ -12,6 +13,8 @@ __all__ = [
     "error_feedback",
     "momentum",
     "norm_scaling",
+    "orthonormal",
     "sgd",
     "sign_descent",
+    "sinkhorn",
 ]

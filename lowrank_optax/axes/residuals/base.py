@@ -78,6 +78,13 @@ class Step:
         """A − P a, in the domain."""
         return self.subspace.reweight(self.A, self.a, 0.0, 1.0)
 
+    def with_rest(
+        self, rest: Float[Array, "*batch n m"], weight: Any
+    ) -> Float[Array, "*batch n m"]:
+        """scale · (P direction + weight · rest) in weight space, of a rest in the domain."""
+        both = self.subspace.embed(self.direction) + jnp.asarray(weight, rest.dtype) * rest
+        return self.projection.synthesize(both) * jnp.asarray(self.scale, both.dtype)
+
 
 class Residual(abc.ABC):
     """Contract of the residual axis. Stateless: what is stored comes and goes as arrays."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_optax.axes._value import axis_value
@@ -11,8 +10,8 @@ from lowrank_optax.axes.projections.base import Shape, Subspace
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.axes.residuals.base import Projected, Residual, Step
 from lowrank_optax.linalg.arguments import check_fraction
-from lowrank_optax.linalg.precision import wide_dtype
-from lowrank_optax.linalg.quantization import dequantize, quantize, quantized_zeros
+from lowrank_optax.linalg.storage import Storage
+from lowrank_optax.linalg.storage import storage as as_storage
 
 STORAGES = ("int8", "int4", "float32")
 
@@ -23,18 +22,19 @@ class Momentum(Residual):
 
     inside: Any
     outside: Any
-    dtype: Any = None
+    storage: Storage
     nesterov: bool = False
 
-    def init(self, shape: Shape, dtype: Any) -> Float[Array, "*batch n m"]:
-        """Zeros in the stated dtype, or at least float32: undecayed sums stall in bfloat16."""
-        return jnp.zeros(shape, self.dtype or wide_dtype(dtype))
+    def init(self, shape: Shape, dtype: Any) -> Any:
+        """Zeros, as they are stored: undecayed sums would stall in bfloat16."""
+        return self.storage.zeros(shape, dtype)
 
     def accumulate(
         self, S: Float[Array, "*batch n m"], state: Any, previous: Subspace
     ) -> Float[Array, "*batch n m"]:
         """M + S, with M decayed by parts."""
-        return S + previous.restore(state.astype(S.dtype), self.inside, self.outside)
+        M = self.storage.unpack(state, S.shape[-2], S.dtype)
+        return S + previous.restore(M, self.inside, self.outside)
 
     def ahead(
         self, A: Float[Array, "*batch n m"], S: Float[Array, "*batch n m"]
@@ -45,7 +45,7 @@ class Momentum(Residual):
     def keep(self, projected: Projected, state: Any) -> Any:
         """The momentum, decayed now or when it is next used."""
         A, a, subspace = projected.A, projected.a, projected.subspace
-        return subspace.store(A, a, self.inside, self.outside).astype(state.dtype)
+        return self.storage.pack(subspace.store(A, a, self.inside, self.outside), projected.key)
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
         """P u."""
@@ -64,26 +64,19 @@ class Momentum(Residual):
 class ErrorFeedback(Residual):
     """Add it to the next gradient; build with `residuals.error_feedback`."""
 
-    storage: str
-    block_size: int
-    stochastic: bool
+    storage: Storage
     moment_decay: Any = None
 
     def init(self, shape: Shape, dtype: Any) -> Any:
         """Zeros."""
-        wide = wide_dtype(dtype)
-        if self.storage == "float32":
-            return jnp.zeros(shape, wide)
-        return quantized_zeros(shape, self.storage, axis=-2, block_size=self.block_size, dtype=wide)
+        return self.storage.zeros(shape, dtype)
 
     def accumulate(
         self, S: Float[Array, "*batch n m"], state: Any, previous: Subspace
     ) -> Float[Array, "*batch n m"]:
         """S + E."""
         del previous
-        if self.storage == "float32":
-            return S + state
-        return S + dequantize(state, size=S.shape[-2], axis=-2).astype(S.dtype)
+        return S + self.storage.unpack(state, S.shape[-2], S.dtype)
 
     def keep(self, projected: Projected, state: Any) -> Any:
         """What the subspace left over, and β₁ / (1 − β₁) times what the moment lost."""
@@ -97,10 +90,7 @@ class ErrorFeedback(Residual):
             a = projected.a + c * moved.astype(projected.a.dtype)
             lost = -c * m.astype(projected.a.dtype)
             E = projected.subspace.without(projected.A, a, projected.previous, lost)
-        if self.storage == "float32":
-            return E
-        key = projected.key if self.stochastic else None
-        return quantize(E, self.storage, axis=-2, block_size=self.block_size, key=key)
+        return self.storage.pack(E, projected.key)
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
         """P u."""
@@ -125,7 +115,8 @@ def momentum(
     Args:
       decay: μ, the decay of the part that was applied.
       residual_decay: decay of the part that was not; 1 as published.
-      dtype: dtype of the momentum; None for the parameter's, but at least float32.
+      dtype: what the momentum is stored in: "int8", "int4", a floating dtype, a `storage`; None for
+        the parameter's dtype, but at least float32.
       nesterov: take the coordinates of decay · M + G in place of M's; for fixed bases.
 
     Raises:
@@ -141,7 +132,7 @@ def momentum(
     """
     check_fraction("momentum", decay)
     check_fraction("residual_decay", residual_decay)
-    return Momentum(decay, residual_decay, dtype, nesterov)
+    return Momentum(decay, residual_decay, as_storage(dtype), nesterov)
 
 
 def error_feedback(
@@ -172,13 +163,13 @@ def error_feedback(
 
     Example:
       >>> import lowrank_optax as lro
-      >>> lro.residuals.error_feedback("int4").storage
+      >>> lro.residuals.error_feedback("int4").storage.dtype
       'int4'
     """
     if storage not in STORAGES:
         raise ValueError(
             f"error_feedback={storage!r} is not offered; use one of {STORAGES}, or None for none."
         )
-    if rounding not in ("nearest", "stochastic"):
-        raise ValueError(f"rounding={rounding!r} is unknown; use 'nearest' or 'stochastic'.")
-    return ErrorFeedback(storage, block_size, rounding == "stochastic", moment_decay)
+    stored = None if storage == "float32" else storage
+    stored = as_storage(stored, block_size=block_size, rounding=rounding)
+    return ErrorFeedback(stored, moment_decay)

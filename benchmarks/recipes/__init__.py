@@ -1,0 +1,1 @@
+"""Which recipe wins at each memory budget? See `python -m benchmarks.recipes --help`."""

@@ -1,0 +1,104 @@
+"""Which recipe has the least loss at each budget of bytes, on a small Llama over bytes of text?
+
+Run from the repository's root: ``python -m benchmarks.recipes main ablations …``, one or more of
+the stages below. Every method's learning rate, momentum and b2 are tuned at one seed, on one half
+of the validation text, until the best is interior; the table is of three other seeds and the other
+half. Finished runs are lines of benchmarks/results/recipes/runs.jsonl and are not made again; every
+line names its commit. ``--table`` writes the tables and the picture from the lines alone.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+
+from benchmarks.recipes.methods import CHANGES, COMPETITORS
+from benchmarks.recipes.search import SEEDS, Runs, tune
+from benchmarks.recipes.task import Setting, write_tokens
+from benchmarks.timing import RESULTS, check_clean
+
+FOLDER = RESULTS / "recipes"
+MAIN = Setting(steps=300)
+ABLATIONS = tuple(f"tandem n/4, {name}" for name in CHANGES)
+FINALISTS = ("adamw", "muon", "normuon int8", "tandem n/4", "tandem n/4 int8", "tandem n/16 int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Methods in a setting.
+
+    Attributes:
+        setting: the task.
+        methods: what is compared.
+        start: the method in `MAIN` whose best numbers the tuning starts from; None for each its own
+            start, "" for its own best numbers there.
+    """
+
+    setting: Setting
+    methods: tuple[str, ...]
+    start: str | None = None
+
+
+STAGES = {
+    "main": Stage(MAIN, COMPETITORS),
+    "ablations": Stage(MAIN, ABLATIONS, "tandem n/4"),
+    "width 64": Stage(Setting(width=64, steps=300), COMPETITORS, ""),
+    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, ""),
+    "long": Stage(Setting(steps=1000), FINALISTS, ""),
+    "large batch": Stage(Setting(steps=200, batch_size=32), FINALISTS, ""),
+}
+
+
+def compare(runs: Runs, name: str, method: str) -> None:
+    """Tunes a method in a stage and runs it with the other seeds; the tuned numbers are a line."""
+    stage = STAGES[name]
+    start = None
+    if stage.start is not None:
+        start = runs_best(stage.start or method).get("numbers")
+    numbers = tune(runs, method, stage.setting, start)
+    reported = runs.losses(method, stage.setting, [numbers], SEEDS, "reported")
+    line = {"stage": name, "method": method, "numbers": numbers, "reported": reported}
+    with (FOLDER / "tuned.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"== {name}: {method} {numbers} {sum(reported) / len(reported):.4f}", flush=True)
+
+
+def runs_best(method: str) -> dict:
+    """What the main stage found for a method; empty if it has not been there."""
+    path = FOLDER / "tuned.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    own = [line for line in found if line["stage"] == "main" and line["method"] == method]
+    return own[-1] if own else {}
+
+
+def main() -> None:
+    """Searches."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--methods", help="comma-separated; all of the stage by default")
+    parser.add_argument("--workers", type=int, default=2, help="single-threaded processes")
+    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("runs/recipes.npz"))
+    parser.add_argument("--allow-dirty", action="store_true")
+    arguments = parser.parse_args()
+    # jaxlib 0.10's SVD waits for threads of the pool that it runs on, which must not be the only one.
+    os.environ.setdefault("NPROC", "8")
+    check_clean(arguments.allow_dirty)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not arguments.data.exists():
+        arguments.data.parent.mkdir(parents=True, exist_ok=True)
+        write_tokens(arguments.data)
+    runs = Runs(FOLDER / "runs.jsonl", arguments.data, arguments.workers)
+    for name in arguments.stages:
+        methods = arguments.methods.split(",") if arguments.methods else STAGES[name].methods
+        # Twice as many at a time as there are workers: a tuning waits for its own runs.
+        with concurrent.futures.ThreadPoolExecutor(2 * arguments.workers) as pool:
+            jobs = [pool.submit(compare, runs, name, method) for method in methods]
+        for job in jobs:
+            job.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The competitors: how each is built, and where the search for its numbers starts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import lowrank_optax as lro
+
+FALLBACK_RATE = 0.003
+"""Peak rate of the AdamW on embeddings, head and norms, beside every matrix method."""
+
+GRIDS: dict[str, tuple[float, ...]] = {
+    "learning_rate": tuple(0.02 * 2.0**k for k in range(-10, 6)),
+    "momentum": (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
+    "b2": (0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9995),
+}
+"""The values that every method's numbers are taken from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A competitor.
+
+    Attributes:
+        build: (rate now, its share of the peak, dimension_numbers, the other numbers) -> optimizer.
+        start: the numbers that are tuned, in this order, and where on `GRIDS` that starts.
+        budget: bytes of state per entry of a matrix that it is meant for.
+    """
+
+    build: Callable[..., optax.GradientTransformation]
+    start: Mapping[str, float]
+    budget: float
+
+
+def _ours(make: Callable[..., Any], start: Any, budget: float, /, **options: Any) -> Method:
+    def build(
+        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
+    ) -> optax.GradientTransformation:
+        return make(
+            rate,
+            dimension_numbers=dimension_numbers,
+            fallback_learning_rate=FALLBACK_RATE * share,
+            **options,
+            **numbers,
+        )
+
+    return Method(build, start, budget)
+
+
+def _whole(scale_by: Callable[..., Any], start: Any, budget: float) -> Method:
+    """What treats all parameters alike, at one rate."""
+
+    def build(
+        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
+    ) -> optax.GradientTransformation:
+        del share, dimension_numbers
+        return optax.chain(scale_by(**numbers), optax.scale_by_learning_rate(rate))
+
+    return Method(build, start, budget)
+
+
+ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.95}
+ADAM = {"learning_rate": 0.005, "b2": 0.95}
+QUARTER = 0.25
+
+_tandem = functools.partial(_ours, lro.tandem, ORTHONORMAL)
+
+METHODS: dict[str, Method] = {
+    # What others have.
+    "adamw": _whole(optax.scale_by_adam, ADAM, 8),
+    "adam8bit": _whole(lro.scale_by_adam8bit, ADAM, 2),
+    "lion": _whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}, 4),
+    "trion": _ours(lro.trion, ORTHONORMAL, 4, rank=QUARTER),
+    "dct_adamw": _ours(lro.dct_adamw, ADAM, 3, rank=QUARTER),
+    "ldadamw": _ours(lro.ldadamw, ADAM, 6, rank=QUARTER),
+    "frugal": _ours(lro.frugal, ADAM, 2, rank=QUARTER, projection="dct", update_interval=50),
+    "fira": _ours(lro.fira, ADAM, 2, rank=QUARTER, projection="dct", update_interval=50),
+    "galore": _ours(lro.galore, ADAM, 3, rank=QUARTER, method="gram", update_interval=50),
+    # Muon and NorMuon, stored in more or fewer bits.
+    "muon": _ours(lro.muon, ORTHONORMAL, 4, shape_scale="dion"),
+    "muon int8": _ours(lro.muon, ORTHONORMAL, 1, shape_scale="dion", mu_dtype="int8"),
+    "muon int4": _ours(lro.muon, ORTHONORMAL, 0.5, shape_scale="dion", mu_dtype="int4"),
+    "normuon": _ours(lro.normuon, ORTHONORMAL, 4, shape_scale="dion"),
+    "normuon int8": _ours(lro.normuon, ORTHONORMAL, 1, shape_scale="dion", mu_dtype="int8"),
+    "normuon int4": _ours(lro.normuon, ORTHONORMAL, 0.5, shape_scale="dion", mu_dtype="int4"),
+    # Tandem by budget.
+    "tandem n/2": _tandem(2, rank=1 / 2),
+    "tandem n/2 int8": _tandem(0.5, rank=1 / 2, mu_dtype="int8"),
+    "tandem n/2 int4": _tandem(0.25, rank=1 / 2, mu_dtype="int4"),
+    "tandem n/4": _tandem(1),
+    "tandem n/4 int8": _tandem(0.25, mu_dtype="int8"),
+    "tandem n/16 int8": _tandem(1 / 16, rank=1 / 16, mu_dtype="int8"),
+    "tandem 1": _tandem(0, rank=1),
+    "sinkhorn": _tandem(0, rank=1, rest="sinkhorn"),
+}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "no neurons": {"neuron_decay": None},
+    "no nesterov": {"nesterov": False},
+    "rest none": {"rest": "none", "rank_scale": "sqrt"},
+    "rest sinkhorn": {"rest": "sinkhorn"},
+    "rest half": {"rest": lro.residuals.orthonormal(4, 0.5)},
+    "blocks 1": {"blocks": 1},
+    "blocks 2": {"blocks": 2},
+    "blocks 8": {"blocks": 8},
+    "select l2": {"select": "l2"},
+    "dct": {"projection": "dct"},
+    "hadamard": {"projection": "hadamard"},
+    "power iteration": {"projection": "power_iteration"},
+    "svd": {"projection": lro.projections.svd(QUARTER, method="gram")},
+    "every 50": {"update_interval": 50},
+    "uniform, every 50": {"select": "uniform", "update_interval": 50},
+}
+"""One change at a time from `tandem n/4`."""
+
+COMPETITORS = (
+    "adamw",
+    "muon",
+    "tandem n/4",
+    "tandem n/4 int8",
+    "normuon int8",
+    "tandem n/16 int8",
+    "tandem n/2 int8",
+    "sinkhorn",
+    "normuon",
+    "muon int8",
+    "tandem 1",
+    "trion",
+    "dct_adamw",
+    "tandem n/2",
+    "muon int4",
+    "normuon int4",
+    "tandem n/2 int4",
+    "lion",
+    "adam8bit",
+    "frugal",
+    "fira",
+    "ldadamw",
+    "galore",
+)
+"""In the order in which they are tried, for whoever stops early."""
+
+METHODS |= {f"tandem n/4, {name}": _tandem(1, **options) for name, options in CHANGES.items()}

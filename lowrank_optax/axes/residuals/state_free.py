@@ -1,0 +1,126 @@
+"""Residuals that step along what is left over, without remembering any of it."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.residuals.base import Residual, Step
+from lowrank_optax.linalg.arguments import require_static
+from lowrank_optax.linalg.newton_schulz import MUON, Coefficients, newton_schulz
+
+
+@axis_value("scale")
+class Orthonormal(Residual):
+    """Step along it, orthonormalised block by block; build with `residuals.orthonormal`."""
+
+    blocks: int
+    scale: Any
+    ns_steps: int
+    ns_coeffs: Coefficients
+
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """scale (P u + rest · orth(E))."""
+        E = step.outside()
+        *batch, n, m = E.shape
+        blocks = min(self.blocks, n)
+        missing = -n % blocks
+        E = jnp.pad(E, [*[(0, 0)] * len(batch), (0, missing), (0, 0)])
+        parts = E.reshape(*batch, blocks, -1, m)
+        parts = newton_schulz(parts, steps=self.ns_steps, coefficients=self.ns_coeffs)
+        return step.with_rest(parts.reshape(*batch, n + missing, m)[..., :n, :], self.scale), state
+
+
+@axis_value("scale")
+class Sinkhorn(Residual):
+    """Step along it with rows and columns of equal lengths; build with `residuals.sinkhorn`."""
+
+    rounds: int
+    scale: Any
+
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """scale (P u + rest · balanced(E))."""
+        E = step.outside()
+        n, m = E.shape[-2:]
+        for _ in range(self.rounds):
+            E = _normalized(E, -2) * (n / m) ** 0.5
+            E = _normalized(E, -1)
+        return step.with_rest(E, self.scale), state
+
+
+def _normalized(E: Float[Array, "*batch n m"], axis: int) -> Float[Array, "*batch n m"]:
+    """Vectors along an axis at length 1; those of zeros stay zero."""
+    # Scaled first, so that the squares of tiny gradients do not underflow.
+    largest = jnp.max(jnp.abs(E), axis=axis, keepdims=True)
+    E = E / jnp.where(largest > 0, largest, 1)
+    norms = jnp.linalg.norm(E, axis=axis, keepdims=True)
+    return E / jnp.where(norms > 0, norms, 1)
+
+
+def orthonormal(
+    blocks: int = 4, scale: Any = 1.0, *, ns_steps: int = 5, ns_coeffs: Coefficients = MUON
+) -> Residual:
+    """Step along the part outside the subspace, orthonormalised in blocks of the compressed axis.
+
+    E = A − P Pᵀ A is cut into blocks of n / blocks rows (of the projection's domain), and each is
+    replaced by the nearest matrix with orthonormal rows, by Newton–Schulz on its Gram matrix:
+    blocks · (n / blocks)² numbers in place of n². Nothing is remembered. The step is
+    scale_engine · (P u + scale · orth(E)).
+
+    Args:
+      blocks: number of blocks, at least 1 and at most n; rows that are missing from the last one
+        are zeros.
+      scale: length of this part's step relative to the subspace's.
+      ns_steps, ns_coeffs: of Newton–Schulz, as for `newton_schulz`.
+
+    Raises:
+      ValueError: if `blocks` is not positive.
+
+    Reference:
+      arXiv 2412.13148 (SWAN) orthonormalises the whole gradient, without state and in one block.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import lowrank_optax as lro
+      >>> tx = lro.scale_by_low_rank(
+      ...     lro.transforms.orthonormalize(),
+      ...     lro.projections.identity(1),
+      ...     residual=lro.residuals.orthonormal(blocks=2),
+      ... )
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    require_static("blocks", blocks)
+    if blocks < 1:
+        raise ValueError(f"blocks={blocks} must be at least 1.")
+    return Orthonormal(blocks, scale, ns_steps, ns_coeffs)
+
+
+def sinkhorn(rounds: int = 3, scale: Any = 1.0) -> Residual:
+    """Step along the part outside the subspace, with its columns and rows normalised in turn.
+
+    Every round divides the m columns by their lengths and then the n rows by theirs; in the end the
+    rows have length 1, as those of an orthonormal step have, and the columns nearly √(n/m). Nothing
+    is remembered. The step is scale_engine · (P u + scale · E).
+
+    Args:
+      rounds: how often, at least 1.
+      scale: length of this part's step relative to the subspace's.
+
+    Raises:
+      ValueError: if `rounds` is not positive.
+
+    Reference:
+      arXiv 2502.06742 (SinkGD), algorithm 1, where the whole gradient is the rest.
+
+    Example:
+      >>> import lowrank_optax as lro
+      >>> lro.residuals.sinkhorn(rounds=5)
+      Sinkhorn(rounds=5, scale=1.0)
+    """
+    require_static("rounds", rounds)
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1.")
+    return Sinkhorn(rounds, scale)

@@ -1,0 +1,126 @@
+"""Tandem: a few columns with a memory and the rest without one."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from lowrank_optax.axes import residuals
+from lowrank_optax.axes.projections import Projection, by_name
+from lowrank_optax.axes.refresh import UpdateInterval
+from lowrank_optax.axes.selection import Selection, following
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.newton_schulz import MUON
+from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._shape_scale import step_scale
+from lowrank_optax.transforms import normalize_neurons, orthonormalize
+
+RESTS = ("orthonormal", "sinkhorn", "none")
+FIXED = ("identity", "dct", "hadamard", "random_orthogonal")
+"""The projections by name whose columns are chosen by the momentum and the gradient together."""
+
+
+@optimizer
+def tandem(
+    rank: int | float = 0.25,
+    *,
+    rest: str | residuals.Residual = "orthonormal",
+    blocks: int | None = None,
+    momentum: Any = 0.95,
+    nesterov: bool = True,
+    neuron_decay: Any = 0.95,
+    projection: str | Projection = "identity",
+    select: str | Selection | None = None,
+    update_interval: UpdateInterval = 1,
+    ns_steps: int = 5,
+    ns_coeffs: Any = MUON,
+    shape_scale: str = "dion",
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
+) -> Recipe:
+    """Tandem: r columns with a momentum, the rest of each gradient without one, both orthonormal.
+
+    With matrices (n, m), the compressed axis first: I = the r rows of largest norm of G + μ P M,
+    with M the momentum of the rows chosen last; M ← μ M + G[I], where a row chosen anew starts from
+    zero; the step is scale · (P NewtonSchulz(μ M + G[I]) + orth(G without rows I)), where orth
+    orthonormalises `blocks` blocks of rows, each on its own; then every output neuron's step is
+    divided by the root mean square of its history.
+
+    Args:
+      {learning_rate}
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; 1.0 is Muon.
+      rest: "orthonormal", "sinkhorn" (normalise rows and columns in turn), "none" (drop the rest),
+        or one of `residuals` that keeps no momentum of its own.
+      blocks: of the rest; None for 4.
+      momentum: μ.
+      nesterov: orthonormalise μ M + G[I]; else M.
+      neuron_decay: of the mean squares of each neuron's step; None not to normalise neurons.
+      projection: "identity" (rows of the gradient itself), "dct" or another name of
+        `projections.by_name`, or a projection, whose own rank and selection then hold.
+      select: "l1" or "l2", the norm that ranks columns, or another selection; None for the
+        projection's default.
+      update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
+      ns_steps, ns_coeffs: of Newton–Schulz, as for `newton_schulz`.
+      shape_scale, rank_scale: as for `scale_by_trion`.
+      mu_dtype: of M: "int8", "int4", a floating dtype, a `storage`; None for the parameters', but
+        at least float32.
+      {shared}
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      This library's own; see `docs/tandem.md`. The momentum's part is Muon's, the rest SWAN's
+      (arXiv 2412.13148) in blocks, the neurons' NorMuon's (arXiv 2510.05491).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.tandem(0.02, mu_dtype="int8", fallback_learning_rate=3e-3)
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    check_fraction("momentum", momentum)
+    if projection in FIXED:
+        select = following(momentum, select or "l1")
+    inside = functools.partial(
+        scale_by_low_rank,
+        optax.chain(optax.trace(momentum, nesterov), orthonormalize(ns_steps, ns_coeffs)),
+        by_name(projection, rank, select),
+        update_interval=update_interval,
+        transport="rotate",
+        residual=_residual(rest, blocks, ns_steps, ns_coeffs),
+        scale=step_scale(shape_scale, rank_scale),
+        mu_dtype=mu_dtype,
+    )
+    return Recipe(inside if neuron_decay is None else _normalized(inside, neuron_decay))
+
+
+def _residual(
+    rest: str | residuals.Residual, blocks: int | None, ns_steps: int, ns_coeffs: Any
+) -> residuals.Residual:
+    """What `rest` names."""
+    if blocks is not None and rest != "orthonormal":
+        raise ValueError(f"blocks={blocks} are those of rest='orthonormal', not of rest={rest!r}.")
+    if isinstance(rest, residuals.Residual):
+        return rest
+    if rest not in RESTS:
+        raise ValueError(f"rest={rest!r} is unknown; use one of {RESTS}, or one of `residuals`.")
+    if rest == "orthonormal":
+        return residuals.orthonormal(blocks or 4, ns_steps=ns_steps, ns_coeffs=ns_coeffs)
+    return residuals.sinkhorn() if rest == "sinkhorn" else residuals.discard()
+
+
+def _normalized(
+    scale_by: Callable[..., optax.GradientTransformation], b2: Any
+) -> Callable[..., optax.GradientTransformation]:
+    """Steps with their neurons normalised."""
+
+    def scale_by_normalized(**placing: Any) -> optax.GradientTransformation:
+        neurons = normalize_neurons(b2, dimension_numbers=placing["dimension_numbers"])
+        return optax.chain(scale_by(**placing), neurons)
+
+    return scale_by_normalized
