@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("runs/recipes.npz"))
     parser.add_argument("--allow-dirty", action="store_true")
     arguments = parser.parse_args()
-    # jaxlib 0.10's SVD waits for threads of the pool that it runs on, which must not be the only one.
+    # The SVD of jaxlib 0.10 waits for threads of the pool that it runs on: one is not enough.
     os.environ.setdefault("NPROC", "8")
     check_clean(arguments.allow_dirty)
     FOLDER.mkdir(parents=True, exist_ok=True)
