@@ -7,12 +7,18 @@ from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
+from lowrank_optax.core.split_kernels import split_kernels
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix
 from lowrank_optax.linalg.newton_schulz import newton_schulz
 from lowrank_optax.linalg.storage import storage
 from lowrank_optax.optimizers import (
+    alice0,
+    apollo,
+    apollo_mini,
     dct_adamw,
     dion,
+    dion2,
+    dion3,
     fira,
     frugal,
     galore,
@@ -39,8 +45,13 @@ from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
 
 __all__ = [
     # Named optimizers
+    "alice0",
+    "apollo",
+    "apollo_mini",
     "dct_adamw",
     "dion",
+    "dion2",
+    "dion3",
     "fira",
     "frugal",
     "galore",
@@ -80,6 +91,7 @@ __all__ = [
     "matrix_specs",
     "matrix_states",
     "memory_report",
+    "split_kernels",
     # Several devices
     "local_state_specs",
     "state_shardings",

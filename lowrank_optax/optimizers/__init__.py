@@ -1,7 +1,10 @@
 """The named methods: each a recipe over the engine, ready for any pytree of parameters."""
 
+from lowrank_optax.optimizers.alice0 import alice0
+from lowrank_optax.optimizers.apollo import apollo, apollo_mini
 from lowrank_optax.optimizers.dct_adamw import dct_adamw
 from lowrank_optax.optimizers.dion import dion, scale_by_dion
+from lowrank_optax.optimizers.dion2 import dion2, dion3
 from lowrank_optax.optimizers.fira import fira
 from lowrank_optax.optimizers.frugal import frugal
 from lowrank_optax.optimizers.galore import galore, golore
@@ -13,8 +16,13 @@ from lowrank_optax.optimizers.tandem import tandem
 from lowrank_optax.optimizers.trion import scale_by_trion, trion
 
 __all__ = [
+    "alice0",
+    "apollo",
+    "apollo_mini",
     "dct_adamw",
     "dion",
+    "dion2",
+    "dion3",
     "fira",
     "frugal",
     "galore",

@@ -16,12 +16,14 @@ from lowrank_optax.linalg.arguments import refuse_renamed
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
+from lowrank_optax.transforms import add_cautious_decay
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 LEARNING_RATE = "learning_rate: η, a number or a schedule."
 SHARED = """\
 weight_decay: λ, decoupled, multiplied by the learning rate.
+cautious: decay only entries that the step moves towards zero as well.
 mask: tree or function of booleans: where to apply weight decay.
 dimension_numbers: which leaves are matrices, as for `matrix_specs`.
 fallback: optimizer of all other leaves; None for `optax.adamw` with the same weight decay and
@@ -95,6 +97,7 @@ def assemble(
     learning_rate: optax.ScalarOrSchedule,
     *,
     weight_decay: Any = 0.0,
+    cautious: bool = False,
     mask: Any = None,
     dimension_numbers: DimensionNumbers = None,
     fallback: optax.GradientTransformation | None = None,
@@ -118,7 +121,8 @@ def assemble(
         )
     # Without decay nothing needs the parameters, so `update(grads, state)` will do.
     decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
-    decay = optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity()
+    add_decay = add_cautious_decay if cautious else optax.add_decayed_weights
+    decay = add_decay(weight_decay, mask) if decays else optax.identity()
 
     def descend(scale: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
         return optax.chain(scale, decay, optax.scale_by_learning_rate(rate))

@@ -1,7 +1,6 @@
 """Tandem: a few columns with a memory and the rest without one."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -14,8 +13,9 @@ from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._neurons import with_neurons
 from lowrank_optax.optimizers._shape_scale import step_scale
-from lowrank_optax.transforms import normalize_neurons, orthonormalize
+from lowrank_optax.transforms import orthonormalize
 
 RESTS = ("orthonormal", "sinkhorn", "none")
 FIXED = ("identity", "dct", "hadamard", "random_orthogonal")
@@ -62,7 +62,7 @@ def tandem(
       select: "l1" or "l2", the norm that ranks columns, or another selection; None for the
         projection's default.
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
-      ns_steps, ns_coeffs: of Newton–Schulz, as for `newton_schulz`.
+      ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
       shape_scale, rank_scale: as for `scale_by_trion`.
       mu_dtype: of M: "int8", "int4", a floating dtype, a `storage`; None for the parameters', but
         at least float32.
@@ -96,7 +96,7 @@ def tandem(
         scale=step_scale(shape_scale, rank_scale),
         mu_dtype=mu_dtype,
     )
-    return Recipe(inside if neuron_decay is None else _normalized(inside, neuron_decay))
+    return Recipe(with_neurons(inside, neuron_decay))
 
 
 def _residual(
@@ -112,15 +112,3 @@ def _residual(
     if rest == "orthonormal":
         return residuals.orthonormal(blocks or 4, ns_steps=ns_steps, ns_coeffs=ns_coeffs)
     return residuals.sinkhorn() if rest == "sinkhorn" else residuals.discard()
-
-
-def _normalized(
-    scale_by: Callable[..., optax.GradientTransformation], b2: Any
-) -> Callable[..., optax.GradientTransformation]:
-    """Steps with their neurons normalised."""
-
-    def scale_by_normalized(**placing: Any) -> optax.GradientTransformation:
-        neurons = normalize_neurons(b2, dimension_numbers=placing["dimension_numbers"])
-        return optax.chain(scale_by(**placing), neurons)
-
-    return scale_by_normalized

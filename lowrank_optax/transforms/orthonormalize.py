@@ -1,5 +1,6 @@
 """Orthonormal directions."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ def orthonormalize(
 
     Args:
       steps: Newton–Schulz iterations.
-      coefficients: of the quintic; a triple, or one triple per step.
+      coefficients: of the quintic; a name, a triple, or one triple per step. Or a function that
+        orthonormalises an array (..., r, m) in a way of its own, in place of Newton–Schulz.
       eps: added to the Frobenius norm by which the matrix is first divided.
 
     Reference:
@@ -32,9 +34,13 @@ def orthonormalize(
       >>> bool(abs(u["w"][0, 0] - 1) < 0.3)
       True
     """
+    function = orthonormalizer(steps, coefficients, eps)
+    return optax.stateless(lambda updates, _: jax.tree.map(function, updates))
+
+
+def orthonormalizer(steps: int, coefficients: Any, eps: float = 1e-7) -> Any:
+    """The function that `orthonormalize` applies to every array."""
+    if callable(coefficients):
+        return coefficients
     require_static("steps", steps)
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(
-            lambda a: newton_schulz(a, steps=steps, coefficients=coefficients, eps=eps), updates
-        )
-    )
+    return functools.partial(newton_schulz, steps=steps, coefficients=coefficients, eps=eps)

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.residuals.base import Residual, Step
 from lowrank_optax.linalg.arguments import require_static
-from lowrank_optax.linalg.newton_schulz import MUON, Coefficients, newton_schulz
+from lowrank_optax.linalg.newton_schulz import MUON
+from lowrank_optax.transforms.orthonormalize import orthonormalizer
 
 
 @axis_value("scale")
@@ -18,7 +19,7 @@ class Orthonormal(Residual):
     blocks: int
     scale: Any
     ns_steps: int
-    ns_coeffs: Coefficients
+    ns_coeffs: Any
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
         """scale (P u + rest · orth(E))."""
@@ -28,7 +29,7 @@ class Orthonormal(Residual):
         missing = -n % blocks
         E = jnp.pad(E, [*[(0, 0)] * len(batch), (0, missing), (0, 0)])
         parts = E.reshape(*batch, blocks, -1, m)
-        parts = newton_schulz(parts, steps=self.ns_steps, coefficients=self.ns_coeffs)
+        parts = orthonormalizer(self.ns_steps, self.ns_coeffs)(parts)
         return step.with_rest(parts.reshape(*batch, n + missing, m)[..., :n, :], self.scale), state
 
 
@@ -59,7 +60,7 @@ def _normalized(E: Float[Array, "*batch n m"], axis: int) -> Float[Array, "*batc
 
 
 def orthonormal(
-    blocks: int = 4, scale: Any = 1.0, *, ns_steps: int = 5, ns_coeffs: Coefficients = MUON
+    blocks: int = 4, scale: Any = 1.0, *, ns_steps: int = 5, ns_coeffs: Any = MUON
 ) -> Residual:
     """Step along the part outside the subspace, orthonormalised in blocks of the compressed axis.
 
@@ -72,7 +73,7 @@ def orthonormal(
       blocks: number of blocks, at least 1 and at most n; rows that are missing from the last one
         are zeros.
       scale: length of this part's step relative to the subspace's.
-      ns_steps, ns_coeffs: of Newton–Schulz, as for `newton_schulz`.
+      ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
 
     Raises:
       ValueError: if `blocks` is not positive.

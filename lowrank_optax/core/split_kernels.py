@@ -1,0 +1,100 @@
+"""Kernels that are several matrices side by side, such as query, key and value in one."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from lowrank_optax.core.trees import path_string
+
+Sizes = Mapping[str, Sequence[int]]
+
+
+def split_kernels(
+    tx: optax.GradientTransformation, split_sizes: Sizes, *, axis: int = -1
+) -> optax.GradientTransformationExtraArgs:
+    """Let an optimizer see the parts of fused kernels as matrices of their own.
+
+    A query, key and value in one kernel are three maps; orthonormalised together they share one
+    set of singular values, one subspace and one scale. Here each part is a leaf of its own for
+    `tx`, below the kernel's path: `attention/qkv/kernel` becomes `attention/qkv/kernel/0`, …
+
+    Args:
+      tx: any optimizer.
+      split_sizes: from a regular expression over the "/"-joined paths to the parts' sizes, such as
+        {"qkv/kernel": (512, 128, 128), "gate_up/kernel": (1376, 1376)}. Equal sizes, one a head,
+        make every head a matrix.
+      axis: axis that is split.
+
+    Returns:
+      An optimizer for the fused parameters; its state is that of the split ones.
+
+    Raises:
+      ValueError: naming the parameter, if sizes do not add up to its axis, if two expressions match
+        it, or if one matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> tx = lro.split_kernels(lro.tandem(0.02), {"qkv/kernel": (8, 4, 4)})
+      >>> params = {"qkv": {"kernel": jnp.ones((8, 16))}}
+      >>> tx.update(params, tx.init(params))[0]["qkv"]["kernel"].shape
+      (8, 16)
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def split(tree: Any) -> Any:
+        sizes = _sizes_by_path(tree, split_sizes, axis)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _parts(leaf, sizes.get(path_string(path)), axis), tree
+        )
+
+    def init(params: Any) -> Any:
+        return tx.init(split(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        whole = None if params is None else split(params)
+        parts, state = tx.update(split(updates), state, whole, **extra_args)
+        # As a prefix: what stands at a leaf's place is the leaf, or the list of its parts.
+        join = lambda _, part: jnp.concatenate(part, axis) if isinstance(part, list) else part
+        return jax.tree.map(join, updates, parts), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _parts(leaf: Array, sizes: Sequence[int] | None, axis: int) -> Any:
+    """A leaf, or the list of its parts."""
+    if sizes is None:
+        return leaf
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [
+        jax.lax.slice_in_dim(leaf, end - size, end, axis=axis)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+
+
+def _sizes_by_path(tree: Any, split_sizes: Sizes, axis: int) -> dict[str, Sequence[int]]:
+    """Which leaves are split, and how."""
+    leaves = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    found: dict[str, Sequence[int]] = {}
+    for pattern, sizes in split_sizes.items():
+        matched = [path for path in leaves if re.search(pattern, path)]
+        if not matched:
+            raise ValueError(
+                f"split_sizes: {pattern!r} matches none of the parameters {', '.join(leaves)}."
+            )
+        for path in matched:
+            if path in found:
+                raise ValueError(f"split_sizes: two expressions match {path}; make one narrower.")
+            shape = tuple(leaves[path].shape)
+            if sum(sizes) != shape[axis]:
+                raise ValueError(
+                    f"split_sizes: the sizes {tuple(sizes)} of {pattern!r} do not add up to axis "
+                    f"{axis} of {path} of shape {shape}."
+                )
+            found[path] = sizes
+    return found

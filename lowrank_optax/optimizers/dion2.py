@@ -1,0 +1,107 @@
+"""Dion2 and Dion3: the momentum's largest rows or columns, orthonormalised."""
+
+import functools
+from typing import Any
+
+from lowrank_optax.axes import projections, residuals
+from lowrank_optax.axes.selection import Selection
+from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.linalg.newton_schulz import MUON
+from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._neurons import with_neurons
+from lowrank_optax.optimizers._shape_scale import step_scale
+from lowrank_optax.transforms import orthonormalize
+
+
+@optimizer
+def dion2(
+    rank: int | float = 0.25,
+    *,
+    momentum: Any = 0.95,
+    select: str | Selection = "l1",
+    neuron_decay: Any = None,
+    ns_steps: int = 5,
+    ns_coeffs: Any = MUON,
+    shape_scale: str = "dion",
+    rank_scale: str = "none",
+    mu_dtype: Any = None,
+) -> Recipe:
+    """Dion2: the r rows or columns of largest norm of a momentum, of which only they are decayed.
+
+    M ← M + G; I = the r largest of the compressed axis; the step is scale · NewtonSchulz(M[I]) in
+    their places; M[I] ← μ M[I].
+
+    Args:
+      {learning_rate}
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      momentum: μ, the decay of the part that was applied.
+      select: "l1" or "l2", or another selection.
+      neuron_decay: of the mean squares of each neuron's step; None not to normalise neurons.
+      ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
+      shape_scale, rank_scale: as for `scale_by_trion`.
+      mu_dtype: of the momentum, as for `residuals.momentum`.
+      {shared}
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2512.16928, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx = lro.dion2(0.02)
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    inside = functools.partial(
+        scale_by_low_rank,
+        orthonormalize(ns_steps, ns_coeffs),
+        projections.identity(rank, select),
+        residual=residuals.momentum(momentum, 1.0, mu_dtype),
+        scale=step_scale(shape_scale, rank_scale),
+    )
+    return Recipe(with_neurons(inside, neuron_decay))
+
+
+@optimizer
+def dion3(
+    rank: int | float = 0.25,
+    *,
+    momentum: Any = 0.9,
+    neuron_decay: Any = 0.95,
+    rank_scale: str = "sqrt",
+    shape_scale: str = "dion",
+    mu_dtype: Any = None,
+) -> Recipe:
+    """Dion3: `dion2` with normalised neurons, and steps of one length at every rank.
+
+    Args:
+      {learning_rate}
+      rank, momentum, neuron_decay, rank_scale, shape_scale, mu_dtype: as for `dion2`.
+      {shared}
+
+    Raises:
+      TypeError, ValueError: naming the argument, or the parameter with its shape.
+
+    Reference:
+      arXiv 2608.11612.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> params = {"w": jnp.ones((4, 8))}
+      >>> tx = lro.dion3(0.02)
+      >>> tx.update(params, tx.init(params))[0]["w"].shape
+      (4, 8)
+    """
+    return dion2.recipe(
+        rank,
+        momentum=momentum,
+        neuron_decay=neuron_decay,
+        rank_scale=rank_scale,
+        shape_scale=shape_scale,
+        mu_dtype=mu_dtype,
+    )

@@ -1,0 +1,59 @@
+"""Fused kernels whose parts are matrices of their own."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from drawing import draw
+
+import lowrank_optax as lro
+
+SIZES = {"qkv/kernel": (8, 4, 4), "gate_up": (6, 6)}
+FUSED = {"qkv": {"kernel": draw((8, 16))}, "gate_up": draw((8, 12), 1), "other": draw((8, 8), 2)}
+APART = {
+    "qkv": {"kernel": np.split(FUSED["qkv"]["kernel"], (8, 12), axis=1)},
+    "gate_up": np.split(FUSED["gate_up"], 2, axis=1),
+    "other": FUSED["other"],
+}
+OPTIMIZERS = {
+    "tandem": lro.tandem(0.1, 2),
+    "trion": lro.trion(0.1, 2),
+    "optax.contrib.muon": optax.contrib.muon(0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_part_is_stepped_as_a_matrix_of_its_own(name):
+    fused, apart = lro.split_kernels(OPTIMIZERS[name], SIZES), OPTIMIZERS[name]
+    state, other = fused.init(FUSED), apart.init(APART)
+    for _ in range(2):
+        got, state = jax.jit(fused.update)(FUSED, state, FUSED)
+        expected, other = jax.jit(apart.update)(APART, other, APART)
+    np.testing.assert_array_equal(
+        got["qkv"]["kernel"], np.concatenate(expected["qkv"]["kernel"], axis=1)
+    )
+    np.testing.assert_array_equal(got["gate_up"], np.concatenate(expected["gate_up"], axis=1))
+    np.testing.assert_array_equal(got["other"], expected["other"])
+
+
+def test_equal_sizes_make_every_head_a_matrix():
+    heads = lro.split_kernels(lro.muon(1.0, shape_scale="none"), {"w": (4, 4)})
+    params = {"w": draw((4, 8))}
+    step, _ = heads.update(params, heads.init(params))
+    for head in np.split(np.asarray(step["w"]), 2, axis=1):
+        singular = np.linalg.svd(head, compute_uv=False)
+        assert singular.min() > 0.3
+        assert singular.max() < 1.3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"qkv": (8, 4)}, r"sizes \(8, 4\) of 'qkv' do not add up to axis -1 of qkv/kernel"),
+        ({"qvk": (8, 8)}, "'qvk' matches none of the parameters gate_up, other, qkv/kernel"),
+        ({"qkv": (8, 8), "kernel": (8, 8)}, "two expressions match qkv/kernel"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_parameter(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        lro.split_kernels(lro.tandem(0.1), sizes).init(FUSED)

@@ -1,0 +1,109 @@
+"""The inner optimizer's first moment in 8 or 4 bits, or in any floating type, between steps."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from drawing import draw
+
+import lowrank_optax as lro
+
+KERNEL = optax.contrib.MuonDimensionNumbers()
+ALL = lro.projections.identity(1.0)
+
+
+def moments(mu_dtype, steps=3, inner=None, projection=ALL, transport="keep"):
+    """Directions and the last state of a momentum over some gradients (8, 300)."""
+    tx = lro.scale_by_low_rank(
+        optax.trace(0.9) if inner is None else inner,
+        projection,
+        transport=transport,
+        mu_dtype=mu_dtype,
+        dimension_numbers=KERNEL,
+    )
+    state, update = tx.init(draw((8, 300))), jax.jit(tx.update)
+    found = []
+    for i in range(steps):
+        direction, state = update(draw((8, 300), i), state)
+        found.append(direction)
+    return found, state
+
+
+@pytest.mark.parametrize(
+    ("mu_dtype", "error"), [("int8", 0.02), ("int4", 0.25), ("bfloat16", 0.01)]
+)
+def test_a_stored_momentum_is_the_momentum_up_to_its_rounding(mu_dtype, error):
+    exact, stored = moments(None)[0], moments(mu_dtype)[0]
+    np.testing.assert_array_equal(stored[0], exact[0])  # nothing has been stored yet
+    apart = np.linalg.norm(stored[2] - exact[2]) / np.linalg.norm(exact[2])
+    assert 0 < apart < error
+
+
+@pytest.mark.parametrize(("mu_dtype", "bits"), [("int8", 8), ("int4", 4)])
+def test_the_state_holds_codes_and_one_scale_a_block(mu_dtype, bits):
+    trace = moments(mu_dtype)[1].inner.trace
+    assert trace.codes.nbytes == 8 * 300 * bits // 8
+    assert trace.scale.shape == (1, 300)
+
+
+def test_adams_first_moment_is_stored_and_its_second_is_not():
+    state = moments("int8", inner=optax.scale_by_adam())[1]
+    assert state.inner.mu.codes.dtype == jnp.int8
+    assert state.inner.nu.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("transport", ["rotate", "rotate_first", "rotate_moments"])
+def test_stored_moments_move_with_their_columns(transport):
+    options = dict(
+        inner=optax.scale_by_adam(), projection=lro.projections.dct(3), transport=transport
+    )
+    exact, stored = moments(None, **options)[0], moments("int8", **options)[0]
+    assert np.linalg.norm(stored[2] - exact[2]) < 0.05 * np.linalg.norm(exact[2])
+
+
+def test_stochastic_rounding_is_right_on_average_where_nearest_loses_small_gradients():
+    momentum = lambda **options: lro.scale_by_low_rank(
+        optax.trace(1.0), ALL, dimension_numbers=KERNEL, mu_dtype=lro.storage("int8", **options)
+    )
+    G = jnp.full((64, 50), 0.1).at[0].set(100.0)  # below half a step of the blocks' scale
+
+    def final(tx):
+        state, update = tx.init(G), jax.jit(tx.update)
+        _, state = update(G, state)
+        for _ in range(100):
+            direction, state = update(G.at[0].set(0.0), state)
+        return np.asarray(direction)[1:]
+
+    np.testing.assert_allclose(final(momentum()), 0.1, atol=1e-6)
+    assert abs(final(momentum(rounding="stochastic")).mean() - 10.1) < 0.2
+
+
+@pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
+def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
+    tx = lro.scale_by_low_rank(
+        optax.trace(0.9),
+        lro.projections.dct(2),
+        update_interval=lro.adaptive(1, 3),
+        transport="rotate",
+        mu_dtype=mu_dtype,
+        dimension_numbers=KERNEL,
+    )
+    params = {"a": draw((4, 9)), "b": draw((6, 5), 1)}
+    state = tx.init(params)
+    for _ in range(2):
+        _, new = tx.update(params, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+        state = new
+
+
+@pytest.mark.parametrize("mu_dtype", ["int7", "int32", jnp.int8, object()])
+def test_what_is_no_way_to_store_a_moment_is_refused(mu_dtype):
+    with pytest.raises(ValueError, match="must be 'int8', 'int4', a floating type, or None"):
+        lro.scale_by_low_rank(optax.trace(0.9), ALL, mu_dtype=mu_dtype)
+
+
+def test_an_inner_optimizer_without_a_first_moment_has_nothing_to_store():
+    with pytest.raises(ValueError, match="mu_dtype='int8' does nothing: the state of a stateless"):
+        lro.scale_by_low_rank(optax.identity(), ALL, mu_dtype="int8")

@@ -1,0 +1,143 @@
+"""Tandem against a restatement in NumPy; Muon, NorMuon, Dion2 and Dion3 against what they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from drawing import draw
+
+import lowrank_optax as lro
+
+KERNEL = optax.contrib.MuonDimensionNumbers()
+GRADIENTS = [draw((8, 20), i) for i in range(5)]
+
+
+def steps(tx, gradients=GRADIENTS):
+    """Updates of a kernel (8, 20) that starts anywhere."""
+    params = draw((8, 20), 99)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for G in gradients:
+        updates, state = update(G, state, params)
+        yield np.asarray(updates)
+
+
+def orthonormal(x):
+    return np.asarray(lro.newton_schulz(jnp.asarray(x, jnp.float32)), np.float64)
+
+
+def restated(gradients, r=2, mu=0.95, blocks=4, b2=0.95, rest=True, nesterov=True):
+    """Tandem on kernels (n, m) whose rows are the compressed side, so that columns are neurons."""
+    n, m = gradients[0].shape
+    M, nu = np.zeros((n, m)), np.zeros(m)
+    for G in (np.asarray(G, np.float64) for G in gradients):
+        I = np.sort(np.argsort(np.abs(G + mu * M).sum(1))[-r:])
+        chosen = np.isin(np.arange(n), I)[:, None]
+        M = np.where(chosen, mu * M + G, 0)
+        step = np.zeros((n, m))
+        step[I] = orthonormal((mu * M + G if nesterov else M)[I])
+        if rest:
+            E = np.where(chosen, 0, G)
+            step += np.concatenate([orthonormal(part) for part in np.split(E, blocks)])
+        step *= np.sqrt(m / n)
+        if b2 is not None:
+            nu = b2 * nu + (1 - b2) * (step**2).mean(0)
+            normalized = step / np.sqrt(nu)
+            step = normalized * np.linalg.norm(step) / np.linalg.norm(normalized)
+        yield -0.1 * step
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({}, {}),
+        ({"blocks": 2}, {"blocks": 2}),
+        ({"rest": "none"}, {"rest": False}),
+        ({"neuron_decay": None}, {"b2": None}),
+        ({"momentum": 0.5, "nesterov": False}, {"mu": 0.5, "nesterov": False}),
+    ],
+    ids=str,
+)
+def test_tandem_is_its_equations(settings, same):
+    tx = lro.tandem(0.1, 2, dimension_numbers=KERNEL, **settings)
+    for got, expected in zip(steps(tx), restated(GRADIENTS, **same), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_tandem_of_full_rank_is_muon():
+    tandem = lro.tandem(0.1, 1.0, neuron_decay=None, dimension_numbers=KERNEL)
+    muon = lro.muon(0.1, shape_scale="dion", dimension_numbers=KERNEL)
+    for got, expected in zip(steps(tandem), steps(muon), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_muon_is_that_of_optax():
+    ours = lro.muon(0.1, dimension_numbers=KERNEL)
+    theirs = optax.contrib.muon(0.1, muon_weight_dimension_numbers=KERNEL)
+    for got, expected in zip(steps(ours), steps(theirs), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_normuon_is_muon_with_normalised_neurons():
+    normuon = lro.normuon(0.1, shape_scale="dion", dimension_numbers=KERNEL)
+    expected = restated(GRADIENTS, r=8, rest=False)
+    for got, step in zip(steps(normuon), expected, strict=True):
+        np.testing.assert_allclose(got, step, atol=2e-5)
+
+
+def test_dion2_decays_what_it_has_applied_and_nothing_else():
+    M = np.zeros((8, 20))
+    for G, got in zip(GRADIENTS, steps(lro.dion2(0.1, 2, dimension_numbers=KERNEL)), strict=True):
+        M = M + np.asarray(G)
+        I = np.sort(np.argsort(np.abs(M).sum(1))[-2:])
+        expected = np.zeros((8, 20))
+        expected[I] = orthonormal(M[I]) * np.sqrt(20 / 8)
+        M[I] *= 0.95
+        np.testing.assert_allclose(got, -0.1 * expected, atol=2e-5)
+
+
+def test_dion3_steps_are_of_one_length_at_every_rank():
+    lengths = [
+        np.linalg.norm(next(steps(lro.dion3(0.1, rank, dimension_numbers=KERNEL))))
+        for rank in (2, 4, 8)
+    ]
+    np.testing.assert_allclose(lengths, lengths[-1], rtol=0.1)
+
+
+@pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
+def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
+    exact = list(steps(lro.tandem(0.1, 0.5, dimension_numbers=KERNEL)))
+    stored = list(steps(lro.tandem(0.1, 0.5, dimension_numbers=KERNEL, mu_dtype=mu_dtype)))
+    apart = np.linalg.norm(stored[-1] - exact[-1]) / np.linalg.norm(exact[-1])
+    assert 0 < apart < {"int8": 0.05, "int4": 0.5}[mu_dtype]
+
+
+@pytest.mark.parametrize("projection", ["dct", "hadamard", "power_iteration", "svd"])
+@pytest.mark.parametrize("rest", ["orthonormal", "sinkhorn", "none"])
+def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, rest):
+    tx = lro.tandem(
+        0.1, 0.5, projection=projection, rest=rest, rank_scale="none", dimension_numbers=KERNEL
+    )
+    *_, last = steps(tx)
+    expected = 0.1 * np.sqrt(20 / 8) * np.sqrt(4 if rest == "none" else 8)
+    np.testing.assert_allclose(np.linalg.norm(last), expected, rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rest": "sign"}, "rest='sign' is unknown; use one of"),
+        ({"rest": "none", "blocks": 2}, "blocks=2 are those of rest='orthonormal', not of"),
+        ({"momentum": 2.0}, r"momentum=2.0 must lie in \[0, 1\]"),
+        ({"projection": "pca"}, "projection='pca' is unknown"),
+    ],
+)
+def test_what_tandem_cannot_do_is_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        lro.tandem(0.1, **settings)
+
+
+def test_blocks_come_from_python_under_injected_hyperparameters():
+    tx = optax.inject_hyperparams(lro.tandem, static_args=("rank",))(0.1, rank=2, blocks=2)
+    with pytest.raises(TypeError, match="blocks must be a Python value"):
+        tx.init(draw((8, 20)))
