@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 AnyMesh = Mesh | AbstractMesh
 
@@ -13,15 +14,7 @@ AnyMesh = Mesh | AbstractMesh
 def mesh_of(tree: Any) -> AnyMesh | None:
     """The mesh that a tree's arrays are spread over, else the one set by `jax.set_mesh`.
 
-    Returns:
-      None if there is no mesh, or inside `jax.shard_map`, where every device
-      works on arrays of its own. A concrete mesh for arrays on one, else an abstract one.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.devices import mesh_of
-      >>> mesh_of({"w": jnp.ones(2)}) is None
-      True
+    None if there is none, or inside `jax.shard_map`, where every device works on arrays of its own.
     """
     leaves = jax.tree.leaves(tree)
     meshes = [sharding.mesh for leaf in leaves if (sharding := sharding_of(leaf)) is not None]
@@ -55,12 +48,6 @@ def in_auto_axes(function: Callable[[Array], Array], x: Array) -> Array:
 
     There every operation must say where its result is, and a product of two arrays with sharded
     rows is an error. Inside, the compiler decides.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.devices import in_auto_axes
-      >>> in_auto_axes(lambda x: x.T @ x, jnp.eye(2)).tolist()
-      [[1.0, 0.0], [0.0, 1.0]]
     """
     mesh = mesh_of(x)
     if mesh is None or not has_explicit(mesh):
@@ -79,3 +66,30 @@ def sharding_of(leaf: Any) -> NamedSharding | None:
         sharding = getattr(leaf, "sharding", None)
     is_on_mesh = isinstance(sharding, NamedSharding) and not sharding.mesh.empty
     return sharding if is_on_mesh else None
+
+
+def mean_over(x: Float[Array, "*shape"], axis: str | None) -> Float[Array, "*shape"]:
+    """The mean of x over the devices along an axis of `jax.shard_map`; x itself for None."""
+    if axis is None:
+        return x
+    try:
+        return jax.lax.pmean(x, axis)
+    except NameError as error:
+        raise ValueError(
+            f"sync='low_rank' averages over the devices along the axis {axis!r}, and there is no "
+            f"such axis here: call update inside jax.shard_map over a mesh with the axis {axis!r}, "
+            "with every device's own gradient, or name another sync_axis."
+        ) from error
+
+
+def largest(
+    scores: Float[Array, "*batch n"], count: int
+) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
+    """The `count` largest entries of the last axis in descending order, and where they are.
+
+    What `jax.lax.top_k` returns, by a sort: XLA gathers the operand of a top-k from all devices,
+    even where only the axes before the last are sharded, and sorts every row where it is.
+    """
+    positions = jnp.broadcast_to(jnp.arange(scores.shape[-1], dtype=jnp.int32), scores.shape)
+    negative, order = jax.lax.sort((-scores, positions), is_stable=True, num_keys=1)
+    return -negative[..., :count], order[..., :count]

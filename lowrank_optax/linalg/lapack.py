@@ -18,15 +18,8 @@ def matrix_by_matrix(function: Callable[[Array], Any], A: Float[Array, "*batch m
     few threads (seen with two, for QR, eigenvectors and triangular solves, in jaxlib 0.10 and
     0.12). A kernel that has one matrix to work on gives nothing away.
 
-    Args:
-      function: of (..., m, n); returns a pytree of arrays with the same leading axes.
-      A: one or several matrices. Those spread over devices are left as one batch, for its parts
-        must stay where they are.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> matrix_by_matrix(jnp.linalg.cholesky, jnp.stack([jnp.eye(2), 4 * jnp.eye(2)]))[1, 1, 1]
-      Array(2., dtype=float32)
+    The result is a pytree of arrays with the same leading axes. Matrices spread over devices are
+    left as one batch, for its parts must stay where they are.
     """
     batch = A.shape[:-2]
     if math.prod(batch) <= 1 or on_several_devices(A):

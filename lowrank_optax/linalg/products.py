@@ -14,12 +14,6 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Arr
 
     Half-precision operands stay what they are, for matrix units multiply them as such; float32
     ones are not rounded on the way (no TF32, no bfloat16 passes).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.products import product
-      >>> product(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 1), jnp.bfloat16)).dtype.name
-      'float32'
     """
     return _matmul(a, b, None)
 
@@ -27,19 +21,10 @@ def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Arr
 def multiply_rows(
     W: Float[Array, "*fewer p q"], x: Float[Array, "*batch q m"], precision: Any = None
 ) -> Float[Array, "*batch p m"]:
-    """W x, added up in at least float32, of matrices of one dtype.
+    """W x, added up in at least float32; W is one matrix, or a batch that fits x's last batch axes.
 
-    Args:
-      W: one matrix, or a batch of them that fits x's last batch axes.
-      x: matrices.
-      precision: of the product, as `jax.lax.dot_general` takes it; None for the highest, and for
-        half precision, whose products are exact in float32, the default.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.products import multiply_rows
-      >>> multiply_rows(jnp.eye(2, dtype=jnp.bfloat16), jnp.ones((3, 2, 1), jnp.bfloat16)).dtype
-      dtype('float32')
+    The precision is the product's, as `jax.lax.dot_general` takes it; None for the highest, and for
+    half precision, whose products are exact in float32, the default.
     """
     if W.shape[-2] <= x.shape[-1]:
         # Written out for every matrix of a batch: the product of one matrix with a batch comes out

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.arguments import require_key
 from lowrank_optax.linalg.devices import on_several_devices
-from lowrank_optax.linalg.keys import require_key
 from lowrank_optax.linalg.lapack import matrix_by_matrix
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 
@@ -24,37 +24,15 @@ def right_singular_vectors(
     oversampling: int = 8,
     power_iterations: int = 2,
 ) -> Vectors:
-    """The leading right singular vectors and singular values of A.
+    """The k = `count` leading right singular vectors, in columns, and singular values, descending.
 
-    Args:
-      A: matrices; fastest for m ≥ n.
-      count: k, how many, at most n.
-      method: "exact" for the SVD; "gram" for the eigenvectors of the n × n Gram matrix AᵀA, which
-        costs one product and an n × n eigenproblem but resolves only singular values above
-        √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors;
-        "auto" for "exact" on one CPU. On accelerators, whose SVD is slow, for "randomized" if there
-        is a key and count is below a quarter of A's smaller side, else for "gram"; for "gram" too
-        where A may be spread over several devices, which with rows apart adds up n² numbers where
-        an SVD would gather A.
-      key: for "randomized".
-      oversampling, power_iterations: of "randomized".
-
-    Returns:
-      Vectors in columns, (..., n, k), and values in descending order, (..., k); all
-      NaN for a matrix that is not finite.
-
-    Raises:
-      ValueError: if the method is unknown, or draws at random without a key.
-
-    Reference:
-      arXiv 0909.4061, algorithm 4.4, for "randomized".
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.singular import right_singular_vectors
-      >>> V, s = right_singular_vectors(jnp.diag(jnp.array([1.0, 3.0, 2.0])), 2)
-      >>> [round(value, 4) for value in s.tolist()]
-      [3.0, 2.0]
+    By "exact", the SVD; "gram", the eigenvectors of the n × n Gram matrix AᵀA, which costs one
+    product and an n × n eigenproblem but resolves only singular values above √ε of the largest;
+    "randomized" (arXiv 0909.4061, algorithm 4.4), a subspace iteration on count + oversampling
+    vectors that are drawn by the key; or "auto": "exact" on one CPU. On accelerators, whose SVD is
+    slow, "randomized" if there is a key and count is below a quarter of A's smaller side, else
+    "gram"; "gram" too where A may be spread over several devices, which with rows apart adds up n²
+    numbers where an SVD would gather A. All are NaN for a matrix that is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")

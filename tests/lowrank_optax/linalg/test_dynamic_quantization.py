@@ -12,8 +12,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from lowrank_optax.linalg.dynamic_quantization import (
+    Quantized8,
     dequantize_dynamic,
-    dynamic_map,
     quantize_dynamic,
     requantize_dynamic,
 )
@@ -32,6 +32,12 @@ def expected_map(signed):
         for place in range(2 ** (bits - decade))
     ]
     return np.array(sorted([0.0, 1.0, *values, *[-value for value in values if signed]]))
+
+
+def dynamic_map(signed):
+    """What all codes in ascending order stand for, in a block whose largest entry is 1."""
+    codes = Quantized8(jnp.arange(256, dtype=jnp.uint8), jnp.ones(1))
+    return dequantize_dynamic(codes, signed=signed)
 
 
 def round_trip(x, signed, **options):
