@@ -65,16 +65,7 @@ def dct_columns(
 def dct_matrix(n: int, dtype: DTypeLike = jnp.float32) -> Float[Array, "{n} {n}"]:
     """Returns the orthonormal DCT-II matrix Q, so that ``x @ Q`` is the DCT-II of x's rows.
 
-    Args:
-        n: size, at least 1.
-        dtype: floating dtype of the result.
-
-    Returns:
-        Q of shape (n, n); column k is the basis vector q_k of :func:`dct_columns`.
-
-    Raises:
-        ValueError: n is below 1.
-        TypeError: dtype is not a real floating dtype.
+    Column k is the basis vector q_k of :func:`dct_columns`, whose arguments and errors these are.
 
     >>> import jax.numpy as jnp
     >>> q = dct_matrix(5)
@@ -137,21 +128,10 @@ def _look_up(table: Array, positions: Array) -> Array:
     )
 
 
-def matmul_dct(
-    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
+def matmul_transform(
+    kind: str, x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
 ) -> Float[Array, "*batch n m"]:
-    """DCT-II of the second-to-last axis as Qᵀ x, Q generated in the graph."""
-    return _multiply("III", x, dtype, precision)
-
-
-def matmul_idct(
-    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
-) -> Float[Array, "*batch n m"]:
-    """Inverse DCT-II of the second-to-last axis as Q x, Q generated in the graph."""
-    return _multiply("II", x, dtype, precision)
-
-
-def _multiply(kind: str, x: Array, dtype: DTypeLike, precision: Any) -> Array:
+    """Q x for kind "II" and Qᵀ x, the DCT-II, for "III", with Q generated in the graph."""
     n = x.shape[-2]
     basis = dct_columns(n, jnp.arange(n), x.dtype, kind)
     return multiply_rows(basis, x, precision).astype(dtype)

@@ -41,12 +41,7 @@ def has_balanced_factors(n: int) -> bool:
 def row_order(n: int) -> np.ndarray | None:
     """The coefficient k of each row in the order that `factored_dct` finds them in.
 
-    Returns:
-      None where n has no balanced factors, or an odd n1, whose rows are not n in number.
-
-    Example:
-      >>> row_order(12).tolist()
-      [0, 6, 3, 9, 1, 7, 11, 5, 2, 8, 10, 4]
+    None where n has no balanced factors, or an odd n1, whose rows are not n in number.
     """
     n1, n2 = factor_pair(n)
     if not has_balanced_factors(n) or n1 % 2:
@@ -71,13 +66,8 @@ def factored_dct(
     exp(-2πi j1 k1 / n1) · exp(-iπ (4 j2 + 1) k / 2n): a product over j1, the same for every j2,
     then one over j2, with a matrix for every k1. As ``X_k = c_k Re Z_k`` and
     ``X_{n-k} = -c_k Im Z_k``, the residues k1 up to n1 / 2 suffice. Every step is an orthogonal map
-    of n numbers, and rows of x stay whole: 8 passes over the matrix.
-
-    Args:
-        x: matrices. Half precision is multiplied as such and added up in float32.
-        dtype: of the result.
-        precision: of the products; None for the highest, and for half precision the default.
-        ordered: False to leave the rows in the order of `row_order`, which saves 2 passes.
+    of n numbers, and rows of x stay whole: 8 passes over the matrix, of which `ordered=False`, with
+    the rows in the order of `row_order`, saves 2.
     """
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)

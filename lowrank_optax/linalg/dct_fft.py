@@ -20,12 +20,8 @@ def fft_dct(
 
     With v the even entries of x followed by its odd entries reversed, V = rfft(v) and
     ω_k = c_k exp(-iπk / 2n): ``X_k = Re(ω_k V_k)`` and ``X_{n-k} = -Im(ω_k V_k)``, so the
-    n / 2 + 1 bins of the real FFT give all n coefficients.
-
-    Args:
-        x: matrices; half precision is computed in float32.
-        dtype: of the result.
-        precision: of products, of which there are none.
+    n / 2 + 1 bins of the real FFT give all n coefficients. There are no products that could have a
+    precision.
 
     Reference: Makhoul (1980), "A fast cosine transform in one and two dimensions".
     """

@@ -48,9 +48,7 @@ def projection_error(
     """Relative error of the projection onto the subspace: ‖A − P Pᵀ A‖ / ‖A‖, Frobenius norm.
 
     Args:
-      matrix: A, shape (..., n, m), with the compressed axis second-to-last.
-      projection: from `projections`.
-      basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
+      matrix, projection, basis: as for `captured_energy`.
 
     Returns:
       Values in [0, 1], shape (...,); 0 for a zero matrix.

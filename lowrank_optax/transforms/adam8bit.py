@@ -50,8 +50,7 @@ def scale_by_adam8bit(
     least: such entries take shorter steps than Adam's instead, and the direction stays bounded.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1, b2: decays of the first and the second moment.
       eps: added to the square root of the corrected second moment; positive.
       block_size: largest number of entries that share a scale.
       min_size: arrays with fewer entries, or with one column, keep unquantised moments.
@@ -99,11 +98,9 @@ def scale_by_adam8bit(
         return quantize_dynamic(x, signed=signed, block_size=block_size)
 
     def start(params: Any) -> ScaleByAdam8bitState:
-        return ScaleByAdam8bitState(
-            count=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(lambda leaf: zeros(leaf, True), params),
-            nu=jax.tree.map(lambda leaf: zeros(leaf, False), params),
-        )
+        mu = jax.tree.map(lambda leaf: zeros(leaf, True), params)
+        nu = jax.tree.map(lambda leaf: zeros(leaf, False), params)
+        return ScaleByAdam8bitState(jnp.zeros([], jnp.int32), mu, nu)
 
     def init(params: Any) -> ScaleByAdam8bitState:
         partitions = lambda state: _partitions(params, state)
@@ -141,7 +138,6 @@ def _update(
 
 def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
     """Moments are split as the parameters are; of the scales, the axis of blocks is whole."""
-
     make: Any = Quantized8
 
     def of(leaf: Any, stored: Any) -> Any:
@@ -154,38 +150,13 @@ def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
 
 
 def read_moments(stored: Any, *, signed: bool) -> Any:
-    """A tree of moments with every quantised one as an array.
-
-    Args:
-      stored: tree of arrays and `Quantized8`.
-      signed: True for first moments, False for second ones.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.transforms.adam8bit import read_moments, scale_by_adam8bit
-      >>> state = scale_by_adam8bit(min_size=0).init({"w": jnp.ones((2, 3))})
-      >>> read_moments(state.mu, signed=True)["w"].shape
-      (2, 3)
-    """
+    """A tree of moments with every quantised one as an array; first moments are signed."""
     read = lambda x: dequantize_dynamic(x, signed=signed) if _is_quantized(x) else x
     return jax.tree.map(read, stored, is_leaf=_is_quantized)
 
 
 def store_moments(moments: Any, stored: Any, *, signed: bool) -> Any:
-    """A tree of arrays in the storage of another one: quantised where that is, in the same blocks.
-
-    Args:
-      moments: tree of arrays.
-      stored: tree of arrays and `Quantized8` of the same shapes.
-      signed: True for first moments, False for second ones.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.transforms.adam8bit import scale_by_adam8bit, store_moments
-      >>> state = scale_by_adam8bit(min_size=0).init({"w": jnp.ones((2, 3))})
-      >>> store_moments({"w": jnp.ones((2, 3))}, state.nu, signed=False)["w"].codes.tolist()
-      [[255, 255, 255], [255, 255, 255]]
-    """
+    """Arrays in the storage of another tree: quantised where that is, in the same blocks."""
     store = lambda x, old: (
         requantize_dynamic(x, old, signed=signed) if _is_quantized(old) else x.astype(old.dtype)
     )
