@@ -64,9 +64,6 @@ def orthogonal_dct(
         precision: of products, as `jax.lax.dot_general` takes it; by default the highest in
             float32 and float64. Half precision is multiplied as such and added up in float32.
 
-    Returns:
-        The coefficients, with x's shape.
-
     Raises:
         TypeError: x or dtype is not real floating.
         ValueError: the axis does not exist or is empty, or the method is unknown.

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
+from lowrank_optax.linalg.precision import wide_dtype
+
 
 def fft_dct(
     x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
@@ -27,7 +29,7 @@ def fft_dct(
     """
     del precision
     n = x.shape[-2]
-    computing = _computing(x, dtype)
+    computing = wide_dtype(jnp.promote_types(x.dtype, dtype))  # no FFT of half precision
     v = evens_then_odds_reversed(x.astype(computing))
     # Without the barrier the transpose is moved past real and imaginary part and done twice.
     spectrum = lax.optimization_barrier(jnp.fft.rfft(v.mT).mT)
@@ -47,7 +49,7 @@ def fft_idct(
     """
     del precision
     n = x.shape[-2]
-    computing = _computing(x, dtype)
+    computing = wide_dtype(jnp.promote_types(x.dtype, dtype))  # no FFT of half precision
     X = x.astype(computing)
     real, mirrored = X[..., 1 : n // 2 + 1, :], jnp.flip(X[..., (n + 1) // 2 :, :], -2)
     constant = X[..., :1, :] * math.sqrt(n)
@@ -72,11 +74,6 @@ def undo_evens_then_odds_reversed(v: Float[Array, "*batch n m"]) -> Float[Array,
         odd = jnp.pad(odd, [(0, 0)] * (odd.ndim - 2) + [(0, 1), (0, 0)])
     pairs = jnp.stack([even, odd], axis=-2)
     return pairs.reshape(*v.shape[:-2], n + n % 2, m)[..., :n, :]
-
-
-def _computing(x: Array, dtype: DTypeLike) -> Any:
-    """XLA has no FFT of half precision."""
-    return jnp.promote_types(jnp.promote_types(x.dtype, dtype), jnp.float32)
 
 
 def _twiddles(n: int, dtype: DTypeLike, *, inverse: bool) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ class Quantized8(NamedTuple):
     """The entry of largest magnitude of every block, with its sign, float32 or float64."""
 
 
+@functools.partial(jax.jit, static_argnames=("signed", "block_size"))
 def quantize_dynamic(
     x: Shaped[Array, "*batch n"], *, signed: bool, block_size: int = 256
 ) -> Quantized8:
@@ -53,19 +54,7 @@ def quantize_dynamic(
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"nothing to quantise along the last axis of shape {x.shape}.")
-    return _quantize(x, signed, -(-x.shape[-1] // block_size))
-
-
-def requantize_dynamic(
-    x: Float[Array, "*batch n"], stored: Quantized8, *, signed: bool
-) -> Quantized8:
-    """Quantise x, of the shape of `stored.codes`, with the blocks that `stored` has."""
-    return _quantize(x, signed, stored.largest.shape[-1])
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _quantize(x: Array, signed: bool, count: int) -> Quantized8:
-    blocks = split_blocks(at_least_float32(x), x.ndim - 1, count)
+    blocks = split_blocks(at_least_float32(x), x.ndim - 1, -(-x.shape[-1] // block_size))
     top, bottom = jnp.max(blocks, -1), jnp.min(blocks, -1)
     largest = jnp.where(top >= -bottom, top, bottom) if signed else jnp.maximum(top, 0)
     # Their reciprocal is not finite.

@@ -39,6 +39,8 @@ NAMES = ("muon", "polar_express")
 # factor is applied to x and the Gram matrix formed anew: 5 steps of Muon's quintic stay below.
 _MAX_GROWTH = 1e5
 
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
 
 def newton_schulz(
     x: Float[Array, "*batch m n"],
@@ -189,7 +191,3 @@ def _gram_factor(gram: Array, triples: list[Triple]) -> Array:
         if step + 1 < len(triples):
             gram = _matmul(polynomial, _matmul(gram, polynomial))
     return factor
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

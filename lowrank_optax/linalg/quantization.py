@@ -67,8 +67,7 @@ def quantize(
       ValueError: x has no such axis or it is empty, or another argument is not among its choices.
 
     Reference:
-      arXiv 2110.02861, section 2.1.
-      Differs from the paper in linear codes.
+      arXiv 2110.02861, section 2.1; differs in linear codes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,7 +109,18 @@ def dequantize(
       >>> dequantize(stored, size=2, axis=0)[0, 0] == jnp.float32(0.1)
       Array(True, dtype=bool)
     """
-    _check_stored(stored, size, axis)
+    codes, scale = stored.codes.shape, stored.scale.shape
+    if not -len(codes) <= axis < len(codes):
+        raise ValueError(f"codes of shape {codes} have no axis {axis}.")
+    name = "int8" if stored.codes.dtype == jnp.int8 else "int4"
+    packed_length = (-(-size // scale[axis]) + 1) // 2
+    need = size if name == "int8" else scale[axis] * packed_length
+    if codes[axis] != need:
+        raise ValueError(
+            f"{name} codes of shape {codes} with scales of shape {scale} do not hold {size} "
+            f"entries along axis {axis}, which take {need}: pass the size and axis of the array "
+            "that was quantised."
+        )
     return _decode(stored, size, axis % stored.codes.ndim, jnp.dtype(dtype or stored.scale.dtype))
 
 
@@ -182,10 +192,11 @@ def _encode(x: Array, key: PRNGKeyArray | None, bits: int, axis: int, count: int
     position = blocks * jnp.where(scale == 0, 0, 1 / scale)
     codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     codes = codes.astype(jnp.int8)
-    size = x.shape[axis]
     if bits == 4:
-        codes, size = _pack(codes, axis + 1), count * _packed_length(size, count)
-    return Quantized(join_blocks(codes, axis, size), scale.squeeze(axis + 1))
+        codes = _flatten(_pack(codes, axis + 1), axis)
+    else:
+        codes = join_blocks(codes, axis, x.shape[axis])
+    return Quantized(codes, scale.squeeze(axis + 1))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -202,17 +213,14 @@ def _scale(blocks: Array, bits: int, axis: int) -> Array:
     """The smallest scale for which no entry of a block lies outside the codes."""
     zero = jnp.zeros((), blocks.dtype)
     # One reduction of both: two read the array twice, and a sum that is quantised is then stored.
-    ends = jax.lax.reduce((blocks, -blocks), (zero, zero), _larger, (axis,))
+    larger = functools.partial(jax.tree.map, jnp.maximum)
+    ends = jax.lax.reduce((blocks, -blocks), (zero, zero), larger, (axis,))
     top, bottom = (jnp.expand_dims(end, axis) for end in ends)
     lowest = 2 ** (bits - 1)
     scale = jnp.maximum(jnp.maximum(top, bottom) / lowest, jnp.minimum(top, bottom) / (lowest - 1))
     # The reciprocal of what is not a normal number may not be finite.
     scale = jnp.where(scale < jnp.finfo(scale.dtype).tiny, 0, scale)
     return jnp.where(top > bottom, -scale, scale)
-
-
-def _larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jnp.maximum(a[0], b[0]), jnp.maximum(a[1], b[1])
 
 
 def _round(position: Array, key: PRNGKeyArray | None, axis: int) -> Array:
@@ -251,12 +259,6 @@ def _flatten(pairs: Array, axis: int) -> Array:
     return pairs.reshape(*pairs.shape[:axis], count * length, *pairs.shape[axis + 2 :])
 
 
-def _packed_length(size: int, count: int) -> int:
-    """Bytes of a block's 4-bit codes."""
-    length = -(-size // count)
-    return (length + 1) // 2
-
-
 def _pack(codes: Int8[Array, "*shape"], axis: int) -> UInt8[Array, "*packed"]:
     halves = split_blocks(codes.astype(jnp.int32) & 15, axis, 2)
     # A sum and not a bitwise or of two slices, which XLA's CPU compiler does not vectorise.
@@ -272,18 +274,3 @@ def _unpack(packed: UInt8[Array, "*packed"], axis: int) -> Int32[Array, "*shape"
 
 def _along(axis: int, ndim: int, low: int, high: int) -> Int32[Array, "..."]:
     return jnp.array([low, high], jnp.int32).reshape(2, *[1] * (ndim - axis - 1))
-
-
-def _check_stored(stored: Quantized, size: int, axis: int) -> None:
-    codes, scale = stored.codes.shape, stored.scale.shape
-    if not -len(codes) <= axis < len(codes):
-        raise ValueError(f"codes of shape {codes} have no axis {axis}.")
-    count = scale[axis]
-    name = "int8" if stored.codes.dtype == jnp.int8 else "int4"
-    need = size if name == "int8" else count * _packed_length(size, count)
-    if codes[axis] != need:
-        raise ValueError(
-            f"{name} codes of shape {codes} with scales of shape {scale} do not hold {size} "
-            f"entries along axis {axis}, which take {need}: pass the size and axis of the array "
-            "that was quantised."
-        )

@@ -64,22 +64,15 @@ class MemoryReport:
         )
 
     def __str__(self) -> str:
-        rows = [("path", "shape", "state bytes", "AdamW bytes", "ratio")]
-        rows += [
-            (leaf.path, str(leaf.shape), *_cells(leaf.state_bytes, leaf.adamw_bytes))
-            for leaf in self.leaves
-        ]
-        rows.append(("shared", "", f"{self.shared_bytes:,}", "", ""))
-        rows.append(("total", "", *_cells(self.total_bytes, self.adamw_bytes)))
-        if self.devices == 1:
-            return format_table(rows)
-        device_rows = [
-            ("device bytes", "split"),
-            *((f"{leaf.device_bytes:,}", self._split(leaf)) for leaf in self.leaves),
-            (f"{self.shared_device_bytes:,}", ""),
-            (f"{self.device_bytes:,}", ""),
-        ]
-        return format_table([row + more for row, more in zip(rows, device_rows, strict=True)])
+        rows = [("path", "shape", "state bytes", "AdamW bytes", "ratio", "device bytes", "split")]
+        for leaf in self.leaves:
+            cells = _cells(leaf.state_bytes, leaf.adamw_bytes, leaf.device_bytes)
+            rows.append((leaf.path, str(leaf.shape), *cells, self._split(leaf)))
+        shared, on_device = f"{self.shared_bytes:,}", f"{self.shared_device_bytes:,}"
+        rows.append(("shared", "", shared, "", "", on_device, ""))
+        cells = _cells(self.total_bytes, self.adamw_bytes, self.device_bytes)
+        rows.append(("total", "", *cells, ""))
+        return format_table(rows if self.devices > 1 else [row[:5] for row in rows])
 
     def _split(self, leaf: LeafMemory) -> str:
         """What part of a parameter's state is on each device."""
@@ -90,13 +83,13 @@ class MemoryReport:
         return f"1/{leaf.state_bytes / leaf.device_bytes:.3g}"
 
 
-def _cells(state_bytes: int, adamw_bytes: int) -> tuple[str, str, str]:
+def _cells(state_bytes: int, adamw_bytes: int, device_bytes: int) -> tuple[str, str, str, str]:
     ratio = f"{state_bytes / adamw_bytes:.3f}" if adamw_bytes else "-"
-    return f"{state_bytes:,}", f"{adamw_bytes:,}", ratio
+    return f"{state_bytes:,}", f"{adamw_bytes:,}", ratio, f"{device_bytes:,}"
 
 
 def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport:
-    """Bytes of optimizer state per parameter and in all, without allocating anything.
+    """Bytes of optimizer state per parameter and in all, as a table; nothing is allocated.
 
     Works for any optax transformation: an array of the state belongs to a parameter if it is where
     that is in a tree like the parameters. For parameters on a mesh of several devices it also says
@@ -107,9 +100,6 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
       tx: the optimizer.
       params: pytree of arrays or `jax.ShapeDtypeStruct`s. Those with a `NamedSharding` say where
         they are; others are taken to be whole on every device of the mesh.
-
-    Returns:
-      A report that prints as a table.
 
     Raises:
       ValueError: if the parameters are on several meshes, or do not divide over theirs.

@@ -38,9 +38,6 @@ def scale_by_adafactor(
       mu_dtype: type in which that is stored; None for the updates', but at least float32, which the
         second moments always are.
 
-    Returns:
-      A transformation for any tree of floating arrays.
-
     Raises:
       ValueError: b1 lies outside [0, 1].
 

@@ -14,7 +14,6 @@ from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
     dequantize_dynamic,
     quantize_dynamic,
-    requantize_dynamic,
 )
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
 from lowrank_optax.sharding.regions import initialise, run_in_auto
@@ -41,7 +40,8 @@ def scale_by_adam8bit(
 
     m ← b1 m + (1 − b1) g; v ← b2 v + (1 − b2) g²; the direction is m̂ / (√v̂ + eps), all in
     float32 (float64 for float64 leaves) and with Adam's bias correction; then m and v are rounded
-    to codes of the dynamic map, scaled by each block's largest entry.
+    to codes of the dynamic map, scaled by each block's largest entry. An entry of an array of m
+    columns, as low-rank ones (..., r, m) are, so takes 1 + 4 ⌈m / block_size⌉ / m bytes a moment.
 
     A second moment that rounded to zero beside a first moment that did not would be divided by
     little more than eps. With the published rounding this happens to entries whose gradients are
@@ -54,11 +54,6 @@ def scale_by_adam8bit(
       eps: added to the square root of the corrected second moment; positive.
       block_size: largest number of entries that share a scale.
       min_size: arrays with fewer entries, or with one column, keep unquantised moments.
-
-    Returns:
-      A transformation for any tree of floating arrays. A quantised array of m columns, as low-rank
-      ones (..., r, m) are, takes 1 + 4 ⌈m / block_size⌉ / m bytes per entry for each of the two
-      moments.
 
     Raises:
       TypeError: block_size or min_size came as a JAX array.
@@ -157,9 +152,14 @@ def read_moments(stored: Any, *, signed: bool) -> Any:
 
 def store_moments(moments: Any, stored: Any, *, signed: bool) -> Any:
     """Arrays in the storage of another tree: quantised where that is, in the same blocks."""
-    store = lambda x, old: (
-        requantize_dynamic(x, old, signed=signed) if _is_quantized(old) else x.astype(old.dtype)
-    )
+
+    def store(x: Array, old: Any) -> Any:
+        if not _is_quantized(old):
+            return x.astype(old.dtype)
+        # The length of its blocks is the block size of as many.
+        length = -(-x.shape[-1] // old.largest.shape[-1])
+        return quantize_dynamic(x, signed=signed, block_size=length)
+
     return jax.tree.map(store, moments, stored)
 
 

@@ -39,9 +39,6 @@ def scale_by_adam_mini(
       mu_dtype: type in which the first moment is stored; None for the updates', but at least
         float32, which the second moment always is.
 
-    Returns:
-      A transformation for any tree of floating arrays.
-
     Raises:
       ValueError: a decay lies outside [0, 1].
 

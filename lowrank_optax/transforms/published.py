@@ -17,17 +17,14 @@ def scale_by_published_adam(
 ) -> optax.GradientTransformation:
     """Adam with eps on the uncorrected second moment, as GaLore's code has it.
 
-    u = √(1 − b2ᵗ) / (1 − b1ᵗ) · m / (√v + eps). In terms of the corrected moments, eps becomes
-    eps / √(1 − b2ᵗ), some 32 times larger at the first step.
+    u = √(1 − b2ᵗ) / (1 − b1ᵗ) · m / (√v + eps); the state is optax's. In terms of the corrected
+    moments, eps becomes eps / √(1 − b2ᵗ), some 32 times larger at the first step.
 
     Args:
       b1, b2: decays of the first and the second moment.
       eps: added to √v.
       mu_dtype: type in which the first moment is stored; None for the updates', but at least
         float32, which the second moment always is.
-
-    Returns:
-      A transformation whose state is an `optax.ScaleByAdamState`.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -73,13 +70,10 @@ def scale_by_uncorrected_adam(
 
 
 def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.GradientTransformation:
-    """Multiply the t-th update by √(1 − b2ᵗ) / (1 − b1ᵗ), t = 1, 2, …
+    """Multiply the t-th update by √(1 − b2ᵗ) / (1 − b1ᵗ), t = 1, 2, …; the state is the count.
 
     Args:
       b1, b2: decays of the first moment, below 1, and of the second.
-
-    Returns:
-      A transformation whose state is a step count (`optax.ScaleByScheduleState`).
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -102,14 +96,12 @@ def scale_by_unsigned_lion(
     """Lion's direction before its sign: u = b1 m + (1 − b1) g, then m ← b2 m + (1 − b2) g.
 
     For methods that take the sign after leaving the subspace: follow with `optax.scale_by_sign`.
+    The state is optax's.
 
     Args:
       b1: weight of the momentum in the direction.
       b2: decay of the momentum.
       mu_dtype: type in which the momentum is stored; None for the updates', but at least float32.
-
-    Returns:
-      A transformation whose state is an `optax.ScaleByLionState`.
 
     Raises:
       ValueError: a decay lies outside [0, 1].

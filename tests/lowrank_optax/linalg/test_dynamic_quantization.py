@@ -15,7 +15,6 @@ from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
     dequantize_dynamic,
     quantize_dynamic,
-    requantize_dynamic,
 )
 
 FLOAT32 = np.finfo(np.float32)
@@ -128,9 +127,6 @@ def test_blocks_have_equal_lengths_and_their_own_scales():
     x = jnp.array([1.0, 2.0, 3.0, -4.0, 5.0, 6.0, 70.0])
     stored = quantize_dynamic(x, signed=True, block_size=4)
     np.testing.assert_array_equal(stored.largest, [-4, 70])
-    again = requantize_dynamic(10 * x, stored, signed=True)
-    np.testing.assert_array_equal(again.codes, stored.codes)
-    np.testing.assert_array_equal(again.largest, [-40, 700])
 
 
 @hypothesis.given(
