@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
-from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, matmul_transform
+from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, multiply_basis
 from lowrank_optax.linalg.dct_factored import (
     factored_dct,
     factored_idct,
@@ -28,10 +28,7 @@ __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orth
 _TRANSFORMS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
     "fft": (fft_dct, fft_idct),
     "factored": (factored_dct, factored_idct),
-    "matmul": (
-        functools.partial(matmul_transform, "III"),
-        functools.partial(matmul_transform, "II"),
-    ),
+    "matmul": (functools.partial(multiply_basis, "III"), functools.partial(multiply_basis, "II")),
 }
 METHODS = ("auto", *_TRANSFORMS)
 

@@ -14,10 +14,7 @@ KINDS = ("II", "III")
 
 
 def dct_columns(
-    n: int,
-    indices: Int[Array, "*batch r"],
-    dtype: DTypeLike = jnp.float32,
-    kind: str = "II",
+    n: int, indices: Int[Array, "*batch r"], dtype: DTypeLike = jnp.float32, kind: str = "II"
 ) -> Float[Array, "*batch {n} r"]:
     """Returns the chosen columns of the orthonormal DCT basis of size n.
 
@@ -121,7 +118,7 @@ def _cosine(phase: Array, n: int, dtype: jnp.dtype) -> Array:
     return jnp.where(phase > n, -cosine, cosine).astype(dtype)
 
 
-def matmul_transform(
+def multiply_basis(
     kind: str, x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
 ) -> Float[Array, "*batch n m"]:
     """Q x for kind "II" and Qᵀ x, the DCT-II, for "III", with Q generated in the graph."""

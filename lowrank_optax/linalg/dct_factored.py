@@ -9,10 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from lowrank_optax.linalg.dct_fft import (
-    evens_then_odds_reversed,
-    undo_evens_then_odds_reversed,
-)
+from lowrank_optax.linalg.dct_fft import makhoul_order, undo_makhoul_order
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import multiply_rows
 
@@ -53,11 +50,7 @@ def row_order(n: int) -> np.ndarray | None:
 
 
 def factored_dct(
-    x: Float[Array, "*batch n m"],
-    dtype: DTypeLike,
-    precision: Any = None,
-    *,
-    ordered: bool = True,
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None, *, ordered: bool = True
 ) -> Float[Array, "*batch n m"]:
     """DCT-II of the second-to-last axis in n1 + 2 n2 multiplications an entry, n = n1·n2.
 
@@ -72,7 +65,7 @@ def factored_dct(
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
     pairs = (n1 + 1) // 2
-    v = evens_then_odds_reversed(x).reshape(*batch, n1, n2 * m)
+    v = makhoul_order(x).reshape(*batch, n1, n2 * m)
     Y = multiply_rows(_outer(n1, x.dtype), v, precision).astype(x.dtype)
     Y = Y.reshape(*batch, pairs, 2 * n2, m)
     Z = multiply_rows(_inner(n1, n2, x.dtype), Y, precision)
@@ -82,11 +75,7 @@ def factored_dct(
 
 
 def factored_idct(
-    x: Float[Array, "*batch n m"],
-    dtype: DTypeLike,
-    precision: Any = None,
-    *,
-    ordered: bool = True,
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None, *, ordered: bool = True
 ) -> Float[Array, "*batch n m"]:
     """Inverse DCT-II of the second-to-last axis: :func:`factored_dct` transposed, step by step."""
     *batch, n, m = x.shape
@@ -97,7 +86,7 @@ def factored_idct(
     Y = multiply_rows(_inner(n1, n2, x.dtype).mT, Z, precision).astype(x.dtype)
     v = multiply_rows(_outer(n1, x.dtype).T, Y.reshape(*batch, 2 * pairs, n2 * m), precision)
     # The barrier: else one half is sliced before the reshape, and all of v read for the other.
-    return undo_evens_then_odds_reversed(lax.optimization_barrier(v.reshape(x.shape))).astype(dtype)
+    return undo_makhoul_order(lax.optimization_barrier(v.reshape(x.shape))).astype(dtype)
 
 
 def _in_order(Z: Float[Array, "*batch pairs 2 n2 m"], n1: int) -> Float[Array, "*batch n2 {n1} m"]:

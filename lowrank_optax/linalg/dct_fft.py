@@ -30,7 +30,7 @@ def fft_dct(
     del precision
     n = x.shape[-2]
     computing = wide_dtype(jnp.promote_types(x.dtype, dtype))  # no FFT of half precision
-    v = evens_then_odds_reversed(x.astype(computing))
+    v = makhoul_order(x.astype(computing))
     # Without the barrier the transpose is moved past real and imaginary part and done twice.
     spectrum = lax.optimization_barrier(jnp.fft.rfft(v.mT).mT)
     real, imaginary = spectrum.real, spectrum.imag
@@ -58,16 +58,16 @@ def fft_idct(
     # Row 0 apart: a padding of `mirrored`, used twice, would be a pass of its own.
     spectrum = jnp.concatenate([lax.complex(constant, jnp.zeros_like(constant)), rest], axis=-2)
     v = jnp.fft.irfft(lax.optimization_barrier(spectrum).mT, n).mT
-    return undo_evens_then_odds_reversed(lax.optimization_barrier(v)).astype(dtype)
+    return undo_makhoul_order(lax.optimization_barrier(v)).astype(dtype)
 
 
-def evens_then_odds_reversed(x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+def makhoul_order(x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
     """Makhoul's ordering of the rows: x_0, x_2, x_4, ..., x_5, x_3, x_1."""
     return jnp.concatenate([x[..., ::2, :], jnp.flip(x[..., 1::2, :], -2)], axis=-2)
 
 
-def undo_evens_then_odds_reversed(v: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-    """The inverse of :func:`evens_then_odds_reversed`."""
+def undo_makhoul_order(v: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+    """The inverse of :func:`makhoul_order`."""
     n, m = v.shape[-2:]
     even, odd = v[..., : (n + 1) // 2, :], jnp.flip(v[..., (n + 1) // 2 :, :], -2)
     if n % 2:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix
 
 METHODS = ("auto", "qr", "cholesky_qr")
 HIGHEST = jax.lax.Precision.HIGHEST

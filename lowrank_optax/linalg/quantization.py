@@ -34,6 +34,7 @@ class Quantized(NamedTuple):
     """What a code is multiplied by, of either sign, one number for every block of the axis."""
 
 
+@functools.partial(jax.jit, static_argnames=("storage", "axis", "block_size"))
 def quantize(
     x: Shaped[Array, "*shape"],
     storage: str = "int8",
@@ -45,10 +46,10 @@ def quantize(
     """Round an array to 8 or 4 bits an entry, scaled for each block of one axis.
 
     The axis is cut into ⌈n / block_size⌉ blocks of equal length, but for the last, which may be
-    shorter. Zeros come back as zeros, and a block of equal entries comes back exactly; the other
-    entries err by at most half a scale, which is at most 1 / (2ᵇ⁻¹ − 1) of the block's largest
-    magnitude. A block whose entries are all below 1.6e-36 becomes zero; one with a non-finite entry
-    comes back non-finite.
+    shorter, each with a scale in at least float32. Zeros come back as zeros, and a block of equal
+    entries comes back exactly; the other entries err by at most half a scale, which is at most
+    1 / (2ᵇ⁻¹ − 1) of the block's largest magnitude. A block whose entries are all below 1.6e-36
+    becomes zero; one with a non-finite entry comes back non-finite.
 
     Args:
       x: real floating array.
@@ -58,9 +59,6 @@ def quantize(
       block_size: largest number of entries in a block.
       key: rounds stochastically, so that the expectation over keys is x (to 1/32768 of a scale); by
         default rounds to nearest.
-
-    Returns:
-      The codes, and the scales in float32, or float64 for a float64 array.
 
     Raises:
       TypeError: x is not real floating.
@@ -86,9 +84,20 @@ def quantize(
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
         raise ValueError(f"nothing to quantise along axis {axis} of shape {x.shape}.")
-    return _encode(x, key, BITS[storage], axis % x.ndim, -(-x.shape[axis] // block_size))
+    bits, axis, count = BITS[storage], axis % x.ndim, -(-x.shape[axis] // block_size)
+    blocks = at_least_float32(split_blocks(x, axis, count))
+    scale = _scale(blocks, bits, axis + 1)
+    position = blocks * jnp.where(scale == 0, 0, 1 / scale)
+    codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    codes = codes.astype(jnp.int8)
+    if bits == 4:
+        codes = _flatten(_pack(codes, axis + 1), axis)
+    else:
+        codes = join_blocks(codes, axis, x.shape[axis])
+    return Quantized(codes, scale.squeeze(axis + 1))
 
 
+@functools.partial(jax.jit, static_argnames=("size", "axis", "dtype"))
 def dequantize(
     stored: Quantized, *, size: int, axis: int = -1, dtype: DTypeLike | None = None
 ) -> Float[Array, "*shape"]:
@@ -109,19 +118,24 @@ def dequantize(
       >>> dequantize(stored, size=2, axis=0)[0, 0] == jnp.float32(0.1)
       Array(True, dtype=bool)
     """
-    codes, scale = stored.codes.shape, stored.scale.shape
-    if not -len(codes) <= axis < len(codes):
-        raise ValueError(f"codes of shape {codes} have no axis {axis}.")
-    name = "int8" if stored.codes.dtype == jnp.int8 else "int4"
-    packed_length = (-(-size // scale[axis]) + 1) // 2
-    need = size if name == "int8" else scale[axis] * packed_length
-    if codes[axis] != need:
+    codes, scale = stored
+    if not -codes.ndim <= axis < codes.ndim:
+        raise ValueError(f"codes of shape {codes.shape} have no axis {axis}.")
+    name, count = "int8" if codes.dtype == jnp.int8 else "int4", scale.shape[axis]
+    length = -(-size // count)
+    need = size if name == "int8" else count * ((length + 1) // 2)
+    if codes.shape[axis] != need:
         raise ValueError(
-            f"{name} codes of shape {codes} with scales of shape {scale} do not hold {size} "
-            f"entries along axis {axis}, which take {need}: pass the size and axis of the array "
-            "that was quantised."
+            f"{name} codes of shape {codes.shape} with scales of shape {scale.shape} do not hold "
+            f"{size} entries along axis {axis}, which take {need}: pass the size and axis of the "
+            "array that was quantised."
         )
-    return _decode(stored, size, axis % stored.codes.ndim, jnp.dtype(dtype or stored.scale.dtype))
+    axis %= codes.ndim
+    blocks = split_blocks(codes, axis, count)
+    if name == "int4":
+        blocks = jax.lax.slice_in_dim(_unpack(blocks, axis + 1), 0, length, axis=axis + 1)
+    x = blocks.astype(scale.dtype) * jnp.expand_dims(scale, axis + 1)
+    return join_blocks(x.astype(dtype or scale.dtype), axis, size)
 
 
 def quantized_zeros(
@@ -183,30 +197,6 @@ def _stored_shapes(
 ) -> Quantized:
     store = functools.partial(quantize, storage=storage, axis=axis, block_size=block_size)
     return jax.eval_shape(store, jax.ShapeDtypeStruct(shape, dtype))
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _encode(x: Array, key: PRNGKeyArray | None, bits: int, axis: int, count: int) -> Quantized:
-    blocks = at_least_float32(split_blocks(x, axis, count))
-    scale = _scale(blocks, bits, axis + 1)
-    position = blocks * jnp.where(scale == 0, 0, 1 / scale)
-    codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    codes = codes.astype(jnp.int8)
-    if bits == 4:
-        codes = _flatten(_pack(codes, axis + 1), axis)
-    else:
-        codes = join_blocks(codes, axis, x.shape[axis])
-    return Quantized(codes, scale.squeeze(axis + 1))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _decode(stored: Quantized, size: int, axis: int, dtype: jnp.dtype) -> Array:
-    codes = split_blocks(stored.codes, axis, stored.scale.shape[axis])
-    if codes.dtype == jnp.uint8:
-        length = -(-size // stored.scale.shape[axis])
-        codes = jax.lax.slice_in_dim(_unpack(codes, axis + 1), 0, length, axis=axis + 1)
-    scale = jnp.expand_dims(stored.scale, axis + 1)
-    return join_blocks((codes.astype(scale.dtype) * scale).astype(dtype), axis, size)
 
 
 def _scale(blocks: Array, bits: int, axis: int) -> Array:

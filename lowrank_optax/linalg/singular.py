@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.linalg.arguments import require_key
-from lowrank_optax.linalg.devices import on_several_devices
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix, on_several_devices
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 
 METHODS = ("auto", "exact", "gram", "randomized")
@@ -19,10 +18,7 @@ Vectors = tuple[Float[Array, "*batch n k"], Float[Array, "*batch k"]]
 
 
 def right_singular_vectors(
-    A: Float[Array, "*batch m n"],
-    count: int,
-    method: str = "auto",
-    key: PRNGKeyArray | None = None,
+    A: Float[Array, "*batch m n"], count: int, method: str = "auto", key: PRNGKeyArray | None = None
 ) -> Vectors:
     """The k = `count` leading right singular vectors, in columns, and singular values, descending.
 

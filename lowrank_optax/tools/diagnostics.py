@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subspace
 from lowrank_optax.linalg.arguments import resolve_rank
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix
 from lowrank_optax.linalg.precision import wide_dtype
 
 

@@ -106,12 +106,8 @@ def scale_by_adam8bit(
     ) -> tuple[Any, ScaleByAdam8bitState]:
         del params
         # To cut an axis that is split into blocks is no reshape that Explicit mesh axes know.
-        return run_in_auto(
-            _update,
-            lambda: jax.tree.map(typed_spec, (updates, state)),
-            mesh_of(updates),
-            *(updates, state, b1, b2, eps),
-        )
+        specs = lambda: jax.tree.map(typed_spec, (updates, state))
+        return run_in_auto(_update, specs, mesh_of(updates), updates, state, b1, b2, eps)
 
     return optax.GradientTransformation(init, update)
 
@@ -131,17 +127,17 @@ def _update(
     )
 
 
-def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
+def _partitions(params: Any, state: Any) -> Any:
     """Moments are split as the parameters are; of the scales, the axis of blocks is whole."""
-    make: Any = Quantized8
 
     def of(leaf: Any, stored: Any) -> Any:
         spec = typed_spec(leaf)
-        return make(spec, PartitionSpec(*spec[:-1], None)) if _is_quantized(stored) else spec
+        if not _is_quantized(stored):
+            return spec
+        return stored._replace(codes=spec, largest=PartitionSpec(*spec[:-1], None))
 
-    whole: Any = PartitionSpec()
     moments = lambda stored: jax.tree.map(of, params, stored)
-    return ScaleByAdam8bitState(whole, moments(state.mu), moments(state.nu))
+    return state._replace(count=PartitionSpec(), mu=moments(state.mu), nu=moments(state.nu))
 
 
 def read_moments(stored: Any, *, signed: bool) -> Any:

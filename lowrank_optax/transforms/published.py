@@ -132,11 +132,7 @@ def scale_by_unsigned_lion(
 
 
 def _adam(
-    b1: Any,
-    b2: Any,
-    eps: Any,
-    mu_dtype: DTypeLike | None,
-    finish: Callable[[Array, Array], Array],
+    b1: Any, b2: Any, eps: Any, mu_dtype: DTypeLike | None, finish: Callable[[Array, Array], Array]
 ) -> optax.GradientTransformation:
     """m / (√v + eps), and what `finish` makes of it at the count t, from 1."""
     check_fraction("b1", b1)
