@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.linalg.keys import require_key
-from lowrank_optax.linalg.largest import largest
+from lowrank_optax.linalg.arguments import require_key
+from lowrank_optax.linalg.devices import largest
 
 NORMS = ("l1", "l2")
 

@@ -1,4 +1,4 @@
-"""Checks that several constructors share."""
+"""Checks of arguments that several functions share."""
 
 import functools
 import inspect
@@ -7,16 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import PRNGKeyArray
 
 RENAMED = {"momentum_dtype": "mu_dtype", "norm": "select"}
 
 
 def require_static(name: str, value: Any) -> None:
-    """Raise if an argument that fixes shapes or program structure came as a JAX array.
-
-    Raises:
-      TypeError: naming the argument and how `optax.inject_hyperparams` can leave it alone.
-    """
+    """Raise a TypeError if an argument that fixes shapes or the program came as a JAX array."""
     if isinstance(value, jax.Array):
         raise TypeError(
             f"{name} must be a Python value because it fixes the compiled program, but it is a "
@@ -25,11 +22,7 @@ def require_static(name: str, value: Any) -> None:
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """Raise unless a Python number lies in [0, 1]; arrays, whose value is unknown, pass.
-
-    Raises:
-      ValueError: naming the argument and the range.
-    """
+    """Raise unless a Python number lies in [0, 1]; arrays, whose value is unknown, pass."""
     if isinstance(value, int | float) and not 0 <= value <= 1:
         raise ValueError(f"{name}={value} must lie in [0, 1].")
 
@@ -46,6 +39,15 @@ def check_rank(rank: Any) -> None:
             f"rank={rank} as a fraction of the compressed dimension must lie in (0, 1]; for a "
             "number of columns pass an int."
         )
+
+
+def require_key(key: PRNGKeyArray | None, purpose: str) -> PRNGKeyArray:
+    """The random key; a ValueError without one, which says for what purpose it is drawn from."""
+    if key is None:
+        raise ValueError(
+            f"{purpose} draws at random: pass a key such as jax.random.key(0), not None."
+        )
+    return key
 
 
 def resolve_rank(rank: int | float, n: int, most: int) -> int:

@@ -1,9 +1,7 @@
 """The orthonormal discrete cosine transform, by whichever method suits the device.
 
-``orthogonal_dct(x) == x @ dct_matrix(n)`` along any axis, in one of three ways: a real FFT
-(:mod:`~lowrank_optax.linalg.dct_fft`), two small matrix products
-(:mod:`~lowrank_optax.linalg.dct_factored`) or one large one. All of them work on the second-to-last
-axis, whose neighbours in memory are transformed alike; any other axis is moved there and back.
+All methods work on the second-to-last axis, whose neighbours in memory are transformed alike; any
+other axis is moved there and back.
 """
 
 import functools
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
-from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, matmul_dct, matmul_idct
+from lowrank_optax.linalg.dct_basis import dct_columns, dct_matrix, multiply_basis
 from lowrank_optax.linalg.dct_factored import (
     factored_dct,
     factored_idct,
@@ -26,7 +24,13 @@ from lowrank_optax.linalg.dct_fft import fft_dct, fft_idct
 
 __all__ = ["choose_method", "dct_columns", "dct_matrix", "orthogonal_dct", "orthogonal_idct"]
 
-METHODS = ("auto", "fft", "factored", "matmul")
+# By method, the transform and its inverse.
+_TRANSFORMS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
+    "fft": (fft_dct, fft_idct),
+    "factored": (factored_dct, factored_idct),
+    "matmul": (functools.partial(multiply_basis, "III"), functools.partial(multiply_basis, "II")),
+}
+METHODS = ("auto", *_TRANSFORMS)
 
 
 def orthogonal_dct(
@@ -56,9 +60,6 @@ def orthogonal_dct(
             default x's.
         precision: of products, as `jax.lax.dot_general` takes it; by default the highest in
             float32 and float64. Half precision is multiplied as such and added up in float32.
-
-    Returns:
-        The coefficients, with x's shape.
 
     Raises:
         TypeError: x or dtype is not real floating.
@@ -123,14 +124,8 @@ def domain_idct(x: Float[Array, "*batch n m"], dtype: DTypeLike) -> Float[Array,
 def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False) -> str:
     """Returns what method="auto" uses for length n: "fft", "factored" or "matmul".
 
-    Args:
-        n: length of the transformed axis.
-        dtype: dtype of the transformed array.
-        backend: "cpu", "gpu" or "tpu".
-        last: whether the last axis is transformed, where XLA's FFT needs no transposes.
-
-    Returns:
-        The method's name.
+    The backend is "cpu", "gpu" or "tpu". Where the last axis is transformed XLA's FFT needs no
+    transposes.
 
     >>> choose_method(4096, "float32", backend="cpu")
     'factored'
@@ -152,16 +147,6 @@ def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False)
         return "factored"
     # TPUs have no fast FFT.
     return "matmul" if backend == "tpu" or n <= 512 else "fft"
-
-
-_TRANSFORMS: dict[tuple[str, bool], Callable[..., Array]] = {
-    ("fft", False): fft_dct,
-    ("fft", True): fft_idct,
-    ("factored", False): factored_dct,
-    ("factored", True): factored_idct,
-    ("matmul", False): matmul_dct,
-    ("matmul", True): matmul_idct,
-}
 
 
 def _validated_transform(
@@ -194,15 +179,12 @@ def _validated_transform(
     )
 
 
-_STATIC = ("axis", "method", "dtype", "precision", "inverse")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=("axis", "method", "dtype", "precision", "inverse"))
 def _transform(
     x: Array, *, axis: int, method: str, dtype: DTypeLike, precision: Any, inverse: bool
 ) -> Array:
     def by(method: str) -> Callable[[Array], Array]:
-        return lambda x: _TRANSFORMS[method, inverse](x, dtype, precision)
+        return lambda x: _TRANSFORMS[method][inverse](x, dtype, precision)
 
     last = axis == x.ndim - 1
     moved = x[:, None] if x.ndim == 1 else jnp.moveaxis(x, axis, -2)

@@ -9,10 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from lowrank_optax.linalg.dct_fft import (
-    evens_then_odds_reversed,
-    undo_evens_then_odds_reversed,
-)
+from lowrank_optax.linalg.dct_fft import makhoul_order, undo_makhoul_order
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import multiply_rows
 
@@ -41,12 +38,7 @@ def has_balanced_factors(n: int) -> bool:
 def row_order(n: int) -> np.ndarray | None:
     """The coefficient k of each row in the order that `factored_dct` finds them in.
 
-    Returns:
-      None where n has no balanced factors, or an odd n1, whose rows are not n in number.
-
-    Example:
-      >>> row_order(12).tolist()
-      [0, 6, 3, 9, 1, 7, 11, 5, 2, 8, 10, 4]
+    None where n has no balanced factors, or an odd n1, whose rows are not n in number.
     """
     n1, n2 = factor_pair(n)
     if not has_balanced_factors(n) or n1 % 2:
@@ -58,11 +50,7 @@ def row_order(n: int) -> np.ndarray | None:
 
 
 def factored_dct(
-    x: Float[Array, "*batch n m"],
-    dtype: DTypeLike,
-    precision: Any = None,
-    *,
-    ordered: bool = True,
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None, *, ordered: bool = True
 ) -> Float[Array, "*batch n m"]:
     """DCT-II of the second-to-last axis in n1 + 2 n2 multiplications an entry, n = n1·n2.
 
@@ -71,18 +59,13 @@ def factored_dct(
     exp(-2πi j1 k1 / n1) · exp(-iπ (4 j2 + 1) k / 2n): a product over j1, the same for every j2,
     then one over j2, with a matrix for every k1. As ``X_k = c_k Re Z_k`` and
     ``X_{n-k} = -c_k Im Z_k``, the residues k1 up to n1 / 2 suffice. Every step is an orthogonal map
-    of n numbers, and rows of x stay whole: 8 passes over the matrix.
-
-    Args:
-        x: matrices. Half precision is multiplied as such and added up in float32.
-        dtype: of the result.
-        precision: of the products; None for the highest, and for half precision the default.
-        ordered: False to leave the rows in the order of `row_order`, which saves 2 passes.
+    of n numbers, and rows of x stay whole: 8 passes over the matrix, of which `ordered=False`, with
+    the rows in the order of `row_order`, saves 2.
     """
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
     pairs = (n1 + 1) // 2
-    v = evens_then_odds_reversed(x).reshape(*batch, n1, n2 * m)
+    v = makhoul_order(x).reshape(*batch, n1, n2 * m)
     Y = multiply_rows(_outer(n1, x.dtype), v, precision).astype(x.dtype)
     Y = Y.reshape(*batch, pairs, 2 * n2, m)
     Z = multiply_rows(_inner(n1, n2, x.dtype), Y, precision)
@@ -92,11 +75,7 @@ def factored_dct(
 
 
 def factored_idct(
-    x: Float[Array, "*batch n m"],
-    dtype: DTypeLike,
-    precision: Any = None,
-    *,
-    ordered: bool = True,
+    x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None, *, ordered: bool = True
 ) -> Float[Array, "*batch n m"]:
     """Inverse DCT-II of the second-to-last axis: :func:`factored_dct` transposed, step by step."""
     *batch, n, m = x.shape
@@ -107,7 +86,7 @@ def factored_idct(
     Y = multiply_rows(_inner(n1, n2, x.dtype).mT, Z, precision).astype(x.dtype)
     v = multiply_rows(_outer(n1, x.dtype).T, Y.reshape(*batch, 2 * pairs, n2 * m), precision)
     # The barrier: else one half is sliced before the reshape, and all of v read for the other.
-    return undo_evens_then_odds_reversed(lax.optimization_barrier(v.reshape(x.shape))).astype(dtype)
+    return undo_makhoul_order(lax.optimization_barrier(v.reshape(x.shape))).astype(dtype)
 
 
 def _in_order(Z: Float[Array, "*batch pairs 2 n2 m"], n1: int) -> Float[Array, "*batch n2 {n1} m"]:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
+from lowrank_optax.linalg.precision import wide_dtype
+
 
 def fft_dct(
     x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None
@@ -20,19 +22,15 @@ def fft_dct(
 
     With v the even entries of x followed by its odd entries reversed, V = rfft(v) and
     ω_k = c_k exp(-iπk / 2n): ``X_k = Re(ω_k V_k)`` and ``X_{n-k} = -Im(ω_k V_k)``, so the
-    n / 2 + 1 bins of the real FFT give all n coefficients.
-
-    Args:
-        x: matrices; half precision is computed in float32.
-        dtype: of the result.
-        precision: of products, of which there are none.
+    n / 2 + 1 bins of the real FFT give all n coefficients. There are no products that could have a
+    precision.
 
     Reference: Makhoul (1980), "A fast cosine transform in one and two dimensions".
     """
     del precision
     n = x.shape[-2]
-    computing = _computing(x, dtype)
-    v = evens_then_odds_reversed(x.astype(computing))
+    computing = wide_dtype(jnp.promote_types(x.dtype, dtype))  # no FFT of half precision
+    v = makhoul_order(x.astype(computing))
     # Without the barrier the transpose is moved past real and imaginary part and done twice.
     spectrum = lax.optimization_barrier(jnp.fft.rfft(v.mT).mT)
     real, imaginary = spectrum.real, spectrum.imag
@@ -51,7 +49,7 @@ def fft_idct(
     """
     del precision
     n = x.shape[-2]
-    computing = _computing(x, dtype)
+    computing = wide_dtype(jnp.promote_types(x.dtype, dtype))  # no FFT of half precision
     X = x.astype(computing)
     real, mirrored = X[..., 1 : n // 2 + 1, :], jnp.flip(X[..., (n + 1) // 2 :, :], -2)
     constant = X[..., :1, :] * math.sqrt(n)
@@ -60,27 +58,22 @@ def fft_idct(
     # Row 0 apart: a padding of `mirrored`, used twice, would be a pass of its own.
     spectrum = jnp.concatenate([lax.complex(constant, jnp.zeros_like(constant)), rest], axis=-2)
     v = jnp.fft.irfft(lax.optimization_barrier(spectrum).mT, n).mT
-    return undo_evens_then_odds_reversed(lax.optimization_barrier(v)).astype(dtype)
+    return undo_makhoul_order(lax.optimization_barrier(v)).astype(dtype)
 
 
-def evens_then_odds_reversed(x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+def makhoul_order(x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
     """Makhoul's ordering of the rows: x_0, x_2, x_4, ..., x_5, x_3, x_1."""
     return jnp.concatenate([x[..., ::2, :], jnp.flip(x[..., 1::2, :], -2)], axis=-2)
 
 
-def undo_evens_then_odds_reversed(v: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-    """The inverse of :func:`evens_then_odds_reversed`."""
+def undo_makhoul_order(v: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+    """The inverse of :func:`makhoul_order`."""
     n, m = v.shape[-2:]
     even, odd = v[..., : (n + 1) // 2, :], jnp.flip(v[..., (n + 1) // 2 :, :], -2)
     if n % 2:
         odd = jnp.pad(odd, [(0, 0)] * (odd.ndim - 2) + [(0, 1), (0, 0)])
     pairs = jnp.stack([even, odd], axis=-2)
     return pairs.reshape(*v.shape[:-2], n + n % 2, m)[..., :n, :]
-
-
-def _computing(x: Array, dtype: DTypeLike) -> Any:
-    """XLA has no FFT of half precision."""
-    return jnp.promote_types(jnp.promote_types(x.dtype, dtype), jnp.float32)
 
 
 def _twiddles(n: int, dtype: DTypeLike, *, inverse: bool) -> tuple[Array, Array]:

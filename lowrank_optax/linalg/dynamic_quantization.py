@@ -1,9 +1,4 @@
-"""Block-wise 8-bit quantisation with the dynamic map, for numbers of many orders of magnitude.
-
-A code is a tiny decimal floating-point number whose exponent has a variable length. Count codes
-from zero: the leading one bit of the count tells the decade, and the bits below it the place in
-[0.1, 1] of that decade. The largest decade so has the most places, and seven decades fit in a byte.
-"""
+"""Block-wise 8-bit quantisation with the dynamic map, for numbers of many orders of magnitude."""
 
 import functools
 from typing import NamedTuple
@@ -13,7 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped, UInt8
 
 from lowrank_optax.linalg.precision import at_least_float32
+from lowrank_optax.linalg.quantization import join_blocks, split_blocks
 
+# A code is a tiny decimal floating-point number whose exponent has a variable length. Count codes
+# from zero: the leading one bit of the count tells the decade, and the bits below it the place in
+# [0.1, 1] of that decade. The map so holds zero, one, and in each decade [10⁻ᵉ⁻¹, 10⁻ᵉ], e = 0 … 6,
+# the midpoints of 2⁷⁻ᵉ equal parts; or, signed, the midpoints of 2⁶⁻ᵉ and their negatives.
 DECADES = 7
 
 
@@ -21,73 +21,31 @@ class Quantized8(NamedTuple):
     """A quantised array: arrays only, so that it can live in an optimizer's state."""
 
     codes: UInt8[Array, "*batch n"]
-    """Indices into `dynamic_map`, in the array's own shape."""
+    """Places among the 256 numbers of the map in ascending order, in the array's own shape."""
     largest: Float[Array, "*batch blocks"]
     """The entry of largest magnitude of every block, with its sign, float32 or float64."""
 
 
-def dynamic_map(signed: bool) -> Float[Array, "256"]:
-    """The 256 numbers that a block can hold, as multiples of its entry of largest magnitude.
-
-    Zero, one, and in each decade [10⁻ᵉ⁻¹, 10⁻ᵉ], e = 0 … 6, the midpoints of 2⁷⁻ᵉ equal parts;
-    or, signed, the midpoints of 2⁶⁻ᵉ equal parts and their negatives.
-
-    Args:
-      signed: whether the map has negative numbers.
-
-    Returns:
-      The numbers in ascending order, shape (256,), float32.
-
-    Reference:
-      arXiv 2110.02861, sections 1.3 and 2.
-
-    Example:
-      >>> table = dynamic_map(signed=False)
-      >>> table.shape, float(table[0]), float(table[255])
-      ((256,), 0.0, 1.0)
-      >>> float(dynamic_map(signed=True)[127])
-      0.0
-    """
-    return _decode(jnp.arange(256, dtype=jnp.uint8), signed, jnp.float32)
-
-
+@functools.partial(jax.jit, static_argnames=("signed", "block_size"))
 def quantize_dynamic(
     x: Shaped[Array, "*batch n"], *, signed: bool, block_size: int = 256
 ) -> Quantized8:
-    """Round x to the nearest code of the dynamic map, scaled for each block of the last axis.
+    """Round x to the nearest code, scaled for each of ⌈n / block_size⌉ blocks of the last axis.
 
-    The last axis is cut into ⌈n / block_size⌉ blocks of equal length, but for the last, which may
-    be shorter. Zeros and every block's entry of largest magnitude come back exactly. Without
-    signs, a positive entry never becomes zero: it gets the smallest code at least, so that what is
-    divided by it stays bounded. A block whose entries all lie below the smallest normal number
-    becomes zero; one with a non-finite entry comes back non-finite.
+    Codes have x's shape, in uint8; a block's scale is float32, or float64 for a float64 array.
+    Zeros and every block's entry of largest magnitude come back exactly; without signs, negative
+    entries become zero, and a positive one never does: it gets the smallest code at least, so that
+    what is divided by it stays bounded. A block whose entries all lie below the smallest normal
+    number becomes zero; one with a non-finite entry comes back non-finite.
 
-    Args:
-      x: real floating array; blocks run along the last axis.
-      signed: whether to use the map with negative numbers; if not, negative entries become zero.
-      block_size: largest number of entries in a block.
+    Differs from the published code of arXiv 2110.02861 in scaling by the largest entry with its
+    sign and not by its magnitude (the map holds 1 and not −1, and would miss a negative largest
+    entry by 0.7 %); in never rounding a positive entry to zero without signs; and in blocks that do
+    not cross rows, so that leading axes can be sharded and batched.
 
-    Returns:
-      Codes of x's shape, and a scale for each block in float32, or float64 for a float64 array.
-
-    Raises:
-      TypeError: x is not real floating.
-      ValueError: x is a scalar or its last axis is empty, or block_size is below 1.
-
-    Reference:
-      arXiv 2110.02861, section 2.
-      Differs from the published code in scaling by the largest entry with its sign and not by its
-      magnitude (the map holds 1 and not −1, and would miss a negative largest entry by 0.7 %); in
-      never rounding a positive entry to zero without signs; and in blocks that do not cross rows,
-      so that leading axes can be sharded and batched.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> stored = quantize_dynamic(jnp.array([0.0, -3.0, 1.0, 1e-3]), signed=True)
-      >>> stored.codes.dtype.name, stored.largest.tolist()
-      ('uint8', [-3.0])
-      >>> [round(value, 5) for value in dequantize_dynamic(stored, signed=True).tolist()]
-      [-0.0, -3.0, 0.99609, 0.00114]
+    >>> stored = quantize_dynamic(jnp.array([0.0, -3.0, 1.0, 1e-3]), signed=True)
+    >>> [round(value, 5) for value in dequantize_dynamic(stored, signed=True).tolist()]
+    [-0.0, -3.0, 0.99609, 0.00114]
     """
     x = jnp.asarray(x)
     if block_size < 1:
@@ -96,76 +54,22 @@ def quantize_dynamic(
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"nothing to quantise along the last axis of shape {x.shape}.")
-    return _quantize(x, signed, -(-x.shape[-1] // block_size))
-
-
-def dequantize_dynamic(stored: Quantized8, *, signed: bool) -> Float[Array, "*batch n"]:
-    """The array that `quantize_dynamic` stored, up to its rounding.
-
-    Args:
-      stored: what `quantize_dynamic` returned; its shapes tell the blocks.
-      signed: as given to `quantize_dynamic`.
-
-    Returns:
-      The array, shape (..., n), in the dtype of the scales.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> dequantize_dynamic(quantize_dynamic(jnp.full(3, 0.3), signed=False), signed=False)
-      Array([0.3, 0.3, 0.3], dtype=float32)
-    """
-    return _dequantize(stored, signed)
-
-
-def requantize_dynamic(
-    x: Float[Array, "*batch n"], stored: Quantized8, *, signed: bool
-) -> Quantized8:
-    """Quantise x with the blocks that `stored` has.
-
-    Args:
-      x: array of the shape of `stored.codes`.
-      stored: a quantised array of that shape.
-      signed: as for `quantize_dynamic`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> stored = quantize_dynamic(jnp.ones(6), signed=False, block_size=3)
-      >>> requantize_dynamic(jnp.arange(6.0), stored, signed=False).largest.tolist()
-      [2.0, 5.0]
-    """
-    return _quantize(x, signed, stored.largest.shape[-1])
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _quantize(x: Array, signed: bool, count: int) -> Quantized8:
-    blocks = _split(at_least_float32(x), count)
+    blocks = split_blocks(at_least_float32(x), x.ndim - 1, -(-x.shape[-1] // block_size))
     top, bottom = jnp.max(blocks, -1), jnp.min(blocks, -1)
     largest = jnp.where(top >= -bottom, top, bottom) if signed else jnp.maximum(top, 0)
     # Their reciprocal is not finite.
     largest = jnp.where(jnp.abs(largest) < jnp.finfo(blocks.dtype).tiny, 0, largest)
     codes = _encode(_ratio(blocks, largest[..., None]), signed)
-    return Quantized8(_join(codes, x.shape[-1]), largest)
+    return Quantized8(join_blocks(codes, x.ndim - 1, x.shape[-1]), largest)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _dequantize(stored: Quantized8, signed: bool) -> Array:
-    largest = stored.largest[..., None]
-    codes = _split(stored.codes, largest.shape[-2])
-    return _join(_decode(codes, signed, largest.dtype) * largest, stored.codes.shape[-1])
-
-
-def _split(x: Array, count: int) -> Array:
-    """(..., n) to (..., count, ⌈n / count⌉), filled up with zeros."""
-    length = -(-x.shape[-1] // count)
-    missing = count * length - x.shape[-1]
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
-    return padded.reshape(*x.shape[:-1], count, length)
-
-
-def _join(blocks: Array, size: int) -> Array:
-    """The inverse of `_split`."""
-    *batch, count, length = blocks.shape
-    return blocks.reshape(*batch, count * length)[..., :size]
+@functools.partial(jax.jit, static_argnames="signed")
+def dequantize_dynamic(stored: Quantized8, *, signed: bool) -> Float[Array, "*batch n"]:
+    """The array that `quantize_dynamic` stored, up to its rounding, in the dtype of the scales."""
+    codes, largest = stored.codes, stored.largest[..., None]
+    blocks = split_blocks(codes, codes.ndim - 1, largest.shape[-2])
+    values = _decode(blocks, signed, largest.dtype) * largest
+    return join_blocks(values, codes.ndim - 1, codes.shape[-1])
 
 
 def _ratio(x: Array, largest: Array) -> Array:

@@ -39,6 +39,8 @@ NAMES = ("muon", "polar_express")
 # factor is applied to x and the Gram matrix formed anew: 5 steps of Muon's quintic stay below.
 _MAX_GROWTH = 1e5
 
+_matmul = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
 
 def newton_schulz(
     x: Float[Array, "*batch m n"],
@@ -119,12 +121,12 @@ def _named(name: str, steps: int) -> list[Triple]:
 @functools.partial(jax.jit, static_argnames="triples")
 def _iterate(x: Array, triples: tuple[Triple, ...], eps: Any) -> Array:
     tall = x.shape[-2] > x.shape[-1]
-    wide = _transpose(x) if tall else x
+    wide = x.mT if tall else x
     wide, largest = _scaled(wide.astype(wide_dtype(x.dtype)))
     segments = _segments(triples)
     if _gram_is_cheaper(wide.shape[-2], wide.shape[-1], segments):
         for i, segment in enumerate(segments):
-            gram = _matmul(wide, _transpose(wide))
+            gram = _matmul(wide, wide.mT)
             # ‖x‖² is the trace, so normalising costs no pass over x.
             ratio = 1 if i else _inverse_norm(jnp.trace(gram, axis1=-2, axis2=-1), largest, eps)
             wide = _matmul(ratio * _gram_factor(ratio**2 * gram, segment), wide)
@@ -133,7 +135,7 @@ def _iterate(x: Array, triples: tuple[Triple, ...], eps: Any) -> Array:
         wide = wide * _inverse_norm(energy, largest, eps)
         for triple in triples:
             wide = _plain_step(wide, triple)
-    return (_transpose(wide) if tall else wide).astype(x.dtype)
+    return (wide.mT if tall else wide).astype(x.dtype)
 
 
 def _segments(triples: tuple[Triple, ...]) -> list[list[Triple]]:
@@ -175,7 +177,7 @@ def _inverse_norm(energy: Array, largest: Array, eps: Any) -> Array:
 
 def _plain_step(x: Array, triple: Triple) -> Array:
     a, b, c = triple
-    gram = _matmul(x, _transpose(x))
+    gram = _matmul(x, x.mT)
     return a * x + _matmul(b * gram + c * _matmul(gram, gram), x)
 
 
@@ -189,11 +191,3 @@ def _gram_factor(gram: Array, triples: list[Triple]) -> Array:
         if step + 1 < len(triples):
             gram = _matmul(polynomial, _matmul(gram, polynomial))
     return factor
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)

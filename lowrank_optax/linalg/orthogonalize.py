@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix
 
 METHODS = ("auto", "qr", "cholesky_qr")
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -13,24 +13,12 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def orthonormal_columns(
     x: Float[Array, "*batch m r"], method: str = "auto"
 ) -> Float[Array, "*batch m r"]:
-    """An orthonormal basis of the span of x's columns: the Q of x = Q R.
+    """An orthonormal basis of the span of x's columns, m ≥ r: the Q of x = Q R.
 
-    Args:
-      x: matrices with m ≥ r.
-      method: "qr" (Householder; always orthonormal), or "cholesky_qr": two rounds of
-        x (chol(xᵀx))⁻ᵀ, which with rows sharded moves r² numbers instead of the matrix; not
-        finite for a rank-deficient x, so its caller must check. "auto" for "qr" on CPUs, and
-        elsewhere for "cholesky_qr", all products, with "qr" for what that cannot make orthonormal.
-
-    Raises:
-      ValueError: if the method is unknown.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.orthogonalize import orthonormal_columns
-      >>> Q = orthonormal_columns(jnp.array([[3.0, 1.0], [0.0, 2.0], [4.0, 0.0]]))
-      >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(2), atol=1e-6))
-      True
+    By "qr" (Householder; always orthonormal), or "cholesky_qr": two rounds of x (chol(xᵀx))⁻ᵀ,
+    which with rows sharded moves r² numbers instead of the matrix; not finite for a rank-deficient
+    x, so its caller must check. "auto" is "qr" on CPUs, and elsewhere "cholesky_qr", all products,
+    with "qr" for what that cannot make orthonormal.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
@@ -85,12 +73,6 @@ def canonical_signs(P: Float[Array, "*batch n r"]) -> Float[Array, "*batch n r"]
     """Flip columns so that each one's entry of largest magnitude is positive.
 
     Moments that outlive a refresh then mean the same on every backend.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.orthogonalize import canonical_signs
-      >>> canonical_signs(jnp.array([[0.6], [-0.8]])).tolist()
-      [[-0.6000000238418579], [0.800000011920929]]
     """
     largest = jnp.take_along_axis(P, jnp.argmax(jnp.abs(P), axis=-2)[..., None, :], axis=-2)
     return jnp.where(largest < 0, -P, P)

@@ -6,75 +6,47 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lowrank_optax.linalg.devices import on_several_devices
-from lowrank_optax.linalg.keys import require_key
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.arguments import require_key
+from lowrank_optax.linalg.devices import matrix_by_matrix, on_several_devices
 from lowrank_optax.linalg.orthogonalize import HIGHEST, orthonormal_columns
 
 METHODS = ("auto", "exact", "gram", "randomized")
+# Of "randomized".
+OVERSAMPLING = 8
+POWER_ITERATIONS = 2
 Vectors = tuple[Float[Array, "*batch n k"], Float[Array, "*batch k"]]
 
 
 def right_singular_vectors(
-    A: Float[Array, "*batch m n"],
-    count: int,
-    method: str = "auto",
-    key: PRNGKeyArray | None = None,
-    *,
-    oversampling: int = 8,
-    power_iterations: int = 2,
+    A: Float[Array, "*batch m n"], count: int, method: str = "auto", key: PRNGKeyArray | None = None
 ) -> Vectors:
-    """The leading right singular vectors and singular values of A.
+    """The k = `count` leading right singular vectors, in columns, and singular values, descending.
 
-    Args:
-      A: matrices; fastest for m ≥ n.
-      count: k, how many, at most n.
-      method: "exact" for the SVD; "gram" for the eigenvectors of the n × n Gram matrix AᵀA, which
-        costs one product and an n × n eigenproblem but resolves only singular values above
-        √ε of the largest; "randomized" for a subspace iteration on count + oversampling vectors;
-        "auto" for "exact" on one CPU. On accelerators, whose SVD is slow, for "randomized" if there
-        is a key and count is below a quarter of A's smaller side, else for "gram"; for "gram" too
-        where A may be spread over several devices, which with rows apart adds up n² numbers where
-        an SVD would gather A.
-      key: for "randomized".
-      oversampling, power_iterations: of "randomized".
-
-    Returns:
-      Vectors in columns, (..., n, k), and values in descending order, (..., k); all
-      NaN for a matrix that is not finite.
-
-    Raises:
-      ValueError: if the method is unknown, or draws at random without a key.
-
-    Reference:
-      arXiv 0909.4061, algorithm 4.4, for "randomized".
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.linalg.singular import right_singular_vectors
-      >>> V, s = right_singular_vectors(jnp.diag(jnp.array([1.0, 3.0, 2.0])), 2)
-      >>> [round(value, 4) for value in s.tolist()]
-      [3.0, 2.0]
+    By "exact", the SVD; "gram", the eigenvectors of the n × n Gram matrix AᵀA, which costs one
+    product and an n × n eigenproblem but resolves only singular values above √ε of the largest;
+    "randomized" (arXiv 0909.4061, algorithm 4.4), a subspace iteration on a few more vectors
+    than count, drawn by the key; or "auto": "exact" on one CPU. On accelerators, whose SVD is
+    slow, "randomized" if there is a key and count is below a quarter of A's smaller side, else
+    "gram"; "gram" too where A may be spread over several devices, which with rows apart adds up n²
+    numbers where an SVD would gather A. All are NaN for a matrix that is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
     # LAPACK's SVD never returns for some matrices with an infinite entry (JAX 0.10 on CPUs).
     finite = jnp.all(jnp.isfinite(A), axis=(-2, -1), keepdims=True)
     A = jnp.where(finite, A, jnp.nan)
-
-    def randomized(A: Array) -> Vectors:
-        return _randomized(A, count, key, oversampling, power_iterations)
-
-    exact, gram = functools.partial(_exact, count=count), functools.partial(_gram, count=count)
-    if method == "auto":
-        if on_several_devices(A):
-            return gram(A)
-        narrow = 4 * (count + oversampling) <= min(A.shape[-2:])
-        on_accelerators = randomized if key is not None and narrow else gram
-        return jax.lax.platform_dependent(A, cpu=exact, default=on_accelerators)
-    if method == "exact":
-        return exact(A)
-    return gram(A) if method == "gram" else randomized(A)
+    ways = {
+        "exact": functools.partial(_exact, count=count),
+        "gram": functools.partial(_gram, count=count),
+        "randomized": functools.partial(_randomized, count=count, key=key),
+    }
+    if method != "auto":
+        return ways[method](A)
+    if on_several_devices(A):
+        return ways["gram"](A)
+    narrow = 4 * (count + OVERSAMPLING) <= min(A.shape[-2:])
+    on_accelerators = ways["randomized" if key is not None and narrow else "gram"]
+    return jax.lax.platform_dependent(A, cpu=ways["exact"], default=on_accelerators)
 
 
 def _exact(A: Float[Array, "*batch m n"], count: int) -> Vectors:
@@ -95,20 +67,14 @@ def _gram(A: Float[Array, "*batch m n"], count: int) -> Vectors:
     return V[..., ::-1][..., :count], s[..., :count]
 
 
-def _randomized(
-    A: Float[Array, "*batch m n"],
-    count: int,
-    key: PRNGKeyArray | None,
-    oversampling: int,
-    power_iterations: int,
-) -> Vectors:
-    width = min(*A.shape[-2:], count + oversampling)
+def _randomized(A: Float[Array, "*batch m n"], count: int, key: PRNGKeyArray | None) -> Vectors:
+    width = min(*A.shape[-2:], count + OVERSAMPLING)
     if count > width:
         return _exact(A, count)
     key = require_key(key, "method='randomized'")
     sketch = jax.random.normal(key, (*A.shape[:-1], width), A.dtype)
     Y = jnp.matmul(A.mT, sketch, precision=HIGHEST)
-    for _ in range(power_iterations):
+    for _ in range(POWER_ITERATIONS):
         Y = jnp.matmul(A, orthonormal_columns(Y), precision=HIGHEST)
         Y = jnp.matmul(A.mT, orthonormal_columns(Y), precision=HIGHEST)
     Q = orthonormal_columns(Y)

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from lowrank_optax.core.axes import LowRankState
-from lowrank_optax.linalg.averages import mean_over
+from lowrank_optax.linalg.devices import mean_over
 
 CHOICES = (None, "low_rank")
 

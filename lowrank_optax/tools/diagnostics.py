@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subspace
 from lowrank_optax.linalg.arguments import resolve_rank
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix
 from lowrank_optax.linalg.precision import wide_dtype
 
 
@@ -17,14 +17,13 @@ def captured_energy(
 ) -> Float[Array, "*batch"]:
     """Share of a matrix's energy inside the subspace: ‖Pᵀ A‖² / ‖A‖² in the Frobenius norm.
 
+    It lies in [0, 1], and is 1 for a zero matrix, of which nothing is lost.
+
     Args:
       matrix: A, shape (..., n, m), with the compressed axis second-to-last
         (`MatrixSpec.to_matrix`).
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
-
-    Returns:
-      Values in [0, 1], shape (...,); 1 for a zero matrix, of which nothing is lost.
 
     Reference:
       arXiv 2505.17967, section 4.
@@ -47,13 +46,10 @@ def projection_error(
 ) -> Float[Array, "*batch"]:
     """Relative error of the projection onto the subspace: ‖A − P Pᵀ A‖ / ‖A‖, Frobenius norm.
 
-    Args:
-      matrix: A, shape (..., n, m), with the compressed axis second-to-last.
-      projection: from `projections`.
-      basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
+    It lies in [0, 1], and is 0 for a zero matrix.
 
-    Returns:
-      Values in [0, 1], shape (...,); 0 for a zero matrix.
+    Args:
+      matrix, projection, basis: as for `captured_energy`.
 
     Reference:
       arXiv 2505.17967, figure 1.
@@ -77,12 +73,11 @@ def subspace_overlap(
 ) -> Float[Array, "*batch"]:
     """How much two r-dimensional subspaces share: ‖Uᵀ V‖² / r in the Frobenius norm.
 
+    It is 1 for equal subspaces and 0 for orthogonal ones.
+
     Args:
       U, V: orthonormal bases in columns, shape (..., n, r); of a fixed basis, its
         `FixedBasis.columns`.
-
-    Returns:
-      Values in [0, 1], shape (...,): 1 for equal subspaces, 0 for orthogonal ones.
 
     Reference:
       I3S, equation 3.
@@ -99,13 +94,10 @@ def subspace_overlap(
 
 
 def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
-    """Singular values of an update, largest first, as shares of the largest.
+    """Singular values of an update, largest first, as shares of the largest; zeros for none.
 
     Args:
-      update: shape (..., m, n).
-
-    Returns:
-      Values in [0, 1], shape (..., min(m, n)); zeros for a zero update.
+      update: shape (..., m, n); the result has the shape (..., min(m, n)).
 
     Example:
       >>> import jax.numpy as jnp

@@ -10,12 +10,11 @@ from lowrank_optax.core.axes import LowRankState
 def matrix_states(state: Any) -> tuple[LowRankState, ...]:
     """The states of this library's transformations in the state of any optax optimizer.
 
+    One for each, in the order of `jax.tree.leaves`; () if there is none.
+
     Args:
       state: of a named method, a chain, or whatever is wrapped around them; or a tree like it,
         such as `state_shardings` returns.
-
-    Returns:
-      One `LowRankState` per transformation, in the order of `jax.tree.leaves`; () if there is none.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -10,45 +10,30 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lowrank_optax.core.matrices import format_table
 from lowrank_optax.core.trees import path_string
+from lowrank_optax.linalg.devices import mesh_of, sharding_of
 from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.state import state_shardings
-from lowrank_optax.sharding.types import mesh_of
 
 
 @dataclasses.dataclass(frozen=True)
 class LeafMemory:
-    """Bytes of optimizer state that belong to one parameter.
+    """Bytes of optimizer state that belong to one parameter."""
 
-    Attributes:
-      path: "/"-joined path of the parameter.
-      shape: its shape.
-      state_bytes: bytes of state that the optimizer keeps for it, each entry counted once.
-      device_bytes: bytes of that state on each device; all of them without a mesh.
-      adamw_bytes: bytes that `optax.adamw` would keep for it.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    state_bytes: int
-    device_bytes: int
-    adamw_bytes: int
+    path: str  # "/"-joined
+    shape: tuple[int, ...]  # of the parameter
+    state_bytes: int  # that the optimizer keeps for it, each entry counted once
+    device_bytes: int  # of that state on each device; all of them without a mesh
+    adamw_bytes: int  # that `optax.adamw` would keep for it
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """Optimizer state per parameter and in all; prints as a table.
+    """Optimizer state per parameter and in all, by `memory_report`; prints as a table."""
 
-    Attributes:
-      leaves: one entry per parameter.
-      shared_bytes: bytes of state that belong to no parameter: step counts, keys, hyperparameters.
-      shared_device_bytes: bytes of these on each device.
-      devices: number of devices of the parameters' mesh; 1 without a mesh.
-    """
-
-    leaves: tuple[LeafMemory, ...]
-    shared_bytes: int
-    shared_device_bytes: int
-    devices: int = 1
+    leaves: tuple[LeafMemory, ...]  # one per parameter
+    shared_bytes: int  # of what belongs to no parameter: step counts, keys, hyperparameters
+    shared_device_bytes: int  # of these on each device
+    devices: int = 1  # of the parameters' mesh; 1 without a mesh
 
     @property
     def total_bytes(self) -> int:
@@ -79,22 +64,15 @@ class MemoryReport:
         )
 
     def __str__(self) -> str:
-        rows = [("path", "shape", "state bytes", "AdamW bytes", "ratio")]
-        rows += [
-            (leaf.path, str(leaf.shape), *_cells(leaf.state_bytes, leaf.adamw_bytes))
-            for leaf in self.leaves
-        ]
-        rows.append(("shared", "", f"{self.shared_bytes:,}", "", ""))
-        rows.append(("total", "", *_cells(self.total_bytes, self.adamw_bytes)))
-        if self.devices == 1:
-            return format_table(rows)
-        device_rows = [
-            ("device bytes", "split"),
-            *((f"{leaf.device_bytes:,}", self._split(leaf)) for leaf in self.leaves),
-            (f"{self.shared_device_bytes:,}", ""),
-            (f"{self.device_bytes:,}", ""),
-        ]
-        return format_table([row + more for row, more in zip(rows, device_rows, strict=True)])
+        rows = [("path", "shape", "state bytes", "AdamW bytes", "ratio", "device bytes", "split")]
+        for leaf in self.leaves:
+            cells = _cells(leaf.state_bytes, leaf.adamw_bytes, leaf.device_bytes)
+            rows.append((leaf.path, str(leaf.shape), *cells, self._split(leaf)))
+        shared, on_device = f"{self.shared_bytes:,}", f"{self.shared_device_bytes:,}"
+        rows.append(("shared", "", shared, "", "", on_device, ""))
+        cells = _cells(self.total_bytes, self.adamw_bytes, self.device_bytes)
+        rows.append(("total", "", *cells, ""))
+        return format_table(rows if self.devices > 1 else [row[:5] for row in rows])
 
     def _split(self, leaf: LeafMemory) -> str:
         """What part of a parameter's state is on each device."""
@@ -105,13 +83,13 @@ class MemoryReport:
         return f"1/{leaf.state_bytes / leaf.device_bytes:.3g}"
 
 
-def _cells(state_bytes: int, adamw_bytes: int) -> tuple[str, str, str]:
+def _cells(state_bytes: int, adamw_bytes: int, device_bytes: int) -> tuple[str, str, str, str]:
     ratio = f"{state_bytes / adamw_bytes:.3f}" if adamw_bytes else "-"
-    return f"{state_bytes:,}", f"{adamw_bytes:,}", ratio
+    return f"{state_bytes:,}", f"{adamw_bytes:,}", ratio, f"{device_bytes:,}"
 
 
 def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport:
-    """Bytes of optimizer state per parameter and in all, without allocating anything.
+    """Bytes of optimizer state per parameter and in all, as a table; nothing is allocated.
 
     Works for any optax transformation: an array of the state belongs to a parameter if it is where
     that is in a tree like the parameters. For parameters on a mesh of several devices it also says
@@ -122,9 +100,6 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
       tx: the optimizer.
       params: pytree of arrays or `jax.ShapeDtypeStruct`s. Those with a `NamedSharding` say where
         they are; others are taken to be whole on every device of the mesh.
-
-    Returns:
-      A report that prints as a table.
 
     Raises:
       ValueError: if the parameters are on several meshes, or do not divide over theirs.
@@ -139,16 +114,13 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
     state, mesh = _placed_state(tx, params)
     owners = state_owners(tx.init, params, state)
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    whole, on_device = [0] * len(leaves), [0] * len(leaves)
-    shared = shared_on_device = 0
+    # By parameter, and last what belongs to none.
+    whole, on_device = [0] * (len(leaves) + 1), [0] * (len(leaves) + 1)
     for owner, leaf in zip(owners, jax.tree.leaves(state), strict=True):
         shard = leaf.shape if mesh is None else leaf.sharding.shard_shape(leaf.shape)
-        if owner is None:
-            shared += _bytes(leaf, leaf.shape)
-            shared_on_device += _bytes(leaf, shard)
-        else:
-            whole[owner] += _bytes(leaf, leaf.shape)
-            on_device[owner] += _bytes(leaf, shard)
+        place = -1 if owner is None else owner
+        whole[place] += _bytes(leaf, leaf.shape)
+        on_device[place] += _bytes(leaf, shard)
     memories = tuple(
         LeafMemory(
             path=path_string(path),
@@ -159,7 +131,7 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
         )
         for i, (path, leaf) in enumerate(leaves)
     )
-    return MemoryReport(memories, shared, shared_on_device, 1 if mesh is None else mesh.size)
+    return MemoryReport(memories, whole[-1], on_device[-1], 1 if mesh is None else mesh.size)
 
 
 def _placed_state(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Mesh | None]:
@@ -168,14 +140,9 @@ def _placed_state(tx: optax.GradientTransformation, params: Any) -> tuple[Any, M
     if not isinstance(mesh, Mesh) or mesh.size == 1:
         return state, None
     whole = NamedSharding(mesh, PartitionSpec())
-    shardings = jax.tree.map(lambda leaf: _on_mesh(leaf) or whole, params)
+    shardings = jax.tree.map(lambda leaf: sharding_of(leaf) or whole, params)
     placed = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
     return jax.tree.map(placed, state, state_shardings(tx, params, shardings)), mesh
-
-
-def _on_mesh(leaf: Any) -> NamedSharding | None:
-    sharding = getattr(leaf, "sharding", None)
-    return sharding if isinstance(sharding, NamedSharding) else None
 
 
 def _bytes(leaf: Any, shape: tuple[int, ...]) -> int:

@@ -1,8 +1,7 @@
 """Parameters in bfloat16 that do not lose small updates: added in float32, rounded at random.
 
-An entry of a bfloat16 array has 8 significant bits. An update below half of the last one is lost
-every time when the sum is rounded to nearest; rounded up with the probability of its share of the
-way to the next number, it is kept on average.
+Of 8 significant bits, an update below half of the last is lost every time when the sum is rounded
+to nearest; rounded up with the probability of its share of the way, it is kept on average.
 """
 
 from typing import Any
@@ -23,9 +22,6 @@ def stochastic_round(x: Shaped[Array, "*shape"], key: PRNGKeyArray) -> BFloat16[
     Args:
         x: float32, of any shape.
         key: random key; each entry has bits of its own.
-
-    Returns:
-        bfloat16, of the same shape.
 
     Raises:
         TypeError: x is not float32.
@@ -55,18 +51,15 @@ def apply_updates_stochastic(
 ) -> optax.Params:
     """Adds updates like :func:`optax.apply_updates`, rounding bfloat16 parameters stochastically.
 
-    The sum is formed in float32 and rounded by :func:`stochastic_round`; parameters of other types
-    are added as optax does. Where the update is zero the parameter stays what it is. Use a new key
-    at every step, e.g. `jax.random.fold_in(key, step)`, and a run is reproducible without anything
-    in its state.
+    Types stay: the sum is formed in float32 and rounded by :func:`stochastic_round`; parameters of
+    other types are added as optax does. Where the update is zero the parameter stays what it is.
+    Use a new key at every step, e.g. `jax.random.fold_in(key, step)`, and a run is reproducible
+    without anything in its state.
 
     Args:
         params: pytree of arrays; `None` leaves stay.
         updates: pytree of params' structure; a leaf that is `None` changes nothing.
         key: random key; every leaf draws from a key of its own.
-
-    Returns:
-        New parameters, of the types of the old.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> params, step = jnp.ones(4096, jnp.bfloat16), jnp.full(4096, 1e-3, jnp.bfloat16)
@@ -76,8 +69,9 @@ def apply_updates_stochastic(
     >>> bool(abs(new.astype(jnp.float32).mean() - 1.001) < 1e-4)
     True
     """
-    leaves, structure = jax.tree.flatten(params, is_leaf=_is_none)
-    steps = jax.tree.leaves(updates, is_leaf=_is_none)
+    is_none = lambda leaf: leaf is None
+    leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
+    steps = jax.tree.leaves(updates, is_leaf=is_none)
     new = [
         _add(param, update, jax.random.fold_in(key, index))
         for index, (param, update) in enumerate(zip(leaves, steps, strict=True))
@@ -93,7 +87,3 @@ def _add(param: Any, update: Any, key: PRNGKeyArray) -> Any:
         return optax.apply_updates(param, update)
     total = param.astype(jnp.float32) + jnp.asarray(update).astype(jnp.float32)
     return stochastic_round(total, key)
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None

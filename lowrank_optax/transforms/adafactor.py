@@ -1,5 +1,6 @@
 """Adafactor: the second moments of a matrix from those of its rows and columns."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,6 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.transforms.precision import in_float32
-
-Matrix = Float[Array, "*batch rows columns"]
 
 
 class ScaleByAdafactorState(NamedTuple):
@@ -39,9 +38,6 @@ def scale_by_adafactor(
       mu_dtype: type in which that is stored; None for the updates', but at least float32, which the
         second moments always are.
 
-    Returns:
-      A transformation for any tree of floating arrays.
-
     Raises:
       ValueError: b1 lies outside [0, 1].
 
@@ -60,12 +56,9 @@ def scale_by_adafactor(
     check_fraction("b1", b1)
 
     def init(params: Any) -> ScaleByAdafactorState:
-        return ScaleByAdafactorState(
-            jnp.zeros([], jnp.int32),
-            jax.tree.map(lambda x: jnp.zeros_like(jax.eval_shape(_rows, x)), params),
-            jax.tree.map(lambda x: jnp.zeros_like(jax.eval_shape(_columns, x)), params),
-            optax.tree.zeros_like(params),
-        )
+        zeros = lambda of: jax.tree.map(lambda x: jnp.zeros_like(jax.eval_shape(of, x)), params)
+        count, ema = jnp.zeros([], jnp.int32), optax.tree.zeros_like(params)
+        return ScaleByAdafactorState(count, zeros(_rows), zeros(_columns), ema)
 
     def update(
         updates: Any, state: ScaleByAdafactorState, params: Any = None
@@ -92,13 +85,8 @@ def _direction(
     return (u / jnp.maximum(size, 1)).reshape(g.shape)
 
 
-def _rows(g: Float[Array, "*shape"]) -> Float[Array, "*rows"]:
-    return jnp.mean(_square(g), axis=-1)
+def _mean_square(axis: int, g: Float[Array, "*shape"]) -> Float[Array, "*means"]:
+    return jnp.mean(jnp.square(jnp.atleast_2d(g)) + 1e-30, axis)
 
 
-def _columns(g: Float[Array, "*shape"]) -> Float[Array, "*columns"]:
-    return jnp.mean(_square(g), axis=-2)
-
-
-def _square(g: Float[Array, "*shape"]) -> Matrix:
-    return jnp.square(jnp.atleast_2d(g)) + 1e-30
+_rows, _columns = functools.partial(_mean_square, -1), functools.partial(_mean_square, -2)

@@ -14,7 +14,6 @@ from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
     dequantize_dynamic,
     quantize_dynamic,
-    requantize_dynamic,
 )
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
 from lowrank_optax.sharding.regions import initialise, run_in_auto
@@ -41,7 +40,8 @@ def scale_by_adam8bit(
 
     m ← b1 m + (1 − b1) g; v ← b2 v + (1 − b2) g²; the direction is m̂ / (√v̂ + eps), all in
     float32 (float64 for float64 leaves) and with Adam's bias correction; then m and v are rounded
-    to codes of the dynamic map, scaled by each block's largest entry.
+    to codes of the dynamic map, scaled by each block's largest entry. An entry of an array of m
+    columns, as low-rank ones (..., r, m) are, so takes 1 + 4 ⌈m / block_size⌉ / m bytes a moment.
 
     A second moment that rounded to zero beside a first moment that did not would be divided by
     little more than eps. With the published rounding this happens to entries whose gradients are
@@ -50,16 +50,10 @@ def scale_by_adam8bit(
     least: such entries take shorter steps than Adam's instead, and the direction stays bounded.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1, b2: decays of the first and the second moment.
       eps: added to the square root of the corrected second moment; positive.
       block_size: largest number of entries that share a scale.
       min_size: arrays with fewer entries, or with one column, keep unquantised moments.
-
-    Returns:
-      A transformation for any tree of floating arrays. A quantised array of m columns, as low-rank
-      ones (..., r, m) are, takes 1 + 4 ⌈m / block_size⌉ / m bytes per entry for each of the two
-      moments.
 
     Raises:
       TypeError: block_size or min_size came as a JAX array.
@@ -99,11 +93,9 @@ def scale_by_adam8bit(
         return quantize_dynamic(x, signed=signed, block_size=block_size)
 
     def start(params: Any) -> ScaleByAdam8bitState:
-        return ScaleByAdam8bitState(
-            count=jnp.zeros([], jnp.int32),
-            mu=jax.tree.map(lambda leaf: zeros(leaf, True), params),
-            nu=jax.tree.map(lambda leaf: zeros(leaf, False), params),
-        )
+        mu = jax.tree.map(lambda leaf: zeros(leaf, True), params)
+        nu = jax.tree.map(lambda leaf: zeros(leaf, False), params)
+        return ScaleByAdam8bitState(jnp.zeros([], jnp.int32), mu, nu)
 
     def init(params: Any) -> ScaleByAdam8bitState:
         partitions = lambda state: _partitions(params, state)
@@ -114,12 +106,8 @@ def scale_by_adam8bit(
     ) -> tuple[Any, ScaleByAdam8bitState]:
         del params
         # To cut an axis that is split into blocks is no reshape that Explicit mesh axes know.
-        return run_in_auto(
-            _update,
-            lambda: jax.tree.map(typed_spec, (updates, state)),
-            mesh_of(updates),
-            *(updates, state, b1, b2, eps),
-        )
+        specs = lambda: jax.tree.map(typed_spec, (updates, state))
+        return run_in_auto(_update, specs, mesh_of(updates), updates, state, b1, b2, eps)
 
     return optax.GradientTransformation(init, update)
 
@@ -139,56 +127,35 @@ def _update(
     )
 
 
-def _partitions(params: Any, state: ScaleByAdam8bitState) -> Any:
+def _partitions(params: Any, state: Any) -> Any:
     """Moments are split as the parameters are; of the scales, the axis of blocks is whole."""
-
-    make: Any = Quantized8
 
     def of(leaf: Any, stored: Any) -> Any:
         spec = typed_spec(leaf)
-        return make(spec, PartitionSpec(*spec[:-1], None)) if _is_quantized(stored) else spec
+        if not _is_quantized(stored):
+            return spec
+        return stored._replace(codes=spec, largest=PartitionSpec(*spec[:-1], None))
 
-    whole: Any = PartitionSpec()
     moments = lambda stored: jax.tree.map(of, params, stored)
-    return ScaleByAdam8bitState(whole, moments(state.mu), moments(state.nu))
+    return state._replace(count=PartitionSpec(), mu=moments(state.mu), nu=moments(state.nu))
 
 
 def read_moments(stored: Any, *, signed: bool) -> Any:
-    """A tree of moments with every quantised one as an array.
-
-    Args:
-      stored: tree of arrays and `Quantized8`.
-      signed: True for first moments, False for second ones.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.transforms.adam8bit import read_moments, scale_by_adam8bit
-      >>> state = scale_by_adam8bit(min_size=0).init({"w": jnp.ones((2, 3))})
-      >>> read_moments(state.mu, signed=True)["w"].shape
-      (2, 3)
-    """
+    """A tree of moments with every quantised one as an array; first moments are signed."""
     read = lambda x: dequantize_dynamic(x, signed=signed) if _is_quantized(x) else x
     return jax.tree.map(read, stored, is_leaf=_is_quantized)
 
 
 def store_moments(moments: Any, stored: Any, *, signed: bool) -> Any:
-    """A tree of arrays in the storage of another one: quantised where that is, in the same blocks.
+    """Arrays in the storage of another tree: quantised where that is, in the same blocks."""
 
-    Args:
-      moments: tree of arrays.
-      stored: tree of arrays and `Quantized8` of the same shapes.
-      signed: True for first moments, False for second ones.
+    def store(x: Array, old: Any) -> Any:
+        if not _is_quantized(old):
+            return x.astype(old.dtype)
+        # The length of its blocks is the block size of as many.
+        length = -(-x.shape[-1] // old.largest.shape[-1])
+        return quantize_dynamic(x, signed=signed, block_size=length)
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.transforms.adam8bit import scale_by_adam8bit, store_moments
-      >>> state = scale_by_adam8bit(min_size=0).init({"w": jnp.ones((2, 3))})
-      >>> store_moments({"w": jnp.ones((2, 3))}, state.nu, signed=False)["w"].codes.tolist()
-      [[255, 255, 255], [255, 255, 255]]
-    """
-    store = lambda x, old: (
-        requantize_dynamic(x, old, signed=signed) if _is_quantized(old) else x.astype(old.dtype)
-    )
     return jax.tree.map(store, moments, stored)
 
 

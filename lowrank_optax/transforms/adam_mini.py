@@ -34,14 +34,10 @@ def scale_by_adam_mini(
     for every output neuron. A vector or a scalar has one second moment in all.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1, b2: decays of the first and the second moment.
       eps: added to the square root of the corrected second moment.
       mu_dtype: type in which the first moment is stored; None for the updates', but at least
         float32, which the second moment always is.
-
-    Returns:
-      A transformation for any tree of floating arrays.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -63,11 +59,10 @@ def scale_by_adam_mini(
     check_fraction("b2", b2)
 
     def init(params: Any) -> ScaleByAdamMiniState:
-        return ScaleByAdamMiniState(
-            count=jnp.zeros([], jnp.int32),
-            mu=optax.tree.zeros_like(params),
-            nu=jax.tree.map(_zero_per_column, params),
-        )
+        # Of the shape and, under Explicit axes, of the sharding that updates have.
+        zero = lambda leaf: jnp.zeros_like(jax.eval_shape(_mean_square, leaf))
+        nu = jax.tree.map(zero, params)
+        return ScaleByAdamMiniState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params), nu)
 
     def update(
         updates: Any, state: ScaleByAdamMiniState, params: Any = None
@@ -84,11 +79,6 @@ def scale_by_adam_mini(
         return directions, ScaleByAdamMiniState(count, mu, nu)
 
     return in_float32(optax.GradientTransformation(init, update), mu_dtype=mu_dtype)
-
-
-def _zero_per_column(leaf: Any) -> Array:
-    # Of the shape and, under Explicit axes, of the sharding that updates have.
-    return jnp.zeros_like(jax.eval_shape(_mean_square, leaf))
 
 
 def _mean_square(g: Float[Array, "*shape"]) -> Float[Array, "*columns"]:

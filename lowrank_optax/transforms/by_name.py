@@ -47,8 +47,7 @@ def resolve(
       inner: "adam", "adam8bit", "adam_mini", "adafactor" (Adafactor's factored second moment and
         clipping, then a first moment with decay b1), "lion", "sgd" (momentum b1), or any optax
         transformation, which is returned as it is.
-      b1: decay of the first moment.
-      b2: decay of the second moment, or of Lion's momentum.
+      b1, b2: decays of the first and the second moment; b2 also of Lion's momentum.
       eps: Adam's.
       mu_dtype: type in which the first moment is stored; None for the updates', but at least
         float32.
@@ -65,9 +64,7 @@ def resolve(
       (2,)
     """
     if isinstance(inner, optax.GradientTransformation):
-        _refuse(
-            mu_dtype, "a transformation that is given whole stores what it stores: set it there"
-        )
+        _refuse(mu_dtype, "a transformation given whole stores what it stores: set it there")
         return inner
     if not isinstance(inner, str):
         raise TypeError(

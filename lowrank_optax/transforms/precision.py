@@ -26,9 +26,6 @@ def in_float32(
       moment: the field of its state that holds the first moment.
       mu_dtype: type in which that is stored; None for the updates', but at least float32.
 
-    Returns:
-      A transformation with the state of `inner`.
-
     Raises:
       ValueError: mu_dtype is no floating type.
 

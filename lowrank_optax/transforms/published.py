@@ -17,18 +17,14 @@ def scale_by_published_adam(
 ) -> optax.GradientTransformation:
     """Adam with eps on the uncorrected second moment, as GaLore's code has it.
 
-    u = √(1 − b2ᵗ) / (1 − b1ᵗ) · m / (√v + eps). In terms of the corrected moments, eps becomes
-    eps / √(1 − b2ᵗ), some 32 times larger at the first step.
+    u = √(1 − b2ᵗ) / (1 − b1ᵗ) · m / (√v + eps); the state is optax's. In terms of the corrected
+    moments, eps becomes eps / √(1 − b2ᵗ), some 32 times larger at the first step.
 
     Args:
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      b1, b2: decays of the first and the second moment.
       eps: added to √v.
       mu_dtype: type in which the first moment is stored; None for the updates', but at least
         float32, which the second moment always is.
-
-    Returns:
-      A transformation whose state is an `optax.ScaleByAdamState`.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -44,9 +40,8 @@ def scale_by_published_adam(
       >>> [round(value, 4) for value in u.tolist()]
       [1.0, -1.0]
     """
-    return _adam(
-        b1, b2, eps, mu_dtype, lambda u, count: u * _correction(b1, b2, count).astype(u.dtype)
-    )
+    correct = lambda u, count: u * _correction(b1, b2, count).astype(u.dtype)
+    return _adam(b1, b2, eps, mu_dtype, correct)
 
 
 def scale_by_uncorrected_adam(
@@ -75,14 +70,10 @@ def scale_by_uncorrected_adam(
 
 
 def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.GradientTransformation:
-    """Multiply the t-th update by √(1 − b2ᵗ) / (1 − b1ᵗ), t = 1, 2, …
+    """Multiply the t-th update by √(1 − b2ᵗ) / (1 − b1ᵗ), t = 1, 2, …; the state is the count.
 
     Args:
-      b1: decay of the first moment, below 1.
-      b2: decay of the second moment.
-
-    Returns:
-      A transformation whose state is a step count (`optax.ScaleByScheduleState`).
+      b1, b2: decays of the first moment, below 1, and of the second.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -105,14 +96,12 @@ def scale_by_unsigned_lion(
     """Lion's direction before its sign: u = b1 m + (1 − b1) g, then m ← b2 m + (1 − b2) g.
 
     For methods that take the sign after leaving the subspace: follow with `optax.scale_by_sign`.
+    The state is optax's.
 
     Args:
       b1: weight of the momentum in the direction.
       b2: decay of the momentum.
       mu_dtype: type in which the momentum is stored; None for the updates', but at least float32.
-
-    Returns:
-      A transformation whose state is an `optax.ScaleByLionState`.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -131,26 +120,19 @@ def scale_by_unsigned_lion(
     check_fraction("b1", b1)
     check_fraction("b2", b2)
 
-    def init(params: Any) -> optax.ScaleByLionState:
-        return optax.ScaleByLionState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+    lion = optax.scale_by_lion(b1, b2)
 
     def update(
         updates: Any, state: optax.ScaleByLionState, params: Any = None
     ) -> tuple[Any, optax.ScaleByLionState]:
-        del params
         direction = optax.tree.update_moment(updates, state.mu, b1, 1)
-        mu = optax.tree.update_moment(updates, state.mu, b2, 1)
-        return direction, optax.ScaleByLionState(optax.safe_increment(state.count), mu)
+        return direction, lion.update(updates, state, params)[1]
 
-    return in_float32(optax.GradientTransformation(init, update), mu_dtype=mu_dtype)
+    return in_float32(optax.GradientTransformation(lion.init, update), mu_dtype=mu_dtype)
 
 
 def _adam(
-    b1: Any,
-    b2: Any,
-    eps: Any,
-    mu_dtype: DTypeLike | None,
-    finish: Callable[[Array, Array], Array],
+    b1: Any, b2: Any, eps: Any, mu_dtype: DTypeLike | None, finish: Callable[[Array, Array], Array]
 ) -> optax.GradientTransformation:
     """m / (√v + eps), and what `finish` makes of it at the count t, from 1."""
     check_fraction("b1", b1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 from lowrank_optax.axes import selection
 from lowrank_optax.axes.moments import first_moment, inner_name, template_state
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
-from lowrank_optax.linalg.averages import mean_over
+from lowrank_optax.linalg.devices import mean_over
 from lowrank_optax.linalg.products import product
 
 Indices = Int[Array, "*batch r"]

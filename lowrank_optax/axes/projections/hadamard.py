@@ -52,7 +52,7 @@ class Transform:
 
     def __call__(self, x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
         """Of the second-to-last axis."""
-        return orthogonal_hadamard(x.astype(self.dtype), axis=-2)
+        return orthogonal_hadamard(x.astype(self.dtype))
 
 
 def hadamard(rank: int | float = 128, select: str | selection.Selection = "l1") -> Hadamard:

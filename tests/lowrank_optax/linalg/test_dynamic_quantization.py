@@ -12,10 +12,9 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from lowrank_optax.linalg.dynamic_quantization import (
+    Quantized8,
     dequantize_dynamic,
-    dynamic_map,
     quantize_dynamic,
-    requantize_dynamic,
 )
 
 FLOAT32 = np.finfo(np.float32)
@@ -32,6 +31,12 @@ def expected_map(signed):
         for place in range(2 ** (bits - decade))
     ]
     return np.array(sorted([0.0, 1.0, *values, *[-value for value in values if signed]]))
+
+
+def dynamic_map(signed):
+    """What all codes in ascending order stand for, in a block whose largest entry is 1."""
+    codes = Quantized8(jnp.arange(256, dtype=jnp.uint8), jnp.ones(1))
+    return dequantize_dynamic(codes, signed=signed)
 
 
 def round_trip(x, signed, **options):
@@ -122,9 +127,6 @@ def test_blocks_have_equal_lengths_and_their_own_scales():
     x = jnp.array([1.0, 2.0, 3.0, -4.0, 5.0, 6.0, 70.0])
     stored = quantize_dynamic(x, signed=True, block_size=4)
     np.testing.assert_array_equal(stored.largest, [-4, 70])
-    again = requantize_dynamic(10 * x, stored, signed=True)
-    np.testing.assert_array_equal(again.codes, stored.codes)
-    np.testing.assert_array_equal(again.largest, [-40, 700])
 
 
 @hypothesis.given(

@@ -16,18 +16,15 @@ def draw(*shape, dtype=jnp.float32):
 @pytest.mark.parametrize("n", [1, 2, 8, 64])
 def test_it_is_sylvesters_matrix_in_orthonormal_form(n, float64):
     H = scipy.linalg.hadamard(n) / np.sqrt(n)
-    x = draw(3, 2, n, dtype=jnp.float64)
-    np.testing.assert_allclose(orthogonal_hadamard(x), x @ H, atol=1e-13)
-    np.testing.assert_allclose(orthogonal_hadamard(x.mT, -2), H @ x.mT, atol=1e-13)
-    np.testing.assert_allclose(orthogonal_hadamard(x[0, 0]), x[0, 0] @ H, atol=1e-13)
+    x = draw(3, n, 2, dtype=jnp.float64)
+    np.testing.assert_allclose(orthogonal_hadamard(x), H @ x, atol=1e-13)
+    np.testing.assert_allclose(orthogonal_hadamard(x[0]), H @ x[0], atol=1e-13)
     np.testing.assert_allclose(hadamard_columns(n, jnp.arange(n), jnp.float64), H, rtol=1e-15)
 
 
-def test_it_undoes_itself_along_any_axis():
+def test_it_undoes_itself():
     x = draw(4, 16, 3)
-    y = orthogonal_hadamard(x, axis=1)
-    np.testing.assert_allclose(y[:, :, 2], orthogonal_hadamard(x[:, :, 2]), atol=1e-6)
-    np.testing.assert_allclose(orthogonal_hadamard(y, axis=-2), x, atol=1e-6)
+    np.testing.assert_allclose(orthogonal_hadamard(orthogonal_hadamard(x)), x, atol=1e-6)
 
 
 def test_columns_are_batched():
@@ -38,7 +35,7 @@ def test_columns_are_batched():
 
 
 def test_half_precision_is_computed_in_float32():
-    x = draw(4, 64, dtype=jnp.bfloat16)
+    x = draw(64, 4, dtype=jnp.bfloat16)
     y = orthogonal_hadamard(x)
     assert y.dtype == jnp.bfloat16
     expected = orthogonal_hadamard(x.astype(jnp.float32)).astype(jnp.bfloat16)
@@ -47,31 +44,17 @@ def test_half_precision_is_computed_in_float32():
 
 def test_two_small_products_in_four_passes_and_no_large_matrix():
     shape = jax.ShapeDtypeStruct((1024, 512), jnp.float32)
-    compiled = jax.jit(lambda x: orthogonal_hadamard(x, -2)).lower(shape).compile()
+    compiled = orthogonal_hadamard.lower(shape).compile()
     cost = compiled.cost_analysis()
     assert "[1024,1024]" not in compiled.as_text()
     assert cost["flops"] <= 1.01 * 1024 * 512 * 2 * (32 + 32)
     assert cost["bytes accessed"] <= 4.2 * 4 * 1024 * 512
 
 
-def test_the_dtype_of_the_result_is_free():
-    x = draw(32, 4, dtype=jnp.bfloat16)
-    y = orthogonal_hadamard(x, -2, dtype=jnp.float32)
-    assert y.dtype == jnp.float32
-    np.testing.assert_allclose(y, orthogonal_hadamard(x.astype(jnp.float32), -2), atol=1e-6)
-    with pytest.raises(TypeError, match="int8 is not a floating dtype"):
-        orthogonal_hadamard(x, dtype=jnp.int8)
-
-
 @pytest.mark.parametrize("n", [3, 12, 0])
 def test_another_length_is_refused_with_the_remedy(n):
     message = rf"a power of two, not n = {n}: use the DCT, which takes any n"
     with pytest.raises(ValueError, match=message):
-        orthogonal_hadamard(jnp.ones((2, n)))
+        orthogonal_hadamard(jnp.ones((n, 2)))
     with pytest.raises(ValueError, match=message):
         hadamard_columns(n, jnp.array([0]))
-
-
-def test_integers_are_refused():
-    with pytest.raises(TypeError, match="takes real floating arrays, not int32"):
-        orthogonal_hadamard(jnp.arange(4))

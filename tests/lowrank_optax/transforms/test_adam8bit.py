@@ -131,9 +131,11 @@ def test_vmap_over_a_stack_equals_the_stack():
     np.testing.assert_array_equal(mapped_state.mu.codes, state.mu.codes)
 
 
-def test_moments_are_read_and_stored_back_unchanged():
+@pytest.mark.parametrize("block_size", [1, 5, 7, 256])
+def test_moments_are_read_and_stored_back_in_their_blocks(block_size):
     tree = {"w": gradient(0), "b": jnp.ones(3)}
-    stored = {"w": quantize_dynamic(tree["w"], signed=True), "b": tree["b"]}
+    quantized = quantize_dynamic(tree["w"], signed=True, block_size=block_size)
+    stored = {"w": quantized, "b": tree["b"]}
     again = store_moments(read_moments(stored, signed=True), stored, signed=True)
     assert isinstance(again["w"], Quantized8)
     chex.assert_trees_all_equal(again, stored)

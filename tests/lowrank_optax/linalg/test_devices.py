@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lowrank_optax.linalg.lapack import matrix_by_matrix
+from lowrank_optax.linalg.devices import matrix_by_matrix
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
 from lowrank_optax.linalg.singular import right_singular_vectors
 
