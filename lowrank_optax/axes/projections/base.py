@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes.moments import require_fields
+from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
 
 Basis = Any
 """What a projection remembers: indices (..., r) of a fixed basis, or a matrix P (..., n, r)."""
@@ -27,47 +28,33 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """The inner optimizer's first moment, for projections and residuals that track it.
+    """The inner optimizer's first moment, for projections and residuals that track it."""
 
-    Attributes:
-      mu: uncorrected first moment in the coordinates of the previous basis, shape (..., r, m).
-      count: int32 number of steps that it has averaged.
-    """
-
-    mu: Float[Array, "*batch r m"]
-    count: Int[Array, ""]
+    mu: Coordinates  # uncorrected, in the coordinates of the previous basis
+    count: Int[Array, ""]  # int32 number of steps that it has averaged
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What there is to choose a subspace from.
+    """What there is to choose a subspace from."""
 
-    Attributes:
-      A: what is to be projected, in the domain, shape (..., n, m).
-      basis: the previous basis.
-      rank: r.
-      key: a random key of this matrix and step.
-      count: int32 number of steps taken.
-      moment: the inner optimizer's first moment, if it has one.
-    """
-
-    A: Float[Array, "*batch n m"]
-    basis: Basis
+    A: Matrix  # what is to be projected, in the domain
+    basis: Basis  # the previous one
     rank: int
-    key: PRNGKeyArray
-    count: Int[Array, ""]
-    moment: Moment | None = None
+    key: PRNGKeyArray  # of this matrix and step
+    count: Int[Array, ""]  # int32 number of steps taken
+    moment: Moment | None = None  # the inner optimizer's, if it has one
 
 
 class Transition(abc.ABC):
     """From one subspace to the next: R = Pᵀ_previous P_current."""
 
     @abc.abstractmethod
-    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry(self, x: Coordinates) -> Coordinates:
         """Rᵀ x: coordinates in the old subspace expressed in the new one."""
 
     @abc.abstractmethod
-    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry_squared(self, x: Coordinates) -> Coordinates:
         """(R ∘ R)ᵀ x: how variances of coordinates carry over."""
 
     @abc.abstractmethod
@@ -79,39 +66,27 @@ class Subspace(abc.ABC):
     """The span of P (n, r), in the projection's domain."""
 
     @abc.abstractmethod
-    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r p"]:
+    def project(self, A: Matrix) -> Coordinates:
         """a = Pᵀ A, the coordinates in the subspace."""
 
     @abc.abstractmethod
-    def embed(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+    def embed(self, u: Coordinates) -> Matrix:
         """P u in the domain."""
 
     @abc.abstractmethod
-    def lift(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+    def lift(self, u: Coordinates) -> Matrix:
         """P u in weight space."""
 
     @abc.abstractmethod
     def since(self, previous: Any) -> Transition:
         """The transition from an earlier subspace of the same projection to this one."""
 
-    def reweight(
-        self,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        inside: Any,
-        outside: Any,
-    ) -> Float[Array, "*batch n m"]:
+    def reweight(self, A: Matrix, a: Coordinates, inside: Any, outside: Any) -> Matrix:
         """inside · P Pᵀ A + outside · (A − P Pᵀ A), in the domain, given a = Pᵀ A."""
         outside = jnp.asarray(outside, A.dtype)
         return outside * A + (jnp.asarray(inside, A.dtype) - outside) * self.embed(a)
 
-    def store(
-        self,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        inside: Any,
-        outside: Any,
-    ) -> Float[Array, "*batch n m"]:
+    def store(self, A: Matrix, a: Coordinates, inside: Any, outside: Any) -> Matrix:
         """What to keep of A so that `restore`, in the next step, returns A reweighted.
 
         A learned basis reweights at once, while a = Pᵀ A is at hand. A fixed one leaves it to the
@@ -119,20 +94,12 @@ class Subspace(abc.ABC):
         """
         return self.reweight(A, a, inside, outside)
 
-    def restore(
-        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
+    def restore(self, stored: Matrix, inside: Any, outside: Any) -> Matrix:
         """inside · P Pᵀ A + outside · (A − P Pᵀ A) from what `store` of this subspace returned."""
         del inside, outside
         return stored
 
-    def without(
-        self,
-        A: Float[Array, "*batch n m"],
-        x: Float[Array, "*batch r p"],
-        previous: Any,
-        y: Float[Array, "*batch r p"],
-    ) -> Float[Array, "*batch n m"]:
+    def without(self, A: Matrix, x: Coordinates, previous: Any, y: Coordinates) -> Matrix:
         """A − P x − P_previous y, in the domain, with a subspace of the same projection."""
         return A - self.embed(x) - previous.embed(y)
 
@@ -162,11 +129,11 @@ class Projection(abc.ABC):
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
         """The basis before the first refresh, for a matrix (..., n, m) computed in dtype."""
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
         """From weight space to the domain; the result in dtype, which is at least float32."""
         return G.astype(dtype)
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+    def synthesize(self, S: Matrix) -> Matrix:
         """From the domain back to weight space; inverse of `analyze`."""
         return S
 
@@ -185,34 +152,16 @@ class Projection(abc.ABC):
             are accumulated in at least float32.
         """
 
-    def settle(
-        self,
-        basis: Basis,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        refreshed: Any,
-    ) -> Basis:
-        """What to remember until the next step, once this one is known.
+    def settle(self, basis: Basis, A: Matrix, a: Coordinates, refreshed: Any) -> Basis:
+        """What to remember until the next step: this one projected A to a with the basis.
 
-        Args:
-          basis: the basis that this step used.
-          A: what was projected, in the domain.
-          a: its coordinates.
-          refreshed: whether this step chose the basis.
+        `refreshed` says whether this step chose the basis.
         """
         del A, a, refreshed
         return basis
 
     def check(self, parts: Any) -> None:
-        """Raise if another axis lacks what this projection needs.
-
-        Args:
-          parts: the engine's `Parts`.
-        """
+        """Raise if another axis, in the engine's `Parts`, lacks what this projection needs."""
         if self.uses_moment:
-            require_fields(
-                f"the projection {self}",
-                parts.inner,
-                ("mu", "count"),
-                "let it follow the gradient alone",
-            )
+            remedy = "let it follow the gradient alone"
+            require_fields(f"the projection {self}", parts.inner, ("mu", "count"), remedy)

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Indices, Matrix
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.dct import (
@@ -27,25 +28,22 @@ class Dct(FixedBasis):
 
     rank: int | float
     select: selection.Selection
-    kind: str
+    kind: str = "II"
     sync_axis: str | None = None
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
-        """S = Qᵀ G by a fast transform, of G as it is: half precision suits matrix units."""
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
+        # Of G as it is: half precision suits matrix units.
         there, back = Transform(self.kind, dtype), Transform(self.kind, G.dtype, inverse=True)
         return transform_columns(there, back, G)
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-        """G = Q S by a fast transform."""
+    def synthesize(self, S: Matrix) -> Matrix:
         there, back = Transform(self.kind, S.dtype, inverse=True), Transform(self.kind, S.dtype)
         return transform_columns(there, back, S)
 
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Cosines of the chosen columns."""
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         return dct_columns(n, indices, dtype=dtype, kind=self.kind)
 
     def order(self, n: int) -> np.ndarray | None:
-        """The order in which the transform finds coefficients; of kind III they are in order."""
         return domain_order(n) if self.kind == "II" else None
 
 
@@ -57,7 +55,7 @@ class Transform:
     dtype: Any
     inverse: bool = False
 
-    def __call__(self, x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+    def __call__(self, x: Matrix) -> Matrix:
         """Of the second-to-last axis, in the domain's order."""
         if self.kind == "II":
             return (domain_idct if self.inverse else domain_dct)(x, self.dtype)
@@ -81,9 +79,6 @@ def dct(
       kind: "II" for the DCT-II basis; "III" for its transpose, which some published code uses.
       sync_axis: axis of `jax.shard_map` whose devices average scores (n numbers) and coordinates
         (m × r); None for no averaging.
-
-    Returns:
-      A projection for `scale_by_low_rank`.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes.projections.arrays import Coordinates, Indices, Matrix
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.products import product
-
-Indices = Int[Array, "*batch r"]
 
 
 class FixedBasis(Projection):
@@ -49,20 +48,16 @@ class FixedBasis(Projection):
         return jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), (*shape[:-2], rank))
 
     def refresh(self, choice: Choice) -> Indices:
-        """Choose columns anew from their scores."""
         scores = mean_over(self.select.scores(choice.A), self.sync_axis)
         order = self.order(choice.A.shape[-2])
         if order is not None:
-            scores = _look_up(scores, np.argsort(order))
+            scores = jnp.take(scores, np.argsort(order), axis=-1, mode="clip")
         return self.select(scores, choice.rank, choice.key)
 
     def subspace(self, basis: Indices, shape: Shape, dtype: Any = None) -> "ChosenColumns":
-        """The span of the chosen columns."""
         return ChosenColumns(self, basis, shape[-2], dtype)
 
-    def lift(
-        self, u: Float[Array, "*batch r m"], columns: "ChosenColumns"
-    ) -> Float[Array, "*batch n m"]:
+    def lift(self, u: Coordinates, columns: "ChosenColumns") -> Matrix:
         """P u with the r columns of P generated, or by the inverse transform for many columns."""
         dtype = columns.dtype or u.dtype
         if 2 * u.shape[-2] > columns.n:
@@ -79,49 +74,34 @@ class ChosenColumns(Subspace):
     n: int
     dtype: Any = None
 
-    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
-        """The chosen rows of the coefficients."""
-        order = self.projection.order(self.n)
-        rows = self.indices
+    def project(self, A: Matrix) -> Coordinates:
+        order, rows = self.projection.order(self.n), self.indices
         if order is not None:
-            rows = _look_up(jnp.asarray(np.argsort(order), jnp.int32), rows)
+            positions = jnp.asarray(np.argsort(order), jnp.int32)
+            rows = jnp.take(positions, rows, axis=-1, mode="clip")
         return mean_over(take_rows(A, rows), self.projection.sync_axis)
 
-    def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
-        """Coefficients that are u at the chosen rows and zero elsewhere."""
+    def embed(self, u: Coordinates) -> Matrix:
         # A gather: on CPUs a scatter is a serial loop, and over devices one of a batch is sent.
         slots, chosen = self.table
         return jnp.where(chosen[..., None], take_rows(u, slots), jnp.zeros((), u.dtype))
 
-    def lift(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
-        """P u in weight space, as the projection does it best."""
+    def lift(self, u: Coordinates) -> Matrix:
         return self.projection.lift(u, self)
 
-    def reweight(
-        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """Multiply the chosen rows by `inside` and all others by `outside`."""
+    def reweight(self, A: Matrix, a: Any, inside: Any, outside: Any) -> Matrix:
         del a
-        weights = jnp.where(
-            self.table[1], jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype)
-        )
-        return A * weights[..., None]
+        inside, outside = jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype)
+        return A * jnp.where(self.table[1], inside, outside)[..., None]
 
-    def store(
-        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """A itself: `restore` reweights it."""
+    def store(self, A: Matrix, a: Any, inside: Any, outside: Any) -> Matrix:
         del a, inside, outside
         return A
 
-    def restore(
-        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """What is stored, reweighted."""
+    def restore(self, stored: Matrix, inside: Any, outside: Any) -> Matrix:
         return self.reweight(stored, None, inside, outside)
 
     def since(self, previous: "ChosenColumns") -> "MovedColumns":
-        """Which columns were chosen before, and where they were."""
         return MovedColumns(*_find(previous.indices, self.indices))
 
     @functools.cached_property
@@ -139,30 +119,23 @@ class MovedColumns(Transition):
     slots: Indices
     kept: Bool[Array, "*batch r"]
 
-    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry(self, x: Coordinates) -> Coordinates:
         """Move what belongs to columns chosen both times; new columns start from zero."""
         return jnp.where(self.kept[..., None], take_rows(x, self.slots), jnp.zeros((), x.dtype))
 
-    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
-        """The same: zeros and ones are their own squares."""
-        return self.carry(x)
+    def carry_squared(self, x: Coordinates) -> Coordinates:
+        return self.carry(x)  # zeros and ones are their own squares
 
     def overlap(self) -> Float[Array, "*batch"]:
-        """Share of the columns chosen both times."""
         return jnp.mean(self.kept, axis=-1, dtype=jnp.float32)
 
 
-def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "*batch r m"]:
+def take_rows(x: Matrix, indices: Indices) -> Coordinates:
     """x[..., indices, :], batched over the leading axes."""
     take = lambda x, indices: jnp.take(x, indices, axis=0, mode="clip")
     for _ in range(x.ndim - 2):
         take = jax.vmap(take)
     return take(x, indices)
-
-
-def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*shape"]:
-    """Entries of the last axis of a table: one of the two, table or positions, has a batch."""
-    return jnp.take(table, positions, axis=-1, mode="clip")
 
 
 def _find(

@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Coordinates, Indices, Matrix
 from lowrank_optax.axes.projections.fixed import ChosenColumns, FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
 
@@ -19,14 +20,10 @@ class Identity(FixedBasis):
     select: selection.Selection
     whole = ""
 
-    def lift(
-        self, u: Float[Array, "*batch r m"], columns: ChosenColumns
-    ) -> Float[Array, "*batch n m"]:
-        """u in the chosen rows and zero elsewhere."""
+    def lift(self, u: Coordinates, columns: ChosenColumns) -> Matrix:
         return columns.embed(u)
 
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Unit vectors."""
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         return jax.nn.one_hot(indices, n, dtype=dtype, axis=-2)
 
 
@@ -37,8 +34,7 @@ def identity(rank: int | float = 128, select: str | selection.Selection = "l1") 
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
-        `selection.Selection`.
+      select: as for `projections.dct`.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.

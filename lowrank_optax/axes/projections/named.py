@@ -1,7 +1,6 @@
 """Projections by name, for recipes and command lines."""
 
 from collections.abc import Callable
-from typing import Any
 
 from lowrank_optax.axes.projections.base import Projection
 from lowrank_optax.axes.projections.dct import dct
@@ -15,16 +14,10 @@ from lowrank_optax.axes.projections.svd import svd
 from lowrank_optax.axes.selection import Selection
 
 SELECTING: dict[str, Callable[..., Projection]] = {
-    "dct": dct,
-    "svd": svd,
-    "identity": identity,
-    "hadamard": hadamard,
-    "random_orthogonal": random_orthogonal,
+    build.__name__: build for build in (dct, svd, identity, hadamard, random_orthogonal)
 }
 OTHERS: dict[str, Callable[..., Projection]] = {
-    "random": random,
-    "power_iteration": power_iteration,
-    "online_pca": online_pca,
+    build.__name__: build for build in (random, power_iteration, online_pca)
 }
 
 
@@ -54,9 +47,8 @@ def by_name(
                 "to the projection's constructor."
             )
         return projection
-    arguments: dict[str, Any] = {} if select is None else {"select": select}
     if projection in SELECTING:
-        return SELECTING[projection](rank, **arguments)
+        return SELECTING[projection](rank, **({} if select is None else {"select": select}))
     if projection not in OTHERS:
         raise ValueError(
             f"projection={projection!r} is unknown; use one of {(*SELECTING, *OTHERS)} or a "

@@ -4,44 +4,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.projections.dct import Transform
-from lowrank_optax.axes.projections.fixed import FixedBasis
+from lowrank_optax.axes.projections.arrays import Indices, Matrix
+from lowrank_optax.axes.projections.dct import Dct
 from lowrank_optax.linalg.arguments import check_rank
-from lowrank_optax.linalg.dct import dct_columns, domain_order
-from lowrank_optax.sharding.transforms import transform_columns
 
 
 @axis_value("seed")
-class RandomOrthogonal(FixedBasis):
+class RandomOrthogonal(Dct):
     """Columns of Q = D C; build it with `projections.random_orthogonal`."""
 
-    rank: int | float
-    select: selection.Selection
-    seed: Any
+    seed: Any = 0
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
-        """S = Qᵀ G: signs, then a fast transform."""
-        signed = G * self._signs(G.shape[-2], G.dtype)
-        there, back = Transform("II", dtype), Transform("II", G.dtype, inverse=True)
-        return transform_columns(there, back, signed)
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
+        return super().analyze(G * self._signs(G.shape[-2], G.dtype), dtype)
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-        """G = Q S: the inverse transform, then signs."""
-        there, back = Transform("II", S.dtype, inverse=True), Transform("II", S.dtype)
-        return transform_columns(there, back, S) * self._signs(S.shape[-2], S.dtype)
+    def synthesize(self, S: Matrix) -> Matrix:
+        return super().synthesize(S) * self._signs(S.shape[-2], S.dtype)
 
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Cosines of the chosen columns with signed rows."""
-        return dct_columns(n, indices, dtype=dtype) * self._signs(n, dtype)
-
-    def order(self, n: int) -> np.ndarray | None:
-        """The order in which the transform finds coefficients."""
-        return domain_order(n)
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
+        return super().columns(indices, n, dtype) * self._signs(n, dtype)
 
     def _signs(self, n: int, dtype: Any) -> Float[Array, "n 1"]:
         # From bits and a named generator, so that neither the default dtype nor the default
@@ -63,12 +48,8 @@ def random_orthogonal(
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
-        `selection.Selection`.
+      select: as for `projections.dct`.
       seed: of the basis; matrices of the same n share it.
-
-    Returns:
-      A projection for `scale_by_low_rank`.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.
@@ -87,4 +68,4 @@ def random_orthogonal(
       True
     """
     check_rank(rank)
-    return RandomOrthogonal(rank, selection.resolve(select), seed)
+    return RandomOrthogonal(rank, selection.resolve(select), seed=seed)
