@@ -129,10 +129,10 @@ class Rotate(Transport):
         state = optax.tree.map_params(
             change.inner, move, change.state, change.template, change.transitions
         )
-        if optax.tree_utils.tree_get_all_with_path(state, "nu"):
-            nu = optax.tree_utils.tree_get(state, "nu")
-            state = optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
-        return state
+        nu = optax.tree_utils.tree_get(state, "nu")
+        if nu is None:
+            return state
+        return optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
 
 
 @axis_value()

@@ -1,7 +1,7 @@
 """The contract of the projection axis: which r-dimensional subspace, and in which domain we work.
 
-A weight matrix comes as (..., n, m) with the compressed axis first. The papers write its transpose,
-so that their columns of G Q are rows here, and a = A P is (..., r, m).
+A weight matrix comes as (..., n, m) with the compressed axis first, the papers' one transposed:
+what is A P there is a = Pᵀ A here, (..., r, m).
 
 A projection analyses a gradient into a *domain* in which the rest of the step happens. A fixed
 orthogonal basis Q uses its coefficients S = Qᵀ G, so projecting is a gather of rows; a learned
@@ -153,10 +153,7 @@ class Projection(abc.ABC):
         """
 
     def settle(self, basis: Basis, A: Matrix, a: Coordinates, refreshed: Any) -> Basis:
-        """What to remember until the next step: this one projected A to a with the basis.
-
-        `refreshed` says whether this step chose the basis.
-        """
+        """What to remember of the basis that projected A to a, in this step `refreshed` or not."""
         del A, a, refreshed
         return basis
 

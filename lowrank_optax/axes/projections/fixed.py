@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -130,20 +129,20 @@ class MovedColumns(Transition):
         return jnp.mean(self.kept, axis=-1, dtype=jnp.float32)
 
 
-def take_rows(x: Matrix, indices: Indices) -> Coordinates:
+@functools.partial(jnp.vectorize, signature="(n,m),(r)->(r,m)")
+def take_rows(x: Array, indices: Array) -> Array:
     """x[..., indices, :], batched over the leading axes."""
-    take = lambda x, indices: jnp.take(x, indices, axis=0, mode="clip")
-    for _ in range(x.ndim - 2):
-        take = jax.vmap(take)
-    return take(x, indices)
+    return jnp.take(x, indices, axis=0, mode="clip")
+
+
+@functools.partial(jnp.vectorize, signature="(r),(k)->(k)")
+def _search(values: Array, queries: Array) -> Array:
+    return jnp.searchsorted(values, queries, method="scan_unrolled")
 
 
 def _find(
     previous: Int[Array, "*batch r"], current: Int[Array, "*batch k"]
 ) -> tuple[Int[Array, "*batch k"], Bool[Array, "*batch k"]]:
     """For every current index its slot among the ascending previous, and if it has one."""
-    search = lambda values, queries: jnp.searchsorted(values, queries, method="scan_unrolled")
-    for _ in range(previous.ndim - 1):
-        search = jax.vmap(search)
-    slots = jnp.minimum(search(previous, current), previous.shape[-1] - 1)
+    slots = jnp.minimum(_search(previous, current), previous.shape[-1] - 1)
     return slots, jnp.take_along_axis(previous, slots, axis=-1) == current

@@ -13,11 +13,9 @@ from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
 from lowrank_optax.axes.projections.svd import svd
 from lowrank_optax.axes.selection import Selection
 
-SELECTING: dict[str, Callable[..., Projection]] = {
-    build.__name__: build for build in (dct, svd, identity, hadamard, random_orthogonal)
-}
-OTHERS: dict[str, Callable[..., Projection]] = {
-    build.__name__: build for build in (random, power_iteration, online_pca)
+SELECTING = (dct, svd, identity, hadamard, random_orthogonal)
+BUILDERS: dict[str, Callable[..., Projection]] = {
+    build.__name__: build for build in (*SELECTING, random, power_iteration, online_pca)
 }
 
 
@@ -47,16 +45,17 @@ def by_name(
                 "to the projection's constructor."
             )
         return projection
-    if projection in SELECTING:
-        return SELECTING[projection](rank, **({} if select is None else {"select": select}))
-    if projection not in OTHERS:
+    if projection not in BUILDERS:
         raise ValueError(
-            f"projection={projection!r} is unknown; use one of {(*SELECTING, *OTHERS)} or a "
-            "projection from lowrank_optax.axes.projections."
+            f"projection={projection!r} is unknown; use one of {tuple(BUILDERS)} or a projection "
+            "from lowrank_optax.axes.projections."
         )
-    if select is not None:
+    build = BUILDERS[projection]
+    if select is None:
+        return build(rank)
+    if build not in SELECTING:
         raise ValueError(
             f"projection={projection!r} selects nothing, so select={select!r} has no effect; "
-            f"leave it out, or use one of {tuple(SELECTING)}."
+            f"leave it out, or use one of {tuple(build.__name__ for build in SELECTING)}."
         )
-    return OTHERS[projection](rank)
+    return build(rank, select)
