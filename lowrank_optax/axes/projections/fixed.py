@@ -1,17 +1,20 @@
-"""Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
+"""Fixed orthogonal bases, whose state is the indices of r columns; the simplest is the identity."""
 
 import abc
 import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Coordinates, Indices, Matrix
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
+from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.products import product
 
@@ -146,3 +149,44 @@ def _find(
     """For every current index its slot among the ascending previous, and if it has one."""
     slots = jnp.minimum(_search(previous, current), previous.shape[-1] - 1)
     return slots, jnp.take_along_axis(previous, slots, axis=-1) == current
+
+
+@axis_value()
+class Identity(FixedBasis):
+    """Coordinates; build it with `projections.identity`."""
+
+    rank: int | float
+    select: selection.Selection
+    whole = ""
+
+    def lift(self, u: Coordinates, columns: ChosenColumns) -> Matrix:
+        return columns.embed(u)
+
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
+        return jax.nn.one_hot(indices, n, dtype=dtype, axis=-2)
+
+
+def identity(rank: int | float = 128, select: str | selection.Selection = "l1") -> Identity:
+    """r of the n coordinates of the compressed axis: whole rows or columns of the gradient.
+
+    With `select="uniform"` a new random set at every refresh, which FRUGAL calls RandPerm.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: as for `projections.dct`.
+
+    Raises:
+      TypeError, ValueError: if an argument is out of range.
+
+    Reference:
+      arXiv 2411.07837.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.identity(rank=2)
+      >>> projection.select(projection.select.scores(jnp.array([[1.0], [9.0], [2.0]])), 2, None)
+      Array([1, 2], dtype=int32)
+    """
+    check_rank(rank)
+    return Identity(rank, selection.resolve(select))

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 from lowrank_optax.axes.projections.base import Projection
-from lowrank_optax.axes.projections.dct import dct
+from lowrank_optax.axes.projections.dct import dct, random_orthogonal
+from lowrank_optax.axes.projections.fixed import identity
 from lowrank_optax.axes.projections.hadamard import hadamard
-from lowrank_optax.axes.projections.identity import identity
 from lowrank_optax.axes.projections.online_pca import online_pca
 from lowrank_optax.axes.projections.power_iteration import power_iteration
 from lowrank_optax.axes.projections.random import random
-from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
 from lowrank_optax.axes.projections.svd import svd
 from lowrank_optax.axes.selection import Selection
 
