@@ -11,24 +11,18 @@ from jaxtyping import Array, Bool, Int
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.base import Transition
 
-Count: TypeAlias = Int[Array, ""]
-"""int32 number of steps taken."""
-
-Due: TypeAlias = Bool[Array, ""] | bool
-"""Whether a step chooses a subspace; True where every one does, and no predicate is compiled."""
+Count: TypeAlias = Int[Array, ""]  # int32 number of steps taken
+Due: TypeAlias = Bool[Array, ""] | bool  # True where it always is, and no predicate is compiled
 
 UpdateInterval: TypeAlias = "int | Callable[[Array], Array] | Refresh"
 """What `update_interval=` takes: T, a function of the count, or a `Refresh`."""
 
 
 class Refresh(abc.ABC):
-    """Contract of the refresh axis. Stateless; the engine counts the steps.
+    """Contract of the refresh axis. Stateless; the engine counts the steps."""
 
-    Attributes:
-      by_matrix: every matrix follows a schedule of its own, and so has an inner optimizer of its
-        own, whose step counts are its own.
-    """
-
+    # Whether every matrix follows a schedule of its own, and so has an inner optimizer of its own,
+    # whose step counts are its own.
     by_matrix: bool = False
 
     def init(self) -> Any:
@@ -39,11 +33,7 @@ class Refresh(abc.ABC):
     def due(self, count: Count, state: Any, position: int, matrices: int) -> Due:
         """Whether this step chooses a subspace; true at the first step.
 
-        Args:
-          count: int32 number of steps taken.
-          state: what is remembered for this matrix.
-          position: of this matrix among all.
-          matrices: how many there are.
+        `state` is what is remembered for this matrix, which has a position among all matrices.
         """
 
     def advance(self, state: Any, count: Count, due: Due, change: Transition) -> Any:
@@ -101,9 +91,8 @@ class Staggered(Refresh):
     by_matrix = True
 
     def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
-        del state
         offset = position * self.interval // matrices
-        return (count == 0) | ((count - offset) % self.interval == 0)
+        return Every(self.interval, offset).due(count, state, position, matrices)
 
 
 class AdaptiveState(NamedTuple):

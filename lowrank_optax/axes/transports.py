@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lowrank_optax.axes import moments
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.moments import (
-    has_one,
-    inner_name,
-    is_moment,
-    require_fields,
-    template_state,
-)
 from lowrank_optax.axes.projections.base import Transition
 
 
@@ -37,10 +31,10 @@ class Change:
         """A field of the state, wherever in it it is."""
         return optax.tree_utils.tree_get(self.state, name)
 
-    def map(self, function: Any, *moments: Any) -> Any:
-        """`function(transition, *moments)` for every matrix."""
+    def map(self, function: Any, *trees: Any) -> Any:
+        """`function(transition, *moments)` for every matrix, given trees of moments."""
         is_transition = lambda node: isinstance(node, Transition)
-        return jax.tree.map(function, self.transitions, *moments, is_leaf=is_transition)
+        return jax.tree.map(function, self.transitions, *trees, is_leaf=is_transition)
 
 
 class Transport(abc.ABC):
@@ -67,10 +61,10 @@ class Transport(abc.ABC):
         return jax.lax.cond(due, lambda: self(change), lambda: change.state)
 
     def _refusal(self, moved: str, inner: optax.GradientTransformation) -> ValueError:
+        name = moments.inner_name(inner)
         return ValueError(
-            f"transport={self.name!r} moves {moved}, but the state of {inner_name(inner)} has "
-            "none; use transport='keep' or 'reset', or an inner optimizer such as "
-            "optax.scale_by_adam()."
+            f"transport={self.name!r} moves {moved}, but the state of {name} has none; use "
+            "transport='keep' or 'reset', or an inner optimizer such as optax.scale_by_adam()."
         )
 
 
@@ -117,7 +111,8 @@ class Rotate(Transport):
     name = "rotate"
 
     def check(self, parts: Any) -> None:
-        marked = optax.tree.map_params(parts.inner, is_moment, template_state(parts.inner))
+        state = moments.template_state(parts.inner)
+        marked = optax.tree.map_params(parts.inner, moments.is_moment, state)
         if not any(leaf is True for leaf in jax.tree.leaves(marked)):
             raise self._refusal("per-coordinate moments", parts.inner)
 
@@ -142,9 +137,9 @@ class RotateFirstMoment(Transport):
     name = "rotate_first"
 
     def check(self, parts: Any) -> None:
-        state = template_state(parts.inner)
+        state = moments.template_state(parts.inner)
         field = _first_moment(state)
-        if field is None or not is_moment(optax.tree_utils.tree_get(state, field)):
+        if field is None or not moments.is_moment(optax.tree_utils.tree_get(state, field)):
             raise self._refusal("the first moment ('mu' or 'trace')", parts.inner)
 
     def __call__(self, change: Change) -> Any:
@@ -155,7 +150,7 @@ class RotateFirstMoment(Transport):
 
 
 def _first_moment(state: Any) -> str | None:
-    return next((field for field in ("mu", "trace") if has_one(state, field)), None)
+    return next((field for field in ("mu", "trace") if moments.has_one(state, field)), None)
 
 
 @axis_value("b1", "b2")
@@ -177,7 +172,7 @@ class RotateMoments(Transport):
 
     def check(self, parts: Any) -> None:
         needed, remedy = ("mu", "nu", "count"), "use transport='keep' or 'reset'"
-        require_fields("transport='rotate_moments'", parts.inner, needed, remedy)
+        moments.require_fields("transport='rotate_moments'", parts.inner, needed, remedy)
 
     def __call__(self, change: Change) -> Any:
         t = jnp.maximum(change.field("count"), 1)

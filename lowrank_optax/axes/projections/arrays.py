@@ -2,14 +2,7 @@
 
 from jaxtyping import Array, Float, Int
 
-Matrix = Float[Array, "*batch n m"]
-"""G or A, in weight space or in the domain."""
-
-Coordinates = Float[Array, "*batch r p"]
-"""a = Pᵀ A; p is m, unless both sides are compressed."""
-
-Columns = Float[Array, "*batch n r"]
-"""P of a learned basis."""
-
-Indices = Int[Array, "*batch r"]
-"""Columns of a fixed basis, ascending."""
+Matrix = Float[Array, "*batch n m"]  # G or A, in weight space or in the domain
+Coordinates = Float[Array, "*batch r p"]  # a = Pᵀ A; p is m, unless both sides are compressed
+Columns = Float[Array, "*batch n r"]  # P of a learned basis
+Indices = Int[Array, "*batch r"]  # of the columns of a fixed basis, ascending

@@ -105,15 +105,11 @@ class Subspace(abc.ABC):
 
 
 class Projection(abc.ABC):
-    """A subspace of the compressed axis. Stateless: what changes is the basis.
+    """A subspace of the compressed axis. Stateless: what changes is the basis."""
 
-    Attributes:
-      rank: r as an int or a fraction of n.
-      whole: which of the axes "n" and "m" of a matrix the work needs whole on one device: "n" where
-        a transform mixes the compressed axis, "nm" where low-rank arrays have no axis m.
-    """
-
-    rank: int | float
+    rank: int | float  # r, or a fraction of n
+    # Which of the axes "n" and "m" of a matrix the work needs whole on one device: "n" where a
+    # transform mixes the compressed axis, "nm" where low-rank arrays have no axis m.
     whole: str = ""
 
     @property
@@ -143,13 +139,10 @@ class Projection(abc.ABC):
 
     @abc.abstractmethod
     def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> Subspace:
-        """The subspace of a basis, for matrices (..., n, m).
+        """The subspace of a basis, for matrices of a shape (..., n, m).
 
-        Args:
-          basis: what `init` or `refresh` returned.
-          shape: of the matrices.
-          dtype: dtype of `lift`'s operands, the leaf's; None for what it is given. The products
-            are accumulated in at least float32.
+        `lift` multiplies in a dtype, the leaf's, or in that of what it is given for None; the
+        products are accumulated in at least float32.
         """
 
     def settle(self, basis: Basis, A: Matrix, a: Coordinates, refreshed: Any) -> Basis:

@@ -51,14 +51,13 @@ class Dct(FixedBasis):
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """The transform of a kind or its inverse, equal to another one of the same options."""
+    """Of the second-to-last axis, in the domain's order; equal to another one of its options."""
 
     kind: str
     dtype: Any
     inverse: bool = False
 
     def __call__(self, x: Matrix) -> Matrix:
-        """Of the second-to-last axis, in the domain's order."""
         if self.kind == "II":
             return (domain_idct if self.inverse else domain_dct)(x, self.dtype)
         transform = orthogonal_dct if self.inverse else orthogonal_idct
@@ -151,8 +150,6 @@ def random_orthogonal(
       >>> import lowrank_optax as lro
       >>> projection = lro.projections.random_orthogonal(rank=2, seed=1)
       >>> Q = projection.columns(jnp.arange(5), 5, jnp.float32)
-      >>> bool(jnp.allclose(Q.T @ Q, jnp.eye(5), atol=1e-6))
-      True
       >>> bool(jnp.allclose(projection.analyze(jnp.eye(5), Q.dtype), Q.T, atol=1e-6))
       True
     """

@@ -20,15 +20,11 @@ from lowrank_optax.linalg.products import product
 
 
 class FixedBasis(Projection):
-    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = Qᵀ G.
+    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = Qᵀ G."""
 
-    Attributes:
-      select: chooses the columns.
-      sync_axis: axis of `jax.shard_map` over which scores and coordinates are averaged, so that
-        devices with different A take the same step; None for no averaging.
-    """
-
-    select: selection.Selection
+    select: selection.Selection  # chooses the columns
+    # Axis of `jax.shard_map` over which scores and coordinates are averaged, so that devices with
+    # different A take the same step; None for no averaging.
     sync_axis: str | None = None
     whole = "n"
 

@@ -25,9 +25,8 @@ class Hadamard(FixedBasis):
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         if not is_power_of_two(shape[-2]):
             raise ValueError(
-                "projections.hadamard needs a compressed dimension that is a power of two, not "
-                f"n = {shape[-2]}; use projections.dct, which takes any n, or compress the other "
-                "side."
+                "projections.hadamard needs a compressed dimension that is a power of two, not n = "
+                f"{shape[-2]}; use projections.dct, which takes any n, or compress the other side."
             )
         return super().init(shape, rank, dtype, key)
 
@@ -44,12 +43,11 @@ class Hadamard(FixedBasis):
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """The transform with a result in a dtype, equal to another one of the same."""
+    """Of the second-to-last axis, with a result in a dtype; equal to another one of the same."""
 
     dtype: Any
 
     def __call__(self, x: Matrix) -> Matrix:
-        """Of the second-to-last axis."""
         return orthogonal_hadamard(x.astype(self.dtype), axis=-2)
 
 

@@ -33,7 +33,6 @@ class OnlinePca(LearnedBasis):
     penalty: Any
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> OnlinePcaBasis:
-        """The first r coordinates, until the first gradient is known."""
         P = super().init(shape, rank, dtype, key)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
@@ -42,12 +41,11 @@ class OnlinePca(LearnedBasis):
 
     def refresh(self, choice: Choice) -> OnlinePcaBasis:
         """The best subspace for A, and a fresh optimizer."""
-        A, basis = choice.A, choice.basis
-        V, s = right_singular_vectors(A.mT, choice.rank, key=choice.key)
-        V = canonical_signs(V).astype(basis.P.dtype)
+        P = choice.basis.P
+        V, s = right_singular_vectors(choice.A.mT, choice.rank, key=choice.key)
         # The singular vectors of a zero gradient are finite, and mean nothing.
         known = jnp.any(s > 0, axis=-1)[..., None, None]
-        P = jnp.where(known, keep_finite(V, basis.P), basis.P)
+        P = jnp.where(known, keep_finite(canonical_signs(V).astype(P.dtype), P), P)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
     def settle(
@@ -56,8 +54,7 @@ class OnlinePca(LearnedBasis):
         """One step of the optimizer, except where P was just chosen."""
         H = _pca_gradient(A, a, basis.P, self.penalty)
         updates, state = self.optimizer.update(H, basis.optimizer, basis.P)
-        P = keep_finite(basis.P + updates, basis.P)
-        moved = OnlinePcaBasis(P, state)
+        moved = OnlinePcaBasis(keep_finite(basis.P + updates, basis.P), state)
         return jax.tree.map(lambda old, new: jnp.where(refreshed, old, new), basis, moved)
 
 

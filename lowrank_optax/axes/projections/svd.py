@@ -36,10 +36,7 @@ class Svd(LearnedBasis):
 
 
 def svd(
-    rank: int | float = 128,
-    select: str | selection.Selection = "top",
-    *,
-    method: str = "auto",
+    rank: int | float = 128, select: str | selection.Selection = "top", *, method: str = "auto"
 ) -> Svd:
     """The span of r singular vectors of the matrix they are chosen for, on its compressed side.
 

@@ -8,14 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
-from lowrank_optax.axes.projections.base import (
-    Basis,
-    Choice,
-    Projection,
-    Shape,
-    Subspace,
-    Transition,
-)
+from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
 from lowrank_optax.linalg.arguments import resolve_rank
 
 
@@ -34,7 +27,7 @@ class TwoSided(Projection):
     def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
         return (*shape[:-2], rank, self._left_rank(shape))
 
-    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         left_key, right_key = jax.random.split(key)
         left_rank = self._left_rank(shape)
         left = self.left.init(_transposed(shape), left_rank, dtype, left_key)
@@ -46,7 +39,7 @@ class TwoSided(Projection):
     def synthesize(self, S: Matrix) -> Matrix:
         return self.right.synthesize(self.left.synthesize(S.mT).mT)
 
-    def refresh(self, choice: Choice) -> Basis:
+    def refresh(self, choice: Choice) -> tuple[Any, Any]:
         """Each side for itself, from A and from Aᵀ; A has been transformed on both sides."""
         left, right = choice.basis
         left_key, right_key = jax.random.split(choice.key)
@@ -55,7 +48,7 @@ class TwoSided(Projection):
         for_right = dataclasses.replace(choice, basis=right, key=right_key)
         return self.left.refresh(for_left), self.right.refresh(for_right)
 
-    def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> "Product":
+    def subspace(self, basis: Any, shape: Shape, dtype: Any = None) -> "Product":
         left = self.left.subspace(basis[0], _transposed(shape), dtype)
         return Product(left, self.right.subspace(basis[1], shape, dtype))
 
