@@ -109,7 +109,6 @@ class Adaptive(Refresh):
     interval: int
     threshold: float
     longest: int
-
     by_matrix = True
 
     def init(self) -> AdaptiveState:
@@ -159,11 +158,7 @@ def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400
 
 
 def resolve(update_interval: Any, stagger: bool = False, offset: int = 0) -> Refresh:
-    """What `update_interval=`, also a traced number, and `stagger=` take, as a schedule.
-
-    Raises:
-      TypeError, ValueError: if it is none, or below 1.
-    """
+    """The schedule of what `update_interval=`, also a traced number, and `stagger=` take."""
     is_number = isinstance(update_interval, int | jax.Array)
     below = lambda least: isinstance(update_interval, int) and update_interval < least
     if stagger:

@@ -29,8 +29,7 @@ class TwoSided(Projection):
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         left_key, right_key = jax.random.split(key)
-        left_rank = self._left_rank(shape)
-        left = self.left.init(_transposed(shape), left_rank, dtype, left_key)
+        left = self.left.init(_transposed(shape), self._left_rank(shape), dtype, left_key)
         return left, self.right.init(shape, rank, dtype, right_key)
 
     def analyze(self, G: Matrix, dtype: Any) -> Matrix:
