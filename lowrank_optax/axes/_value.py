@@ -16,19 +16,6 @@ def axis_value(*numbers: str) -> Callable[[type[T]], type[T]]:
     `optax.inject_hyperparams` builds an optimizer anew in every traced step, around traced scalars.
     Under a mesh with `Explicit` axes these can enter the engine's mathematics as arguments only, so
     whatever may be a traced number has to be a leaf. All other fields fix the program.
-
-    Args:
-      *numbers: names of the fields that hold numbers, or pytrees of them.
-
-    Example:
-      >>> import jax
-      >>> from lowrank_optax.axes._value import axis_value
-      >>> @axis_value("decay")
-      ... class Decay:
-      ...     decay: float
-      ...     name: str
-      >>> jax.tree.leaves(Decay(0.9, "slow"))
-      [0.9]
     """
 
     def register(cls: type[T]) -> type[T]:

@@ -46,17 +46,7 @@ def first_moment(state: Any) -> Any:
 def require_fields(
     user: str, inner: optax.GradientTransformation, fields: tuple[str, ...], remedy: str
 ) -> None:
-    """Raise unless the inner optimizer's state has one of each field, as plain arrays.
-
-    Args:
-      user: who needs them, for the message.
-      inner: the inner optimizer.
-      fields: names of the fields.
-      remedy: what to change, for the message.
-
-    Raises:
-      ValueError: naming the missing fields and the inner optimizer.
-    """
+    """Raise unless the state has one of each field, as plain arrays; the message names the user."""
     state = template_state(inner)
 
     def usable(field: str) -> bool:

@@ -11,18 +11,18 @@ from jaxtyping import Array, Bool, Int
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.base import Transition
 
+Count: TypeAlias = Int[Array, ""]  # int32 number of steps taken
+Due: TypeAlias = Bool[Array, ""] | bool  # True where it always is, and no predicate is compiled
+
 UpdateInterval: TypeAlias = "int | Callable[[Array], Array] | Refresh"
 """What `update_interval=` takes: T, a function of the count, or a `Refresh`."""
 
 
 class Refresh(abc.ABC):
-    """Contract of the refresh axis. Stateless; the engine counts the steps.
+    """Contract of the refresh axis. Stateless; the engine counts the steps."""
 
-    Attributes:
-      by_matrix: every matrix follows a schedule of its own, and so has an inner optimizer of its
-        own, whose step counts are its own.
-    """
-
+    # Whether every matrix follows a schedule of its own, and so has an inner optimizer of its own,
+    # whose step counts are its own.
     by_matrix: bool = False
 
     def init(self) -> Any:
@@ -30,24 +30,13 @@ class Refresh(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def due(
-        self, count: Int[Array, ""], state: Any, position: int, matrices: int
-    ) -> Bool[Array, ""] | bool:
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> Due:
         """Whether this step chooses a subspace; true at the first step.
 
-        Args:
-          count: int32 number of steps taken.
-          state: what is remembered for this matrix.
-          position: of this matrix among all.
-          matrices: how many there are.
-
-        Returns:
-          A scalar, or Python's True where it is always so and no predicate is to be compiled.
+        `state` is what is remembered for this matrix, which has a position among all matrices.
         """
 
-    def advance(
-        self, state: Any, count: Int[Array, ""], due: Bool[Array, ""] | bool, change: Transition
-    ) -> Any:
+    def advance(self, state: Any, count: Count, due: Due, change: Transition) -> Any:
         """What to remember after a step, given the change of the subspace in it."""
         del count, due, change
         return state
@@ -57,8 +46,7 @@ class Refresh(abc.ABC):
 class EveryStep(Refresh):
     """At every step."""
 
-    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> bool:
-        """Always."""
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> bool:
         del count, state, position, matrices
         return True
 
@@ -67,8 +55,7 @@ class EveryStep(Refresh):
 class Once(Refresh):
     """At the first step only."""
 
-    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
-        """At count 0."""
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
         del state, position, matrices
         return count == 0
 
@@ -79,8 +66,7 @@ class When(Refresh):
 
     predicate: Callable[[Array], Array]
 
-    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
-        """The predicate."""
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
         del state, position, matrices
         return jnp.asarray(self.predicate(count), bool)
 
@@ -92,8 +78,7 @@ class Every(Refresh):
     interval: Any
     offset: Any = 0
 
-    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
-        """Every `interval` steps."""
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
         del state, position, matrices
         return (count == 0) | ((count - self.offset) % self.interval == 0)
 
@@ -105,18 +90,16 @@ class Staggered(Refresh):
     interval: Any
     by_matrix = True
 
-    def due(self, count: Int[Array, ""], state: Any, position: int, matrices: int) -> Array:
-        """Every `interval` steps from the matrix' offset, and at the first step."""
-        del state
+    def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
         offset = position * self.interval // matrices
-        return (count == 0) | ((count - offset) % self.interval == 0)
+        return Every(self.interval, offset).due(count, state, position, matrices)
 
 
 class AdaptiveState(NamedTuple):
     """What an adaptive schedule remembers for a matrix."""
 
     interval: Int[Array, ""]  # current interval
-    due_at: Int[Array, ""]  # count at which the subspace changes next
+    due_at: Int[Array, ""]  # count at which the subspace changes next; 0 at first
 
 
 @axis_value()
@@ -126,28 +109,19 @@ class Adaptive(Refresh):
     interval: int
     threshold: float
     longest: int
-
     by_matrix = True
 
     def init(self) -> AdaptiveState:
-        """Due at once."""
         return AdaptiveState(jnp.asarray(self.interval, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def due(
-        self, count: Int[Array, ""], state: AdaptiveState, position: int, matrices: int
-    ) -> Array:
-        """Once the current interval has passed."""
+    def due(self, count: Count, state: AdaptiveState, position: int, matrices: int) -> Array:
         del position, matrices
         return count >= state.due_at
 
     def advance(
-        self,
-        state: AdaptiveState,
-        count: Int[Array, ""],
-        due: Bool[Array, ""] | bool,
-        change: Transition,
+        self, state: AdaptiveState, count: Count, due: Due, change: Transition
     ) -> AdaptiveState:
-        """Double the interval after a refresh that changed little; the first has no old one."""
+        # The first refresh has no old subspace.
         stable = (jnp.min(change.overlap()) > self.threshold) & (count > 0)
         longer = jnp.minimum(2 * state.interval, self.longest)
         interval = jnp.where(due & stable, longer, state.interval)
@@ -184,16 +158,7 @@ def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400
 
 
 def resolve(update_interval: Any, stagger: bool = False, offset: int = 0) -> Refresh:
-    """Turn what `update_interval=` and `stagger=` take into a schedule.
-
-    Args:
-      update_interval: T, also as a traced number; a function of the count; or a `Refresh`.
-      stagger: spread the matrices' refreshes over the T steps.
-      offset: refresh where (count − offset) % T == 0, if T is a number.
-
-    Raises:
-      TypeError, ValueError: if it is none, or below 1.
-    """
+    """The schedule of what `update_interval=`, also a traced number, and `stagger=` take."""
     is_number = isinstance(update_interval, int | jax.Array)
     below = lambda least: isinstance(update_interval, int) and update_interval < least
     if stagger:

@@ -8,34 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lowrank_optax.axes import moments
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.moments import (
-    has_one,
-    inner_name,
-    is_moment,
-    require_fields,
-    template_state,
-)
 from lowrank_optax.axes.projections.base import Transition
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change of the subspace, as a transport sees it.
+    """A change of the subspace, as a transport sees it."""
 
-    Attributes:
-      inner: the inner optimizer, for the structure of its state.
-      state: its state.
-      fresh: the state that it starts from.
-      template: tree of what the inner optimizer sees, for shapes.
-      transitions: tree of `Transition`s, like what the inner optimizer sees.
-    """
-
-    inner: optax.GradientTransformation
-    state: Any
-    fresh: Any
-    template: Any
-    transitions: Any
+    inner: optax.GradientTransformation  # for the structure of its state
+    state: Any  # the inner optimizer's
+    fresh: Any  # the state that it starts from
+    template: Any  # tree of what the inner optimizer sees, for shapes
+    transitions: Any  # tree of `Transition`s, like the template
 
     def with_fields(self, **fields: Any) -> Any:
         """The state with fields replaced, wherever in it they are."""
@@ -45,10 +31,10 @@ class Change:
         """A field of the state, wherever in it it is."""
         return optax.tree_utils.tree_get(self.state, name)
 
-    def map(self, function: Any, *moments: Any) -> Any:
-        """`function(transition, *moments)` for every matrix."""
+    def map(self, function: Any, *trees: Any) -> Any:
+        """`function(transition, *moments)` for every matrix, given trees of moments."""
         is_transition = lambda node: isinstance(node, Transition)
-        return jax.tree.map(function, self.transitions, *moments, is_leaf=is_transition)
+        return jax.tree.map(function, self.transitions, *trees, is_leaf=is_transition)
 
 
 class Transport(abc.ABC):
@@ -57,11 +43,7 @@ class Transport(abc.ABC):
     name: str
 
     def check(self, parts: Any) -> None:
-        """Raise if the inner optimizer has no moments that this transport could move.
-
-        Args:
-          parts: the engine's `Parts`.
-        """
+        """Raise if the inner one of the engine's `Parts` has no moments that could be moved."""
         del parts
 
     @abc.abstractmethod
@@ -78,6 +60,13 @@ class Transport(abc.ABC):
             return self(change)
         return jax.lax.cond(due, lambda: self(change), lambda: change.state)
 
+    def _refusal(self, moved: str, inner: optax.GradientTransformation) -> ValueError:
+        name = moments.inner_name(inner)
+        return ValueError(
+            f"transport={self.name!r} moves {moved}, but the state of {name} has none; use "
+            "transport='keep' or 'reset', or an inner optimizer such as optax.scale_by_adam()."
+        )
+
 
 @axis_value()
 class Keep(Transport):
@@ -86,16 +75,13 @@ class Keep(Transport):
     name = "keep"
 
     def __call__(self, change: Change) -> Any:
-        """The state as it is."""
         return change.state
 
     def first_moment(self, transition: Transition, m: Any) -> Any:
-        """Nowhere."""
         del transition
         return m
 
     def where(self, due: Any, change: Change) -> Any:
-        """Nothing to decide."""
         del due
         return change.state
 
@@ -107,11 +93,9 @@ class Reset(Transport):
     name = "reset"
 
     def __call__(self, change: Change) -> Any:
-        """A fresh state."""
         return change.fresh
 
     def first_moment(self, transition: Transition, m: Any) -> Any:
-        """To zero."""
         del transition
         return jnp.zeros_like(m)
 
@@ -127,18 +111,12 @@ class Rotate(Transport):
     name = "rotate"
 
     def check(self, parts: Any) -> None:
-        """Raise unless the inner optimizer keeps an array like its input."""
-        marked = optax.tree.map_params(parts.inner, is_moment, template_state(parts.inner))
+        state = moments.template_state(parts.inner)
+        marked = optax.tree.map_params(parts.inner, moments.is_moment, state)
         if not any(leaf is True for leaf in jax.tree.leaves(marked)):
-            raise ValueError(
-                f"transport='rotate' moves per-coordinate moments, but the state of "
-                f"{inner_name(parts.inner)} has none; use transport='keep' or 'reset', or an inner "
-                "optimizer such as optax.scale_by_adam()."
-            )
+            raise self._refusal("per-coordinate moments", parts.inner)
 
     def __call__(self, change: Change) -> Any:
-        """Every array like the input is carried over."""
-
         def move(x: Any, like: Any, transition: Transition) -> Any:
             # Factored statistics, which are no coordinates, stay what they are.
             return transition.carry(x) if x.shape == like.shape else x
@@ -146,10 +124,10 @@ class Rotate(Transport):
         state = optax.tree.map_params(
             change.inner, move, change.state, change.template, change.transitions
         )
-        if optax.tree_utils.tree_get_all_with_path(state, "nu"):
-            nu = optax.tree_utils.tree_get(state, "nu")
-            state = optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
-        return state
+        nu = optax.tree_utils.tree_get(state, "nu")
+        if nu is None:
+            return state
+        return optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
 
 
 @axis_value()
@@ -159,18 +137,12 @@ class RotateFirstMoment(Transport):
     name = "rotate_first"
 
     def check(self, parts: Any) -> None:
-        """Raise unless the inner optimizer keeps a first moment."""
-        state = template_state(parts.inner)
+        state = moments.template_state(parts.inner)
         field = _first_moment(state)
-        if field is None or not is_moment(optax.tree_utils.tree_get(state, field)):
-            raise ValueError(
-                f"transport='rotate_first' moves the first moment ('mu' or 'trace'), but the state "
-                f"of {inner_name(parts.inner)} has none; use transport='keep' or 'reset', or an "
-                "inner optimizer such as optax.scale_by_adam()."
-            )
+        if field is None or not moments.is_moment(optax.tree_utils.tree_get(state, field)):
+            raise self._refusal("the first moment ('mu' or 'trace')", parts.inner)
 
     def __call__(self, change: Change) -> Any:
-        """The first moment is carried over."""
         field = _first_moment(change.state)
         assert field is not None
         moved = change.map(lambda transition, m: transition.carry(m), change.field(field))
@@ -178,7 +150,7 @@ class RotateFirstMoment(Transport):
 
 
 def _first_moment(state: Any) -> str | None:
-    return next((field for field in ("mu", "trace") if has_one(state, field)), None)
+    return next((field for field in ("mu", "trace") if moments.has_one(state, field)), None)
 
 
 @axis_value("b1", "b2")
@@ -187,10 +159,8 @@ class RotateMoments(Transport):
 
     With R = Pᵀ_previous P_current and t steps taken, n = Rᵀ m and
     v ← |(1 − β₂ᵗ) ((R²)ᵀ (v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) + (n / (1 − β₁ᵗ))²)|, with squares
-    entrywise: the variance is rotated as a variance and the squared mean is added back.
-
-    Attributes:
-      b1, b2: decay rates of the inner Adam.
+    entrywise: the variance is rotated as a variance and the squared mean is added back. b1 and b2
+    are the decay rates of the inner Adam.
 
     Reference:
       arXiv 2410.16103, algorithm 1.
@@ -201,16 +171,10 @@ class RotateMoments(Transport):
     name = "rotate_moments"
 
     def check(self, parts: Any) -> None:
-        """Raise unless the inner optimizer keeps Adam's two moments."""
-        require_fields(
-            "transport='rotate_moments'",
-            parts.inner,
-            ("mu", "nu", "count"),
-            "use transport='keep' or 'reset'",
-        )
+        needed, remedy = ("mu", "nu", "count"), "use transport='keep' or 'reset'"
+        moments.require_fields("transport='rotate_moments'", parts.inner, needed, remedy)
 
     def __call__(self, change: Change) -> Any:
-        """Both moments."""
         t = jnp.maximum(change.field("count"), 1)
         first, second = 1 - self.b1**t, 1 - self.b2**t
         mu, nu = change.field("mu"), change.field("nu")
@@ -234,11 +198,7 @@ TRANSPORTS: dict[str, Transport] = {
 
 
 def resolve(transport: str | Transport) -> Transport:
-    """Turn a name into a transport.
-
-    Raises:
-      ValueError: if the name is unknown.
-    """
+    """The transport of a name; raises a ValueError if the name is unknown."""
     if isinstance(transport, Transport):
         return transport
     if transport not in TRANSPORTS:

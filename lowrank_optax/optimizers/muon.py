@@ -35,6 +35,7 @@ def muon(
 
     Reference:
       Jordan et al. (2024), "Muon".
+      Differs from `optax.contrib.muon` in Nesterov's sum, which there has bias corrections.
 
     Example:
       >>> import jax.numpy as jnp

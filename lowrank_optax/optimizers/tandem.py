@@ -27,7 +27,7 @@ def tandem(
     rank: int | float = 0.25,
     *,
     rest: str | residuals.Residual = "orthonormal",
-    blocks: int | None = None,
+    blocks: Any = None,
     momentum: Any = 0.95,
     nesterov: bool = True,
     neuron_decay: Any = 0.95,
@@ -100,7 +100,7 @@ def tandem(
 
 
 def _residual(
-    rest: str | residuals.Residual, blocks: int | None, ns_steps: int, ns_coeffs: Any
+    rest: str | residuals.Residual, blocks: Any, ns_steps: int, ns_coeffs: Any
 ) -> residuals.Residual:
     """What `rest` names."""
     if blocks is not None and rest != "orthonormal":

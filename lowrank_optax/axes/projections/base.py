@@ -1,7 +1,7 @@
 """The contract of the projection axis: which r-dimensional subspace, and in which domain we work.
 
-A weight matrix comes as (..., n, m) with the compressed axis first. The papers write its transpose,
-so that their columns of G Q are rows here, and a = A P is (..., r, m).
+A weight matrix comes as (..., n, m) with the compressed axis first, the papers' one transposed:
+what is A P there is a = Pᵀ A here, (..., r, m).
 
 A projection analyses a gradient into a *domain* in which the rest of the step happens. A fixed
 orthogonal basis Q uses its coefficients S = Qᵀ G, so projecting is a gather of rows; a learned
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes.moments import require_fields
+from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
 
 Basis = Any
 """What a projection remembers: indices (..., r) of a fixed basis, or a matrix P (..., n, r)."""
@@ -27,47 +28,33 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """The inner optimizer's first moment, for projections and residuals that track it.
+    """The inner optimizer's first moment, for projections and residuals that track it."""
 
-    Attributes:
-      mu: uncorrected first moment in the coordinates of the previous basis, shape (..., r, m).
-      count: int32 number of steps that it has averaged, None if the optimizer does not count.
-    """
-
-    mu: Float[Array, "*batch r m"]
-    count: Int[Array, ""] | None
+    mu: Coordinates  # uncorrected, in the coordinates of the previous basis
+    count: Int[Array, ""] | None  # int32 steps that it has averaged, if the optimizer counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What there is to choose a subspace from.
+    """What there is to choose a subspace from."""
 
-    Attributes:
-      A: what is to be projected, in the domain, shape (..., n, m).
-      basis: the previous basis.
-      rank: r.
-      key: a random key of this matrix and step.
-      count: int32 number of steps taken.
-      moment: the inner optimizer's first moment, if it has one.
-    """
-
-    A: Float[Array, "*batch n m"]
-    basis: Basis
+    A: Matrix  # what is to be projected, in the domain
+    basis: Basis  # the previous one
     rank: int
-    key: PRNGKeyArray
-    count: Int[Array, ""]
-    moment: Moment | None = None
+    key: PRNGKeyArray  # of this matrix and step
+    count: Int[Array, ""]  # int32 number of steps taken
+    moment: Moment | None = None  # the inner optimizer's, if it has one
 
 
 class Transition(abc.ABC):
     """From one subspace to the next: R = Pᵀ_previous P_current."""
 
     @abc.abstractmethod
-    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry(self, x: Coordinates) -> Coordinates:
         """Rᵀ x: coordinates in the old subspace expressed in the new one."""
 
     @abc.abstractmethod
-    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry_squared(self, x: Coordinates) -> Coordinates:
         """(R ∘ R)ᵀ x: how variances of coordinates carry over."""
 
     @abc.abstractmethod
@@ -79,39 +66,27 @@ class Subspace(abc.ABC):
     """The span of P (n, r), in the projection's domain."""
 
     @abc.abstractmethod
-    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r p"]:
+    def project(self, A: Matrix) -> Coordinates:
         """a = Pᵀ A, the coordinates in the subspace."""
 
     @abc.abstractmethod
-    def embed(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+    def embed(self, u: Coordinates) -> Matrix:
         """P u in the domain."""
 
     @abc.abstractmethod
-    def lift(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
+    def lift(self, u: Coordinates) -> Matrix:
         """P u in weight space."""
 
     @abc.abstractmethod
     def since(self, previous: Any) -> Transition:
         """The transition from an earlier subspace of the same projection to this one."""
 
-    def reweight(
-        self,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        inside: Any,
-        outside: Any,
-    ) -> Float[Array, "*batch n m"]:
+    def reweight(self, A: Matrix, a: Coordinates, inside: Any, outside: Any) -> Matrix:
         """inside · P Pᵀ A + outside · (A − P Pᵀ A), in the domain, given a = Pᵀ A."""
         outside = jnp.asarray(outside, A.dtype)
         return outside * A + (jnp.asarray(inside, A.dtype) - outside) * self.embed(a)
 
-    def store(
-        self,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        inside: Any,
-        outside: Any,
-    ) -> Float[Array, "*batch n m"]:
+    def store(self, A: Matrix, a: Coordinates, inside: Any, outside: Any) -> Matrix:
         """What to keep of A so that `restore`, in the next step, returns A reweighted.
 
         A learned basis reweights at once, while a = Pᵀ A is at hand. A fixed one leaves it to the
@@ -119,34 +94,22 @@ class Subspace(abc.ABC):
         """
         return self.reweight(A, a, inside, outside)
 
-    def restore(
-        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
+    def restore(self, stored: Matrix, inside: Any, outside: Any) -> Matrix:
         """inside · P Pᵀ A + outside · (A − P Pᵀ A) from what `store` of this subspace returned."""
         del inside, outside
         return stored
 
-    def without(
-        self,
-        A: Float[Array, "*batch n m"],
-        x: Float[Array, "*batch r p"],
-        previous: Any,
-        y: Float[Array, "*batch r p"],
-    ) -> Float[Array, "*batch n m"]:
+    def without(self, A: Matrix, x: Coordinates, previous: Any, y: Coordinates) -> Matrix:
         """A − P x − P_previous y, in the domain, with a subspace of the same projection."""
         return A - self.embed(x) - previous.embed(y)
 
 
 class Projection(abc.ABC):
-    """A subspace of the compressed axis. Stateless: what changes is the basis.
+    """A subspace of the compressed axis. Stateless: what changes is the basis."""
 
-    Attributes:
-      rank: r as an int or a fraction of n.
-      whole: which of the axes "n" and "m" of a matrix the work needs whole on one device: "n" where
-        a transform mixes the compressed axis, "nm" where low-rank arrays have no axis m.
-    """
-
-    rank: int | float
+    rank: int | float  # r, or a fraction of n
+    # Which of the axes "n" and "m" of a matrix the work needs whole on one device: "n" where a
+    # transform mixes the compressed axis, "nm" where low-rank arrays have no axis m.
     whole: str = ""
 
     @property
@@ -162,11 +125,11 @@ class Projection(abc.ABC):
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
         """The basis before the first refresh, for a matrix (..., n, m) computed in dtype."""
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
         """From weight space to the domain; the result in dtype, which is at least float32."""
         return G.astype(dtype)
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+    def synthesize(self, S: Matrix) -> Matrix:
         """From the domain back to weight space; inverse of `analyze`."""
         return S
 
@@ -176,43 +139,19 @@ class Projection(abc.ABC):
 
     @abc.abstractmethod
     def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> Subspace:
-        """The subspace of a basis, for matrices (..., n, m).
+        """The subspace of a basis, for matrices of a shape (..., n, m).
 
-        Args:
-          basis: what `init` or `refresh` returned.
-          shape: of the matrices.
-          dtype: dtype of `lift`'s operands, the leaf's; None for what it is given. The products
-            are accumulated in at least float32.
+        `lift` multiplies in a dtype, the leaf's, or in that of what it is given for None; the
+        products are accumulated in at least float32.
         """
 
-    def settle(
-        self,
-        basis: Basis,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r p"],
-        refreshed: Any,
-    ) -> Basis:
-        """What to remember until the next step, once this one is known.
-
-        Args:
-          basis: the basis that this step used.
-          A: what was projected, in the domain.
-          a: its coordinates.
-          refreshed: whether this step chose the basis.
-        """
+    def settle(self, basis: Basis, A: Matrix, a: Coordinates, refreshed: Any) -> Basis:
+        """What to remember of the basis that projected A to a, in this step `refreshed` or not."""
         del A, a, refreshed
         return basis
 
     def check(self, parts: Any) -> None:
-        """Raise if another axis lacks what this projection needs.
-
-        Args:
-          parts: the engine's `Parts`.
-        """
+        """Raise if another axis, in the engine's `Parts`, lacks what this projection needs."""
         if self.uses_moment:
-            require_fields(
-                f"the projection {self}",
-                parts.inner,
-                ("mu", "count"),
-                "let it follow the gradient alone",
-            )
+            remedy = "let it follow the gradient alone"
+            require_fields(f"the projection {self}", parts.inner, ("mu", "count"), remedy)

@@ -1,4 +1,4 @@
-"""Fixed orthogonal bases: the state is the indices of r columns, and never the basis itself."""
+"""Fixed orthogonal bases, whose state is the indices of r columns; the simplest is the identity."""
 
 import abc
 import dataclasses
@@ -8,27 +8,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes import selection
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.moments import first_moment, inner_name, template_state
+from lowrank_optax.axes.projections.arrays import Coordinates, Indices, Matrix
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
+from lowrank_optax.linalg.arguments import check_rank
 from lowrank_optax.linalg.devices import mean_over
 from lowrank_optax.linalg.products import product
 
-Indices = Int[Array, "*batch r"]
-
 
 class FixedBasis(Projection):
-    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = Qᵀ G.
+    """r columns of a fixed orthogonal n × n basis Q; the domain is the coefficients S = Qᵀ G."""
 
-    Attributes:
-      select: chooses the columns.
-      sync_axis: axis of `jax.shard_map` over which scores and coordinates are averaged, so that
-        devices with different A take the same step; None for no averaging.
-    """
-
-    select: selection.Selection
+    select: selection.Selection  # chooses the columns
+    # Axis of `jax.shard_map` over which scores and coordinates are averaged, so that devices with
+    # different A take the same step; None for no averaging.
     sync_axis: str | None = None
     whole = "n"
 
@@ -55,13 +52,12 @@ class FixedBasis(Projection):
         return jnp.broadcast_to(jnp.arange(rank, dtype=jnp.int32), (*shape[:-2], rank))
 
     def refresh(self, choice: Choice) -> Indices:
-        """Choose columns anew from their scores."""
         if choice.rank == choice.A.shape[-2]:
             return choice.basis
         scores = mean_over(self._scores(choice), self.sync_axis)
         order = self.order(choice.A.shape[-2])
         if order is not None:
-            scores = _look_up(scores, np.argsort(order))
+            scores = jnp.take(scores, np.argsort(order), axis=-1, mode="clip")
         return self.select(scores, choice.rank, choice.key)
 
     def _scores(self, choice: Choice) -> Float[Array, "*batch n"]:
@@ -73,10 +69,10 @@ class FixedBasis(Projection):
         last = self.subspace(choice.basis, choice.A.shape)
         rows = last.rows(choice.A) + self.select.follow * choice.moment.mu.astype(choice.A.dtype)
         slots, chosen = last.table
-        return jnp.where(chosen, _look_up(self.select.scores(rows), slots), scores)
+        followed = jnp.take_along_axis(self.select.scores(rows), slots, axis=-1, mode="clip")
+        return jnp.where(chosen, followed, scores)
 
     def subspace(self, basis: Indices, shape: Shape, dtype: Any = None) -> "ChosenColumns":
-        """The span of the chosen columns."""
         return ChosenColumns(self, basis, shape[-2], dtype)
 
     def check(self, parts: Any) -> None:
@@ -88,9 +84,7 @@ class FixedBasis(Projection):
                 "optimizer such as optax.trace(0.95)."
             )
 
-    def lift(
-        self, u: Float[Array, "*batch r m"], columns: "ChosenColumns"
-    ) -> Float[Array, "*batch n m"]:
+    def lift(self, u: Coordinates, columns: "ChosenColumns") -> Matrix:
         """P u with the r columns of P generated, or by the inverse transform for many columns."""
         dtype = columns.dtype or u.dtype
         if 2 * u.shape[-2] > columns.n:
@@ -107,22 +101,20 @@ class ChosenColumns(Subspace):
     n: int
     dtype: Any = None
 
-    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
-        """The chosen rows of the coefficients, the devices' average."""
+    def project(self, A: Matrix) -> Coordinates:
         return mean_over(self.rows(A), self.projection.sync_axis)
 
-    def rows(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r m"]:
-        """The chosen rows of the coefficients."""
+    def rows(self, A: Matrix) -> Coordinates:
+        """The chosen rows of the coefficients, on this device."""
         if self.is_all:
             return A
-        order = self.projection.order(self.n)
-        rows = self.indices
+        order, rows = self.projection.order(self.n), self.indices
         if order is not None:
-            rows = _look_up(jnp.asarray(np.argsort(order), jnp.int32), rows)
+            positions = jnp.asarray(np.argsort(order), jnp.int32)
+            rows = jnp.take(positions, rows, axis=-1, mode="clip")
         return take_rows(A, rows)
 
-    def embed(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
-        """Coefficients that are u at the chosen rows and zero elsewhere."""
+    def embed(self, u: Coordinates) -> Matrix:
         if self.is_all:
             return u
         # A gather: on CPUs a scatter is a serial loop, and over devices one of a batch is sent.
@@ -134,35 +126,22 @@ class ChosenColumns(Subspace):
         """Whether nothing is left to choose, and the rows are in order."""
         return self.indices.shape[-1] == self.n and self.projection.order(self.n) is None
 
-    def lift(self, u: Float[Array, "*batch r m"]) -> Float[Array, "*batch n m"]:
-        """P u in weight space, as the projection does it best."""
+    def lift(self, u: Coordinates) -> Matrix:
         return self.projection.lift(u, self)
 
-    def reweight(
-        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """Multiply the chosen rows by `inside` and all others by `outside`."""
+    def reweight(self, A: Matrix, a: Any, inside: Any, outside: Any) -> Matrix:
         del a
-        weights = jnp.where(
-            self.table[1], jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype)
-        )
-        return A * weights[..., None]
+        inside, outside = jnp.asarray(inside, A.dtype), jnp.asarray(outside, A.dtype)
+        return A * jnp.where(self.table[1], inside, outside)[..., None]
 
-    def store(
-        self, A: Float[Array, "*batch n m"], a: Any, inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """A itself: `restore` reweights it."""
+    def store(self, A: Matrix, a: Any, inside: Any, outside: Any) -> Matrix:
         del a, inside, outside
         return A
 
-    def restore(
-        self, stored: Float[Array, "*batch n m"], inside: Any, outside: Any
-    ) -> Float[Array, "*batch n m"]:
-        """What is stored, reweighted."""
+    def restore(self, stored: Matrix, inside: Any, outside: Any) -> Matrix:
         return self.reweight(stored, None, inside, outside)
 
     def since(self, previous: "ChosenColumns") -> "MovedColumns":
-        """Which columns were chosen before, and where they were."""
         return MovedColumns(*_find(previous.indices, self.indices))
 
     @functools.cached_property
@@ -180,40 +159,72 @@ class MovedColumns(Transition):
     slots: Indices
     kept: Bool[Array, "*batch r"]
 
-    def carry(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
+    def carry(self, x: Coordinates) -> Coordinates:
         """Move what belongs to columns chosen both times; new columns start from zero."""
         return jnp.where(self.kept[..., None], take_rows(x, self.slots), jnp.zeros((), x.dtype))
 
-    def carry_squared(self, x: Float[Array, "*batch r m"]) -> Float[Array, "*batch r m"]:
-        """The same: zeros and ones are their own squares."""
-        return self.carry(x)
+    def carry_squared(self, x: Coordinates) -> Coordinates:
+        return self.carry(x)  # zeros and ones are their own squares
 
     def overlap(self) -> Float[Array, "*batch"]:
-        """Share of the columns chosen both times."""
         return jnp.mean(self.kept, axis=-1, dtype=jnp.float32)
 
 
-def take_rows(x: Float[Array, "*batch n m"], indices: Indices) -> Float[Array, "*batch r m"]:
+@functools.partial(jnp.vectorize, signature="(n,m),(r)->(r,m)")
+def take_rows(x: Array, indices: Array) -> Array:
     """x[..., indices, :], batched over the leading axes."""
-    take = lambda x, indices: jnp.take(x, indices, axis=0, mode="clip")
-    for _ in range(x.ndim - 2):
-        take = jax.vmap(take)
-    return take(x, indices)
+    return jnp.take(x, indices, axis=0, mode="clip")
 
 
-def _look_up(table: Shaped[Array, "*batch n"], positions: Any) -> Shaped[Array, "*shape"]:
-    """Entries of the last axis of a table, with a batch on one of the two or on both."""
-    if table.ndim > 1 and getattr(positions, "ndim", 0) > 1:
-        return jnp.take_along_axis(table, positions, axis=-1, mode="clip")
-    return jnp.take(table, positions, axis=-1, mode="clip")
+@functools.partial(jnp.vectorize, signature="(r),(k)->(k)")
+def _search(values: Array, queries: Array) -> Array:
+    return jnp.searchsorted(values, queries, method="scan_unrolled")
 
 
 def _find(
     previous: Int[Array, "*batch r"], current: Int[Array, "*batch k"]
 ) -> tuple[Int[Array, "*batch k"], Bool[Array, "*batch k"]]:
     """For every current index its slot among the ascending previous, and if it has one."""
-    search = lambda values, queries: jnp.searchsorted(values, queries, method="scan_unrolled")
-    for _ in range(previous.ndim - 1):
-        search = jax.vmap(search)
-    slots = jnp.minimum(search(previous, current), previous.shape[-1] - 1)
+    slots = jnp.minimum(_search(previous, current), previous.shape[-1] - 1)
     return slots, jnp.take_along_axis(previous, slots, axis=-1) == current
+
+
+@axis_value("select")
+class Identity(FixedBasis):
+    """Coordinates; build it with `projections.identity`."""
+
+    rank: int | float
+    select: selection.Selection
+    whole = ""
+
+    def lift(self, u: Coordinates, columns: ChosenColumns) -> Matrix:
+        return columns.embed(u)
+
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
+        return jax.nn.one_hot(indices, n, dtype=dtype, axis=-2)
+
+
+def identity(rank: int | float = 128, select: str | selection.Selection = "l1") -> Identity:
+    """r of the n coordinates of the compressed axis: whole rows or columns of the gradient.
+
+    With `select="uniform"` a new random set at every refresh, which FRUGAL calls RandPerm.
+
+    Args:
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
+      select: as for `projections.dct`.
+
+    Raises:
+      TypeError, ValueError: if an argument is out of range.
+
+    Reference:
+      arXiv 2411.07837.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import lowrank_optax as lro
+      >>> projection = lro.projections.identity(rank=2)
+      >>> projection.select(projection.select.scores(jnp.array([[1.0], [9.0], [2.0]])), 2, None)
+      Array([1, 2], dtype=int32)
+    """
+    check_rank(rank)
+    return Identity(rank, selection.resolve(select))

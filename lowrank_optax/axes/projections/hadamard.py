@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any
 
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Indices, Matrix
 from lowrank_optax.axes.projections.base import Shape
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -22,36 +23,31 @@ class Hadamard(FixedBasis):
     select: selection.Selection
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
-        """The first r columns, if n is a power of two."""
         if not is_power_of_two(shape[-2]):
             raise ValueError(
-                "projections.hadamard needs a compressed dimension that is a power of two, not "
-                f"n = {shape[-2]}; use projections.dct, which takes any n, or compress the other "
-                "side."
+                "projections.hadamard needs a compressed dimension that is a power of two, not n = "
+                f"{shape[-2]}; use projections.dct, which takes any n, or compress the other side."
             )
         return super().init(shape, rank, dtype, key)
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
-        """S = Qᵀ G by a fast transform."""
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
         return transform_columns(Transform(dtype), Transform(G.dtype), G)
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-        """G = Q S by the same transform: Q is symmetric."""
+    def synthesize(self, S: Matrix) -> Matrix:
+        # The same transform: Q is symmetric.
         return transform_columns(Transform(S.dtype), Transform(S.dtype), S)
 
-    def columns(self, indices: Int[Array, "*batch r"], n: int, dtype: Any) -> Array:
-        """Signs of the chosen columns."""
+    def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
         return hadamard_columns(n, indices, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """The transform with a result in a dtype, equal to another one of the same."""
+    """Of the second-to-last axis, with a result in a dtype; equal to another one of the same."""
 
     dtype: Any
 
-    def __call__(self, x: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-        """Of the second-to-last axis."""
+    def __call__(self, x: Matrix) -> Matrix:
         return orthogonal_hadamard(x.astype(self.dtype))
 
 
@@ -62,15 +58,11 @@ def hadamard(rank: int | float = 128, select: str | selection.Selection = "l1") 
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      select: "l1" or "l2" (the norm that ranks columns), "importance", "hybrid", "uniform", or a
-        `selection.Selection`.
-
-    Returns:
-      A projection for `scale_by_low_rank`, whose `init` raises a ValueError that names the
-      parameter if a compressed dimension is not a power of two.
+      select: as for `projections.dct`.
 
     Raises:
-      TypeError, ValueError: if an argument is out of range.
+      TypeError, ValueError: if an argument is out of range, or in `init`, naming the parameter, if
+        a compressed dimension is not a power of two.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,30 +1,20 @@
 """Projections by name, for recipes and command lines."""
 
 from collections.abc import Callable
-from typing import Any
 
 from lowrank_optax.axes.projections.base import Projection
-from lowrank_optax.axes.projections.dct import dct
+from lowrank_optax.axes.projections.dct import dct, random_orthogonal
+from lowrank_optax.axes.projections.fixed import identity
 from lowrank_optax.axes.projections.hadamard import hadamard
-from lowrank_optax.axes.projections.identity import identity
 from lowrank_optax.axes.projections.online_pca import online_pca
 from lowrank_optax.axes.projections.power_iteration import power_iteration
 from lowrank_optax.axes.projections.random import random
-from lowrank_optax.axes.projections.random_orthogonal import random_orthogonal
 from lowrank_optax.axes.projections.svd import svd
 from lowrank_optax.axes.selection import Selection
 
-SELECTING: dict[str, Callable[..., Projection]] = {
-    "dct": dct,
-    "svd": svd,
-    "identity": identity,
-    "hadamard": hadamard,
-    "random_orthogonal": random_orthogonal,
-}
-OTHERS: dict[str, Callable[..., Projection]] = {
-    "random": random,
-    "power_iteration": power_iteration,
-    "online_pca": online_pca,
+SELECTING = (dct, svd, identity, hadamard, random_orthogonal)
+BUILDERS: dict[str, Callable[..., Projection]] = {
+    build.__name__: build for build in (*SELECTING, random, power_iteration, online_pca)
 }
 
 
@@ -54,17 +44,17 @@ def by_name(
                 "to the projection's constructor."
             )
         return projection
-    arguments: dict[str, Any] = {} if select is None else {"select": select}
-    if projection in SELECTING:
-        return SELECTING[projection](rank, **arguments)
-    if projection not in OTHERS:
+    if projection not in BUILDERS:
         raise ValueError(
-            f"projection={projection!r} is unknown; use one of {(*SELECTING, *OTHERS)} or a "
-            "projection from lowrank_optax.axes.projections."
+            f"projection={projection!r} is unknown; use one of {tuple(BUILDERS)} or a projection "
+            "from lowrank_optax.axes.projections."
         )
-    if select is not None:
+    build = BUILDERS[projection]
+    if select is None:
+        return build(rank)
+    if build not in SELECTING:
         raise ValueError(
             f"projection={projection!r} selects nothing, so select={select!r} has no effect; "
-            f"leave it out, or use one of {tuple(SELECTING)}."
+            f"leave it out, or use one of {tuple(build.__name__ for build in SELECTING)}."
         )
-    return OTHERS[projection](rank)
+    return build(rank, select)

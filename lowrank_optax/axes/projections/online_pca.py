@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Columns, Coordinates, Matrix
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -19,7 +20,7 @@ from lowrank_optax.linalg.singular import right_singular_vectors
 class OnlinePcaBasis(NamedTuple):
     """P and the state of the optimizer that moves it."""
 
-    P: Float[Array, "*batch n r"]
+    P: Columns
     optimizer: Any
 
 
@@ -32,56 +33,36 @@ class OnlinePca(LearnedBasis):
     penalty: Any
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> OnlinePcaBasis:
-        """The first r coordinates, until the first gradient is known."""
         P = super().init(shape, rank, dtype, key)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
-    def matrix(self, basis: OnlinePcaBasis) -> Float[Array, "*batch n r"]:
-        """P."""
+    def matrix(self, basis: OnlinePcaBasis) -> Columns:
         return basis.P
 
     def refresh(self, choice: Choice) -> OnlinePcaBasis:
         """The best subspace for A, and a fresh optimizer."""
-        A, basis = choice.A, choice.basis
-        V, s = right_singular_vectors(A.mT, choice.rank, key=choice.key)
-        V = canonical_signs(V).astype(basis.P.dtype)
+        P = choice.basis.P
+        V, s = right_singular_vectors(choice.A.mT, choice.rank, key=choice.key)
         # The singular vectors of a zero gradient are finite, and mean nothing.
         known = jnp.any(s > 0, axis=-1)[..., None, None]
-        P = jnp.where(known, keep_finite(V, basis.P), basis.P)
+        P = jnp.where(known, keep_finite(canonical_signs(V).astype(P.dtype), P), P)
         return OnlinePcaBasis(P, self.optimizer.init(P))
 
     def settle(
-        self,
-        basis: OnlinePcaBasis,
-        A: Float[Array, "*batch n m"],
-        a: Float[Array, "*batch r m"],
-        refreshed: Any,
+        self, basis: OnlinePcaBasis, A: Matrix, a: Coordinates, refreshed: Any
     ) -> OnlinePcaBasis:
         """One step of the optimizer, except where P was just chosen."""
-        H = pca_gradient(A, a, basis.P, self.penalty)
+        H = _pca_gradient(A, a, basis.P, self.penalty)
         updates, state = self.optimizer.update(H, basis.optimizer, basis.P)
-        P = keep_finite(basis.P + updates, basis.P)
-        moved = OnlinePcaBasis(P, state)
+        moved = OnlinePcaBasis(keep_finite(basis.P + updates, basis.P), state)
         return jax.tree.map(lambda old, new: jnp.where(refreshed, old, new), basis, moved)
 
 
-def pca_gradient(
-    A: Float[Array, "*batch n m"],
-    a: Float[Array, "*batch r m"],
-    P: Float[Array, "*batch n r"],
-    penalty: Any = 0.0,
-) -> Float[Array, "*batch n r"]:
+def _pca_gradient(A: Matrix, a: Coordinates, P: Columns, penalty: Any) -> Columns:
     """Gradient in P of ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖², with Ĝ = A / ‖A‖ and a = Pᵀ A.
 
     In closed form, with â = Pᵀ Ĝ, K = Ĝ âᵀ and C = Pᵀ P: 2 (P â âᵀ + K C − 2 K) + 4 λ P (C − I).
     All products are with r columns.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.axes.projections.online_pca import pca_gradient
-      >>> A, P = jnp.diag(jnp.array([2.0, 1.0])), jnp.array([[1.0], [0.0]])
-      >>> float(abs(pca_gradient(A, P.T @ A, P)).max())  # the best subspace is a stationary point
-      0.0
     """
     energy = jnp.sum(jnp.square(A), axis=(-2, -1), keepdims=True)
     energy = jnp.where(energy > 0, energy, 1)

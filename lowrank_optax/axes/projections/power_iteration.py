@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Columns
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -27,61 +28,46 @@ class PowerIteration(LearnedBasis):
 
     @property
     def uses_moment(self) -> bool:
-        """For the mixture."""
         return self.rho is not None
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         """Zeros: nothing to start from yet."""
         return jnp.zeros_like(super().init(shape, rank, dtype, key))
 
-    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
+    def refresh(self, choice: Choice) -> Columns:
         """One or more iterations from the old basis; A's singular vectors where there is none."""
         A, basis = choice.A, choice.basis
 
-        def iterate() -> Float[Array, "*batch n r"]:
+        def iterate() -> Columns:
             P = basis.astype(A.dtype)
             for _ in range(self.iterations):
-                b = self._transposed_times(choice, P)
+                b = self._times(choice, P, transposed=True)
                 # Scaled, so that the squares of tiny gradients do not underflow.
                 largest = jnp.max(jnp.abs(b), axis=(-2, -1), keepdims=True)
                 b = b / jnp.where(largest > 0, largest, 1)
                 P = orthonormal_columns(self._times(choice, b), self.orthogonalize)
             return jnp.where(largest > 0, keep_finite(P.astype(basis.dtype), basis), basis)
 
-        def start() -> Float[Array, "*batch n r"]:
+        def start() -> Columns:
             V = right_singular_vectors(A.mT, choice.rank, key=choice.key)[0].astype(basis.dtype)
             coordinates = jnp.eye(V.shape[-2], V.shape[-1], dtype=V.dtype)
             return keep_finite(V, jnp.broadcast_to(coordinates, V.shape))
 
         return jax.lax.cond(jnp.any(basis != 0), iterate, start)
 
-    # The mixture B = ρ P_old m̂ + (1 − ρ) A is never formed: its products are low-rank ones.
-
-    def _transposed_times(
-        self, choice: Choice, P: Float[Array, "*batch n r"]
-    ) -> Float[Array, "*batch m r"]:
-        """Bᵀ P."""
-        along = product(choice.A.mT, P)
+    def _times(self, choice: Choice, x: Array, transposed: bool = False) -> Array:
+        """B x or Bᵀ x; B = ρ P_old m̂ + (1 − ρ) A is never formed, its products are low-rank."""
+        A = choice.A.mT if transposed else choice.A
+        along = product(A, x)
         if self.rho is None:
             return along
-        old, m = self._moment(choice)
-        return self.rho * product(m.mT, product(old.mT, P)) + (1 - self.rho) * along
-
-    def _times(self, choice: Choice, b: Float[Array, "*batch m r"]) -> Float[Array, "*batch n r"]:
-        """B b."""
-        along = product(choice.A, b)
-        if self.rho is None:
-            return along
-        old, m = self._moment(choice)
-        return self.rho * product(old, product(m, b)) + (1 - self.rho) * along
-
-    def _moment(self, choice: Choice) -> tuple[Array, Array]:
-        """The basis that the first moment is in, and the bias-corrected moment m̂."""
-        moment, dtype = choice.moment, choice.A.dtype
+        moment = choice.moment
         assert moment is not None
         assert moment.count is not None
         m = moment.mu / (1 - self.b1 ** jnp.maximum(moment.count, 1))
-        return choice.basis.astype(dtype), m.astype(dtype)
+        P, m = choice.basis.astype(A.dtype), m.astype(A.dtype)
+        left, right = (m.mT, P.mT) if transposed else (P, m)
+        return self.rho * product(left, product(right, x)) + (1 - self.rho) * along
 
 
 def power_iteration(

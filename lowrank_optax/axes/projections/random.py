@@ -3,9 +3,9 @@
 import math
 
 import jax
-from jaxtyping import Array, Float
 
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Columns
 from lowrank_optax.axes.projections.base import Choice
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -21,8 +21,7 @@ class Random(LearnedBasis):
     rank: int | float
     kind: str
 
-    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
-        """A fresh draw, whatever A is."""
+    def refresh(self, choice: Choice) -> Columns:
         normal = jax.random.normal(choice.key, choice.basis.shape, choice.basis.dtype)
         if self.kind == "gaussian":
             return normal / math.sqrt(choice.rank)

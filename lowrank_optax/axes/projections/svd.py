@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from lowrank_optax.axes import selection
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Columns
 from lowrank_optax.axes.projections.base import Choice
 from lowrank_optax.axes.projections.learned import LearnedBasis
 from lowrank_optax.linalg.arguments import check_rank
@@ -21,7 +21,7 @@ class Svd(LearnedBasis):
     select: selection.Selection
     method: str
 
-    def refresh(self, choice: Choice) -> Float[Array, "*batch n r"]:
+    def refresh(self, choice: Choice) -> Columns:
         """Select among A's singular vectors; the old basis where A has none to offer."""
         A, basis, rank = choice.A, choice.basis, choice.rank
         select_key, svd_key = jax.random.split(choice.key)
@@ -36,10 +36,7 @@ class Svd(LearnedBasis):
 
 
 def svd(
-    rank: int | float = 128,
-    select: str | selection.Selection = "top",
-    *,
-    method: str = "auto",
+    rank: int | float = 128, select: str | selection.Selection = "top", *, method: str = "auto"
 ) -> Svd:
     """The span of r singular vectors of the matrix they are chosen for, on its compressed side.
 

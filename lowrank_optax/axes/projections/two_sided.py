@@ -7,14 +7,8 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.projections.base import (
-    Basis,
-    Choice,
-    Projection,
-    Shape,
-    Subspace,
-    Transition,
-)
+from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
+from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
 from lowrank_optax.linalg.arguments import resolve_rank
 
 
@@ -25,60 +19,37 @@ class TwoSided(Projection):
     A basis is the pair (left's, right's). The left projection sees transposed matrices.
     """
 
+    rank: int | float
     left: Projection
     right: Projection
     whole = "nm"
 
-    @property
-    def rank(self) -> int | float:  # type: ignore[override]
-        """The right one's, whose axis is the compressed one."""
-        return self.right.rank
-
     def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
-        """(*batch, r_right, r_left)."""
         return (*shape[:-2], rank, self._left_rank(shape))
 
-    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Basis:
-        """Both sides' bases."""
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         left_key, right_key = jax.random.split(key)
-        left_rank = self._left_rank(shape)
-        return (
-            self.left.init(_transposed(shape), left_rank, dtype, left_key),
-            self.right.init(shape, rank, dtype, right_key),
-        )
+        left = self.left.init(_transposed(shape), self._left_rank(shape), dtype, left_key)
+        return left, self.right.init(shape, rank, dtype, right_key)
 
-    def analyze(self, G: Float[Array, "*batch n m"], dtype: Any) -> Float[Array, "*batch n m"]:
-        """Into the right domain, then into the left one along the other axis."""
+    def analyze(self, G: Matrix, dtype: Any) -> Matrix:
         return self.left.analyze(self.right.analyze(G, dtype).mT, dtype).mT
 
-    def synthesize(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
-        """Back on the left, then on the right."""
+    def synthesize(self, S: Matrix) -> Matrix:
         return self.right.synthesize(self.left.synthesize(S.mT).mT)
 
-    def refresh(self, choice: Choice) -> Basis:
+    def refresh(self, choice: Choice) -> tuple[Any, Any]:
         """Each side for itself, from A and from Aᵀ; A has been transformed on both sides."""
         left, right = choice.basis
         left_key, right_key = jax.random.split(choice.key)
-        return (
-            self.left.refresh(
-                dataclasses.replace(
-                    choice,
-                    A=choice.A.mT,
-                    basis=left,
-                    rank=self._left_rank(choice.A.shape),
-                    key=left_key,
-                )
-            ),
-            self.right.refresh(dataclasses.replace(choice, basis=right, key=right_key)),
-        )
+        left_rank = self._left_rank(choice.A.shape)
+        for_left = Choice(choice.A.mT, left, left_rank, left_key, choice.count)
+        for_right = dataclasses.replace(choice, basis=right, key=right_key)
+        return self.left.refresh(for_left), self.right.refresh(for_right)
 
-    def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> "Product":
-        """The tensor product of both sides' subspaces."""
-        left, right = basis
-        return Product(
-            self.left.subspace(left, _transposed(shape), dtype),
-            self.right.subspace(right, shape, dtype),
-        )
+    def subspace(self, basis: Any, shape: Shape, dtype: Any = None) -> "Product":
+        left = self.left.subspace(basis[0], _transposed(shape), dtype)
+        return Product(left, self.right.subspace(basis[1], shape, dtype))
 
     def _left_rank(self, shape: Shape) -> int:
         return resolve_rank(self.left.rank, shape[-1], min(shape[-2:]))
@@ -86,25 +57,21 @@ class TwoSided(Projection):
 
 @dataclasses.dataclass(frozen=True)
 class Product(Subspace):
-    """The tensor product of a subspace of each side."""
+    """The tensor product of a subspace of each side: a = P_rightᵀ A P_left."""
 
     left: Subspace
     right: Subspace
 
-    def project(self, A: Float[Array, "*batch n m"]) -> Float[Array, "*batch r p"]:
-        """a = P_rightᵀ A P_left."""
+    def project(self, A: Matrix) -> Coordinates:
         return self.left.project(self.right.project(A).mT).mT
 
-    def embed(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
-        """P_right u P_leftᵀ in the domain."""
+    def embed(self, u: Coordinates) -> Matrix:
         return self.left.embed(self.right.embed(u).mT).mT
 
-    def lift(self, u: Float[Array, "*batch r p"]) -> Float[Array, "*batch n m"]:
-        """P_right u P_leftᵀ in weight space."""
+    def lift(self, u: Coordinates) -> Matrix:
         return self.left.lift(self.right.lift(u).mT).mT
 
     def since(self, previous: "Product") -> "Transitions":
-        """Both sides' transitions."""
         return Transitions(self.left.since(previous.left), self.right.since(previous.right))
 
 
@@ -115,16 +82,14 @@ class Transitions(Transition):
     left: Transition
     right: Transition
 
-    def carry(self, x: Float[Array, "*batch r p"]) -> Float[Array, "*batch r p"]:
-        """Both sides' changes of coordinates."""
+    def carry(self, x: Coordinates) -> Coordinates:
         return self.left.carry(self.right.carry(x).mT).mT
 
-    def carry_squared(self, x: Float[Array, "*batch r p"]) -> Float[Array, "*batch r p"]:
-        """The same with squared changes of coordinates: the square of a tensor product."""
+    def carry_squared(self, x: Coordinates) -> Coordinates:
+        # The square of a tensor product is that of the squares.
         return self.left.carry_squared(self.right.carry_squared(x).mT).mT
 
     def overlap(self) -> Float[Array, "*batch"]:
-        """The product of the sides' overlaps, as the subspace is their tensor product."""
         return self.left.overlap() * self.right.overlap()
 
 
@@ -157,23 +122,19 @@ def two_sided(left: Projection, right: Projection) -> TwoSided:
       (2, 3)
     """
     for side, projection in (("left", left), ("right", right)):
-        _check_side(side, projection)
-    return TwoSided(left, right)
-
-
-def _check_side(side: str, projection: Any) -> None:
-    if not isinstance(projection, Projection) or isinstance(projection, TwoSided):
-        raise TypeError(
-            f"two_sided: {side}={projection!r} must be a one-sided projection such as "
-            "projections.dct(128)."
-        )
-    reason = None
-    if projection.uses_moment:
-        reason = "follows the inner optimizer's first moment, whose rows are not this side's"
-    elif type(projection).settle is not Projection.settle:
-        reason = "learns from every step on one side, which two_sided does not form"
-    if reason is not None:
+        if not isinstance(projection, Projection) or isinstance(projection, TwoSided):
+            raise TypeError(
+                f"two_sided: {side}={projection!r} must be a one-sided projection such as "
+                "projections.dct(128)."
+            )
+        if projection.uses_moment:
+            reason = "follows the inner optimizer's first moment, whose rows are not this side's"
+        elif type(projection).settle is not Projection.settle:
+            reason = "learns from every step on one side, which two_sided does not form"
+        else:
+            continue
         raise ValueError(
             f"two_sided: {side}={projection!r} {reason}; use projections.dct, svd or random on "
             "that side."
         )
+    return TwoSided(right.rank, left, right)

@@ -60,7 +60,7 @@ def _normalized(E: Float[Array, "*batch n m"], axis: int) -> Float[Array, "*batc
 
 
 def orthonormal(
-    blocks: int = 4, scale: Any = 1.0, *, ns_steps: int = 5, ns_coeffs: Any = MUON
+    blocks: Any = 4, scale: Any = 1.0, *, ns_steps: int = 5, ns_coeffs: Any = MUON
 ) -> Residual:
     """Step along the part outside the subspace, orthonormalised in blocks of the compressed axis.
 

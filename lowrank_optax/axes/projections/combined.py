@@ -1,53 +1,83 @@
-"""A rank that changes over training, inside arrays of fixed shape."""
+"""Learned bases made of other ones: two in turn, or the leading columns of one."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
+from lowrank_optax.axes.projections.arrays import Columns
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
 
 
-class ScheduledBasis(NamedTuple):
-    """P with its columns beyond the current rank zeroed, and the number of refreshes so far."""
+@axis_value("first", "second", "step")
+class Switch(LearnedBasis):
+    """Two learned bases in turn; build with `projections.switch`."""
 
-    P: Float[Array, "*batch n r"]
-    refreshes: Int[Array, ""]
+    rank: int | float
+    first: LearnedBasis
+    second: LearnedBasis
+    step: Any
+
+    @property
+    def uses_moment(self) -> bool:
+        return self.first.uses_moment or self.second.uses_moment
+
+    def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
+        return self.first.init(shape, rank, dtype, key)
+
+    def refresh(self, choice: Choice) -> Columns:
+        first, second = self.first.refresh, self.second.refresh
+        return jax.lax.cond(choice.count < self.step, lambda: first(choice), lambda: second(choice))
+
+
+def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:
+    """`first` for refreshes before a step, then `second`.
+
+    Args:
+      first, second: learned bases of the same rank that remember a plain matrix P.
+      step: the first step, counted from 0, of which a refresh is by `second`.
+
+    Example:
+      >>> import lowrank_optax as lro
+      >>> lro.projections.switch(lro.projections.svd(4), lro.projections.random(4), 10).rank
+      4
+    """
+    return Switch(first.rank, first, second, step)
+
+
+class ScheduledBasis(NamedTuple):
+    """What a `ScheduledRank` remembers."""
+
+    P: Columns  # columns beyond the current rank are zero
+    refreshes: Int[Array, ""]  # how many there have been
 
 
 @axis_value("projection")
 class ScheduledRank(LearnedBasis):
     """The leading columns of another learned basis; build with `projections.scheduled_rank`."""
 
+    rank: int | float
     projection: LearnedBasis
     rank_at: Callable[[Array], Array]
 
     @property
-    def rank(self) -> int | float:  # type: ignore[override]
-        """The largest rank."""
-        return self.projection.rank
-
-    @property
     def uses_moment(self) -> bool:
-        """Whether the other one does."""
         return self.projection.uses_moment
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> ScheduledBasis:
-        """The other one's."""
         P = self.projection.init(shape, rank, dtype, key)
         return ScheduledBasis(P, jnp.zeros((), jnp.int32))
 
-    def matrix(self, basis: ScheduledBasis) -> Float[Array, "*batch n r"]:
-        """P."""
+    def matrix(self, basis: ScheduledBasis) -> Columns:
         return basis.P
 
     def refresh(self, choice: Choice) -> ScheduledBasis:
-        """The other one's leading columns, as many as the schedule says."""
         refreshes = choice.basis.refreshes
         P = self.projection.refresh(dataclasses.replace(choice, basis=choice.basis.P))
         kept = jnp.arange(choice.rank) < self.rank_at(refreshes)
@@ -82,4 +112,4 @@ def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) 
             f"scheduled_rank: {projection!r} does not remember a plain matrix P alone; use "
             "projections.svd, random, or power_iteration."
         )
-    return ScheduledRank(projection, rank_at)
+    return ScheduledRank(projection.rank, projection, rank_at)
