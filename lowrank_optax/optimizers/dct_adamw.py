@@ -1,14 +1,12 @@
 """DCT-AdamW."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import projections, refresh, residuals
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import check_fraction
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
 
@@ -45,9 +43,6 @@ def dct_adamw(
       mu_dtype: of Adam's first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2505.17967, algorithm 2.
       Differs from the published code in its quantisers, which lose most of their levels there, and
@@ -65,8 +60,7 @@ def dct_adamw(
     check_fraction("b1", b1)
     check_fraction("b2", b2)
     residual = residuals.error_feedback(error_feedback) if error_feedback else residuals.discard()
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         projections.dct(rank, select=select),
         # The first step, then steps T, 2T, … counted from 1.
@@ -74,4 +68,3 @@ def dct_adamw(
         transport="rotate" if rotate else "keep",
         residual=residual,
     )
-    return Recipe(scale_by)

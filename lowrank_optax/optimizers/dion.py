@@ -21,7 +21,7 @@ from lowrank_optax.linalg.averages import mean_over
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import product
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.regions import initialise, run_in_auto
@@ -249,34 +249,17 @@ class Dion:
 
 
 @optimizer
-def dion(
-    rank: int | float = 128,
-    *,
-    momentum: Any = 0.95,
-    power_iters: Any = 1,
-    eps: Any = 1e-8,
-    nesterov: bool = False,
-    orthogonalize: str = "qr",
-    shape_scale: str = "dion",
-    rank_scale: str = "none",
-    mu_dtype: Any = None,
-    sync: str | None = None,
-    sync_axis: str = "data",
-) -> Recipe:
+@arguments_of(scale_by_dion)
+def dion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Recipe:
     """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
 
-    W ← (1 − η λ) W − η · scale · Q Pᵀ; see `scale_by_dion`.
+    W ← (1 − η λ) W − η · scale · Q Pᵀ; see `scale_by_dion`. With `sync` the fallback averages whole
+    gradients.
 
     Args:
       {learning_rate}
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      momentum, power_iters, eps, nesterov, orthogonalize, shape_scale, rank_scale, mu_dtype: as
-        for `scale_by_dion`.
-      sync, sync_axis: as for `scale_by_dion`; the fallback averages whole gradients.
+      {own}
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2504.05295, algorithm 1.
@@ -289,18 +272,5 @@ def dion(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    scale_by = functools.partial(
-        scale_by_dion,
-        rank,
-        momentum=momentum,
-        power_iters=power_iters,
-        eps=eps,
-        nesterov=nesterov,
-        orthogonalize=orthogonalize,
-        shape_scale=shape_scale,
-        rank_scale=rank_scale,
-        mu_dtype=mu_dtype,
-        sync=sync,
-        sync_axis=sync_axis,
-    )
+    scale_by = functools.partial(scale_by_dion, sync=sync, sync_axis=sync_axis, **own)
     return Recipe(scale_by, resolve_sync(sync, sync_axis))

@@ -1,14 +1,12 @@
 """FRUGAL."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 
@@ -46,9 +44,6 @@ def frugal(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2411.07837, algorithm 1.
 
@@ -60,8 +55,7 @@ def frugal(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         by_name(projection, rank, select),
         update_interval=update_interval,
@@ -69,4 +63,3 @@ def frugal(
         transport="reset",
         residual=residuals.sign_descent(inactive_scale),
     )
-    return Recipe(scale_by)

@@ -1,14 +1,12 @@
 """GaLore, its importance-sampled form I3S, and GoLore."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import projections
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Hybrid, Selection
 from lowrank_optax.axes.selection import resolve as resolve_selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
 
@@ -47,9 +45,6 @@ def galore(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2403.03507, algorithm 2; I3S for `select="importance"`.
       Differs from the published code in decaying the weights with the update, not after it.
@@ -63,8 +58,7 @@ def galore(
       (4, 8)
     """
     selection = resolve_selection(select)
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
         if inner == "adam"
         else resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
@@ -74,7 +68,6 @@ def galore(
         transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
         scale=scale,
     )
-    return Recipe(scale_by)
 
 
 @optimizer
@@ -109,9 +102,6 @@ def golore(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2410.11289, algorithm 1.
 
@@ -125,8 +115,7 @@ def golore(
     """
     draws = projections.random(rank)
     always = isinstance(random_after, int) and random_after == 0
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         draws if always else projections.switch(projections.svd(rank), draws, random_after),
         update_interval=update_interval,
@@ -134,4 +123,3 @@ def golore(
         transport="rotate_first",
         scale=scale,
     )
-    return Recipe(scale_by)

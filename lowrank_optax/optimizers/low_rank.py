@@ -1,6 +1,5 @@
 """An optimizer put together from the axes by name."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +8,7 @@ from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection
 from lowrank_optax.axes.transports import Transport
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
@@ -55,9 +53,6 @@ def low_rank(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
@@ -68,8 +63,7 @@ def low_rank(
     """
     if isinstance(residual, str) and residual not in RESIDUALS:
         raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         by_name(projection, rank, select),
         update_interval=update_interval,
@@ -78,4 +72,3 @@ def low_rank(
         residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
         scale=scale,
     )
-    return Recipe(scale_by)
