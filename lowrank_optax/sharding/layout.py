@@ -6,7 +6,8 @@ from typing import Any
 from jax.sharding import PartitionSpec
 
 from lowrank_optax.core.matrices import MatrixSpec
-from lowrank_optax.sharding.types import AnyMesh, axes_of, shards
+from lowrank_optax.linalg.devices import AnyMesh
+from lowrank_optax.sharding.types import axes_of, shards
 
 Axes = tuple[str, ...]
 
@@ -48,13 +49,8 @@ class Layout:
     def partition(self, field: str, shape: tuple[int, ...]) -> PartitionSpec:
         """Partition of an array of the engine's state.
 
-        Args:
-          field: "basis" (n × r, or r indices), "inner" (r × m), or "residual" (n × m); an axis
-            of another size than these is not split.
-          shape: of the array: the batch axes, then what the field says.
-
-        Returns:
-          A partition; an array that does not begin with the batch axes is not split at all.
+        That is of a "basis" (n × r, or r indices), "inner" (r × m) or "residual" (n × m). An axis
+        of another size is not split, and an array without the batch axes is not at all.
         """
         batch = len(self.batch)
         if shape[:batch] != self.spec.batch:
@@ -91,13 +87,7 @@ class Layout:
 
 
 def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None) -> Layout:
-    """The layout of a leaf.
-
-    Args:
-      mesh: the mesh.
-      spec: its view as matrices.
-      partition: its partition; None if it is not known, which stands for an unsplit m.
-    """
+    """The layout of a leaf; one whose partition is not known stands for an unsplit m."""
     known = partition is not None
     entries: Any = partition if partition is not None else [None] * len(spec.shape)
     # Of several axes that become one, XLA can keep the outermost split.

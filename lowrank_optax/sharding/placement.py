@@ -7,10 +7,11 @@ import jax
 from jax.sharding import PartitionSpec
 
 from lowrank_optax.core.matrices import MatrixTree
+from lowrank_optax.linalg.devices import mesh_of
 from lowrank_optax.sharding.layout import Layout, leaf_layout
 from lowrank_optax.sharding.owners import state_owners
-from lowrank_optax.sharding.regions import place
-from lowrank_optax.sharding.types import mesh_of, spec_of
+from lowrank_optax.sharding.regions import initialise, place
+from lowrank_optax.sharding.types import spec_of
 from lowrank_optax.sharding.zero import zero_axes
 
 FIELDS = ("basis", "inner", "residual")
@@ -31,10 +32,7 @@ class Placement:
       tree: the gradients or parameters.
       whole: which axes of a matrix the work needs whole, as for `Projection`.
       zero_axis: mesh axis or axes to split the other axis over; None for none.
-      init: makes the state whose places `partitions` tells.
-
-    Raises:
-      ValueError: if the mesh has no such axis.
+      init: makes the state that this places.
     """
 
     def __init__(self, tree: MatrixTree, whole: str, zero_axis: Any, init: Callable[[Any], Any]):
@@ -44,19 +42,21 @@ class Placement:
         self.splits_m = "m" not in whole
         self.base: dict[int, Layout] = {}
         self.work: dict[int, Layout] = {}
-        self.zero_axes = zero_axes(zero_axis, self.mesh)
+        further = zero_axes(zero_axis, self.mesh)
+        self.splits_further = bool(further)  # than follows from the parameters
         if self.mesh is None:
             return
         for i, spec in tree.matrices.items():
             base = leaf_layout(self.mesh, spec, spec_of(tree.leaves[i]))
             work = base.with_n_whole() if whole == "n" else base
             self.base[i] = base
-            self.work[i] = work.split_m(self.zero_axes) if self.splits_m else work
+            self.work[i] = work.split_m(further) if self.splits_m else work
 
-    @property
-    def splits_further(self) -> bool:
-        """Whether more is split than follows from the parameters."""
-        return bool(self.zero_axes)
+    def initial_state(self, params: Any) -> Any:
+        """What `init` makes of the parameters, made where it belongs."""
+        return initialise(
+            self.init, params, self.mesh, self.partitions, constrain=self.splits_further
+        )
 
     def to_work(self, i: int, A: jax.Array) -> jax.Array:
         """A (*batch, n, m) where the work on it is done."""
@@ -99,17 +99,10 @@ class Placement:
 
     def settle(self, state: Any) -> Any:
         """The state where `partitions` says, if that is more than the compiler knows."""
-        if self.mesh is None or not self.splits_further:
-            return state
-        mesh = self.mesh
-        return jax.tree.map(lambda x, spec: place(x, mesh, spec), state, self.partitions(state))
+        return place(state, self.mesh, self.partitions(state)) if self.splits_further else state
 
     def _placed(
-        self,
-        x: jax.Array,
-        layouts: dict[int, Layout],
-        i: int,
-        partition: Callable[[Layout], PartitionSpec],
+        self, x: jax.Array, layouts: dict[int, Layout], i: int, partition: Any
     ) -> jax.Array:
         if self.mesh is None or not (layouts[i].known or self.splits_further):
             return x

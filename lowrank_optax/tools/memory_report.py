@@ -10,9 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lowrank_optax.core.matrices import format_table
 from lowrank_optax.core.trees import path_string
+from lowrank_optax.linalg.devices import mesh_of
 from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.state import state_shardings
-from lowrank_optax.sharding.types import mesh_of
 
 
 @dataclasses.dataclass(frozen=True)
