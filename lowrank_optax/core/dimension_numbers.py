@@ -75,13 +75,11 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
         return _by_default(params, DEFAULT_EXCLUDE)
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
-    excluded = ["excluded by dimension_numbers"] * len(paths)
     if _is_pairs(dimension_numbers):
-        numbers, matched = _from_pairs(params, paths, cast(Any, dimension_numbers))
-        for i in set(range(len(paths))) - matched:
-            excluded[i] = "matched by no pattern of dimension_numbers"
+        numbers, excluded = _from_pairs(params, paths, cast(Any, dimension_numbers))
     else:
         numbers = _from_tree(paths, dimension_numbers)
+        excluded = ["excluded by dimension_numbers"] * len(paths)
     shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
     return _resolution(
         numbers,
@@ -137,9 +135,10 @@ def _from_pairs(
     params: Any,
     paths: list[str],
     pairs: Sequence[tuple[str, MuonDimensionNumbers | None]],
-) -> tuple[list[MuonDimensionNumbers | None], set[int]]:
-    """The numbers, and which leaves a pattern matches."""
+) -> tuple[list[MuonDimensionNumbers | None], list[str]]:
+    """The numbers, and why a leaf has none."""
     found: list[MuonDimensionNumbers | None] = [None] * len(paths)
+    excluded = ["matched by no pattern of dimension_numbers"] * len(paths)
     matched_by: dict[int, str] = {}
     everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
     absent = [path_string(path) for path, leaf in everything if leaf is None]
@@ -160,7 +159,8 @@ def _from_pairs(
                 )
             matched_by[i] = pattern
             found[i] = value
-    return found, set(matched_by)
+            excluded[i] = "excluded by dimension_numbers"
+    return found, excluded
 
 
 def _from_tree(paths: list[str], tree: Any) -> list[MuonDimensionNumbers | None]:

@@ -136,7 +136,7 @@ class Halves:
         typed = lambda node: jax.tree.map(typed_spec, node)
         low_rank = tree.build(self.placement.low_rank_partition)
         return FirstHalf(
-            A={i: self.placement.work_partition(i) for i in tree.matrices},
+            A={i: self.placement.work[i].matrix() for i in tree.matrices},
             a=low_rank,
             coordinates=None if params is None else low_rank,
             used=typed(state.basis),

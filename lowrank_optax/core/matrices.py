@@ -1,9 +1,7 @@
 """From a pytree leaf to a batch of matrices: the static specification of every leaf.
 
-A leaf is a batch of weight matrices W of shape (out, in), read off its dimension numbers. One of
-the two sides is compressed, and everything after this file sees arrays of shape (..., n, m) with
-the compressed axis n first, and knows no left or right. A JAX kernel (in, out) with in ≤ out is
-its own view: nothing is transposed.
+Everything after this file sees arrays (..., n, m) with the compressed axis n first, and knows no
+left or right. A JAX kernel (in, out) with in ≤ out is its own view: nothing is transposed.
 """
 
 import dataclasses
@@ -167,7 +165,7 @@ class MatrixTree:
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Align rows of text in columns, the first row being the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -148,7 +148,7 @@ def assemble(
         step_dtype="float32",
     )
     other_rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
-    other = fallback or all_in_float32(descend(optax.scale_by_adam(), other_rate))
+    other = fallback or rounded_once(descend(optax.scale_by_adam(), other_rate), _widened)
     other = zero(other, zero_axis)
     if recipe.sync_axis is not None:
         other = optax.chain(average_gradients(recipe.sync_axis), other)
@@ -166,26 +166,18 @@ def assemble(
     return without_none(tx)
 
 
-def rounded_once(tx: optax.GradientTransformation) -> Optimizer:
-    """Updates in the gradients' dtype, rounded once, of a `tx` that makes them in float32."""
+def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tree) -> Optimizer:
+    """Updates in the gradients' dtype, rounded once, of a `tx` that makes them in float32.
+
+    With `widen` it is given the gradients, and initialised, in float32 as well.
+    """
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        wide, state = tx.update(updates, state, _widened(params), **extra_args)
+        wide, state = tx.update(widen(updates), state, _widened(params), **extra_args)
         return optax.tree.cast_like(wide, updates), state
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def all_in_float32(tx: optax.GradientTransformation) -> Optimizer:
-    """An optimizer that computes, and keeps its state, in at least float32."""
-    inner = rounded_once(tx)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        wide, state = inner.update(_widened(updates), state, params, **extra_args)
-        return optax.tree.cast_like(wide, updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: tx.init(_widened(params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: tx.init(widen(params)), update)
 
 
 def _widened(tree: Any) -> Any:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from lowrank_optax.axes import projections, refresh, residuals
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
+from lowrank_optax.axes import projections, refresh, residuals, selection
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
@@ -17,10 +15,10 @@ def dct_adamw(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    update_interval: UpdateInterval = 1,
+    update_interval: refresh.UpdateInterval = 1,
     rotate: bool = True,
     error_feedback: Any = "int8",
-    select: str | Selection = "l1",
+    select: str | selection.Selection = "l1",
     mu_dtype: Any = None,
 ) -> Recipe:
     """DCT-AdamW: AdamW on the r DCT columns that hold most of the gradient, with error feedback.

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from lowrank_optax.axes import residuals
-from lowrank_optax.axes.projections import Projection, by_name
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
+from lowrank_optax.axes import projections, refresh, residuals, selection
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_uncorrected_adam
 
@@ -14,9 +11,9 @@ from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_unc
 def fira(
     rank: int | float = 128,
     *,
-    projection: str | Projection = "svd",
-    select: str | Selection | None = None,
-    update_interval: UpdateInterval = 200,
+    projection: str | projections.Projection = "svd",
+    select: str | selection.Selection | None = None,
+    update_interval: refresh.UpdateInterval = 200,
     scale: Any = 0.25,
     growth_limit: Any = 1.01,
     b1: Any = 0.9,
@@ -60,7 +57,7 @@ def fira(
     """
     return in_subspace(
         scale_by_uncorrected_adam(b1, b2, eps, mu_dtype=mu_dtype),
-        by_name(projection, rank, select),
+        projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         residual=residuals.norm_scaling(growth_limit),

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from lowrank_optax.axes import residuals
-from lowrank_optax.axes.projections import Projection, by_name
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
+from lowrank_optax.axes import projections, refresh, residuals, selection
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
@@ -14,9 +11,9 @@ from lowrank_optax.transforms import Inner, resolve
 def frugal(
     rank: int | float = 0.25,
     *,
-    projection: str | Projection = "svd",
-    select: str | Selection | None = None,
-    update_interval: UpdateInterval = 200,
+    projection: str | projections.Projection = "svd",
+    select: str | selection.Selection | None = None,
+    update_interval: refresh.UpdateInterval = 200,
     inactive_scale: Any = 1.0,
     inner: Inner = "adam",
     b1: Any = 0.9,
@@ -57,7 +54,7 @@ def frugal(
     """
     return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
-        by_name(projection, rank, select),
+        projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         transport="reset",

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from lowrank_optax.axes import projections
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Hybrid, Selection
-from lowrank_optax.axes.selection import resolve as resolve_selection
+from lowrank_optax.axes import projections, refresh, selection
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
@@ -14,9 +11,9 @@ from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 def galore(
     rank: int | float = 128,
     *,
-    update_interval: UpdateInterval = 200,
+    update_interval: refresh.UpdateInterval = 200,
     scale: Any = 0.25,
-    select: str | Selection = "top",
+    select: str | selection.Selection = "top",
     method: str = "auto",
     inner: Inner = "adam",
     b1: Any = 0.9,
@@ -57,15 +54,15 @@ def galore(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    selection = resolve_selection(select)
+    chosen = selection.resolve(select)
     return in_subspace(
         scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
         if inner == "adam"
         else resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
-        projections.svd(rank, selection, method=method),
+        projections.svd(rank, chosen, method=method),
         update_interval=update_interval,
         stagger=stagger,
-        transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
+        transport="rotate_first" if isinstance(chosen, selection.Hybrid) else "keep",
         scale=scale,
     )
 
@@ -74,7 +71,7 @@ def galore(
 def golore(
     rank: int | float = 128,
     *,
-    update_interval: UpdateInterval = 200,
+    update_interval: refresh.UpdateInterval = 200,
     random_after: Any = 0,
     scale: Any = 0.25,
     inner: Inner = "adam",

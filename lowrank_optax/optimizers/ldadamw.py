@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from lowrank_optax.axes import projections, residuals
-from lowrank_optax.axes.transports import RotateMoments
+from lowrank_optax.axes import projections, residuals, transports
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
@@ -56,6 +55,6 @@ def ldadamw(
     return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         projections.power_iteration(rank, rho=rho, b1=b1),
-        transport=RotateMoments(b1, b2),
+        transport=transports.RotateMoments(b1, b2),
         residual=residual,
     )

@@ -4,8 +4,7 @@ from typing import Any
 
 import optax
 
-from lowrank_optax.axes import projections
-from lowrank_optax.axes.refresh import Once
+from lowrank_optax.axes import projections, refresh
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam, scale_by_unsigned_lion
 
@@ -65,7 +64,7 @@ def online_subspace_descent(
     return in_subspace(
         direction,
         projections.online_pca(rank, optimizer=projection_optimizer, penalty=penalty),
-        update_interval=Once(),
+        update_interval=refresh.Once(),
         scale=scale,
         then=optax.scale_by_sign() if inner == "lion" else None,
     )

@@ -5,8 +5,7 @@ from typing import Any
 
 import optax
 
-from lowrank_optax.axes import projections, residuals
-from lowrank_optax.axes.selection import Selection
+from lowrank_optax.axes import projections, residuals, selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import refuse_renamed
@@ -24,7 +23,7 @@ def scale_by_trion(
     *,
     momentum: Any = 0.95,
     residual_decay: Any = 1.0,
-    select: str | Selection = "l1",
+    select: str | selection.Selection = "l1",
     nesterov: bool = False,
     ns_steps: int = 5,
     ns_coeffs: Any = NS_COEFFICIENTS,

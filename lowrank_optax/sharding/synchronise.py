@@ -1,8 +1,7 @@
-"""Data parallelism that averages low-rank arrays in place of gradients.
+"""Data parallelism that averages low-rank arrays in place of gradients, in `jax.shard_map`.
 
-Inside `jax.shard_map` every device has a gradient and a momentum of its own. What the devices must
-agree on is the step, and that is low-rank: so they average the scores of the columns and the
-coordinates in the subspace, and each keeps what is outside of it.
+What the devices must agree on is the step, and that is low-rank: they average the scores of the
+columns and the coordinates in the subspace, and each keeps what is outside of it.
 """
 
 from typing import Any

@@ -66,8 +66,8 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
             return tx.update(updates, state, params, **extra_args)
         near = None if params is None else split.placed(params, split.parts)
         updates, state = tx.update(split.placed(updates, split.parts), state, near, **extra_args)
-        settled = place(state, split.mesh, split.partitions(state))
-        return split.placed(updates, split.whole), settled
+        gathered = split.placed(updates, split.whole)
+        return gathered, place(state, split.mesh, split.partitions(state))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -82,16 +82,13 @@ class _Split:
         axes = zero_axes(axis, self.mesh)
         leaves, treedef = jax.tree.flatten(params)
         self.treedef: Any = treedef
-        whole = [_whole(leaf) for leaf in leaves]
-        self.parts = [
-            _split_further(leaf.shape, entries, axes, self.mesh)
-            for leaf, entries in zip(leaves, whole, strict=True)
-        ]
-        # What is not split further stays where it is.
-        self.whole = [
-            None if part == entries else entries
-            for part, entries in zip(self.parts, whole, strict=True)
-        ]
+        self.parts, self.whole = [], []
+        for leaf in leaves:
+            whole = _whole(leaf)
+            part = _split_further(leaf.shape, whole, axes, self.mesh)
+            self.parts.append(part)
+            # What is not split further stays where it is.
+            self.whole.append(None if part == whole else whole)
 
     def partitions(self, state: Any) -> Any:
         params, arrays = jax.tree.leaves(self.params), jax.tree.leaves(state)
