@@ -33,9 +33,11 @@ from lowrank_optax.optimizers import (
     tandem,
     trion,
 )
-from lowrank_optax.sharding import state_shardings, unsharded_sides, with_shardings, zero
 from lowrank_optax.sharding.cosine_transforms import orthogonal_dct, orthogonal_idct
+from lowrank_optax.sharding.sides import unsharded_sides
+from lowrank_optax.sharding.state import state_shardings, with_shardings
 from lowrank_optax.sharding.synchronise import local_state_specs
+from lowrank_optax.sharding.zero import zero
 from lowrank_optax.tools import diagnostics
 from lowrank_optax.tools.matrix_state import matrix_states
 from lowrank_optax.tools.memory_report import MemoryReport, memory_report

@@ -1,6 +1,5 @@
 """What the engine is put together from, and the state that it keeps."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import optax
@@ -9,6 +8,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from lowrank_optax.axes import refresh, residuals, transports
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.base import Projection
+from lowrank_optax.core.stored import StoredMoment
 
 
 class LowRankState(NamedTuple):
@@ -30,32 +30,18 @@ class LowRankState(NamedTuple):
 
 
 @axis_value("projection", "schedule", "transport", "residual", "scale")
-class Axes:
-    """The values of the axes: a pytree of the numbers in them.
-
-    Attributes:
-      scale: factor of the inner optimizer's direction: a number, or a function of the matrix's
-        specification.
-    """
-
-    projection: Projection
-    schedule: refresh.Refresh
-    transport: transports.Transport
-    residual: residuals.Residual
-    scale: Any
-
-
-@dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a part of the engine may ask its neighbours about, at construction."""
+    """The inner optimizer and the values of the axes: a pytree of the numbers in these."""
 
-    inner: optax.GradientTransformation
+    inner: optax.GradientTransformationExtraArgs
     projection: Projection
     schedule: refresh.Refresh
     transport: transports.Transport
     residual: residuals.Residual
+    stored: StoredMoment
+    scale: Any  # of the inner optimizer's direction: a number, or a function of the `MatrixSpec`
 
     def check(self) -> None:
-        """Raise if one value needs what another one does not have, naming both."""
-        for part in (self.transport, self.projection, self.residual):
+        """Raise if one part needs what another one does not have, naming both."""
+        for part in (self.transport, self.projection, self.residual, self.stored):
             part.check(self)

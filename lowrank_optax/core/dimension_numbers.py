@@ -9,7 +9,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
-from lowrank_optax.core.trees import has_masked, leaf_paths, path_string
+from lowrank_optax.core.trees import at_paths, has_masked, leaf_paths, path_string
 
 DimensionNumbers: TypeAlias = (
     MuonDimensionNumbers
@@ -22,15 +22,12 @@ DimensionNumbers: TypeAlias = (
 
 
 class Resolution(NamedTuple):
-    """What every leaf is, in `jax.tree.leaves` order.
-
-    Attributes:
-      numbers: which axes are "in" and "out", or None where a leaf is not a matrix.
-      reasons: why a leaf is not a matrix, in a few words; "" where it is one.
-    """
+    """What every leaf is, in `jax.tree.leaves` order."""
 
     numbers: tuple[MuonDimensionNumbers | None, ...]
+    """Which axes are "in" and "out", or None where a leaf is not a matrix."""
     reasons: tuple[str, ...]
+    """Why a leaf is not a matrix, in a few words; "" where it is one."""
 
 
 def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any:
@@ -70,19 +67,6 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
 
     Patterns must all match something, unless a part of the tree is masked (`optax.masked`,
     `optax.partition`): then they may be about that part. A leaf that is None is something.
-
-    Args:
-      params: pytree of arrays or shapes.
-      dimension_numbers: in any of the forms of `DimensionNumbers`.
-
-    Raises:
-      ValueError, TypeError: naming the parameter or pattern and the remedy.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.core.dimension_numbers import resolve
-      >>> resolve({"b": jnp.ones(8), "w": jnp.ones((4, 8)), "wte": jnp.ones((9, 4))}).reasons
-      ('1-D', '', 'named as an embedding or head')
     """
     paths = leaf_paths(params)
     if not paths:
@@ -91,13 +75,11 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
         return _by_default(params, DEFAULT_EXCLUDE)
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
-    excluded = ["excluded by dimension_numbers"] * len(paths)
     if _is_pairs(dimension_numbers):
-        numbers, matched = _from_pairs(params, paths, cast(Any, dimension_numbers))
-        for i in set(range(len(paths))) - matched:
-            excluded[i] = "matched by no pattern of dimension_numbers"
+        numbers, excluded = _from_pairs(params, paths, cast(Any, dimension_numbers))
     else:
         numbers = _from_tree(paths, dimension_numbers)
+        excluded = ["excluded by dimension_numbers"] * len(paths)
     shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
     return _resolution(
         numbers,
@@ -153,9 +135,10 @@ def _from_pairs(
     params: Any,
     paths: list[str],
     pairs: Sequence[tuple[str, MuonDimensionNumbers | None]],
-) -> tuple[list[MuonDimensionNumbers | None], set[int]]:
-    """The numbers, and which leaves a pattern matches."""
+) -> tuple[list[MuonDimensionNumbers | None], list[str]]:
+    """The numbers, and why a leaf has none."""
     found: list[MuonDimensionNumbers | None] = [None] * len(paths)
+    excluded = ["matched by no pattern of dimension_numbers"] * len(paths)
     matched_by: dict[int, str] = {}
     everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
     absent = [path_string(path) for path, leaf in everything if leaf is None]
@@ -176,34 +159,24 @@ def _from_pairs(
                 )
             matched_by[i] = pattern
             found[i] = value
-    return found, set(matched_by)
+            excluded[i] = "excluded by dimension_numbers"
+    return found, excluded
 
 
 def _from_tree(paths: list[str], tree: Any) -> list[MuonDimensionNumbers | None]:
     """Look leaves up by path, so that prefixes work and a masked tree may miss leaves."""
-    given = {
-        path_string(path): value
-        for path, value in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_number)
-    }
-    for path, value in given.items():
+    for path, value in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_number):
         if not _is_number(value):
             raise TypeError(
-                f"dimension_numbers at {path or 'the root'} is {value!r}; use "
+                f"dimension_numbers at {path_string(path) or 'the root'} is {value!r}; use "
                 "optax.contrib.MuonDimensionNumbers, or None for a leaf that is not a matrix."
             )
-    found: list[MuonDimensionNumbers | None] = []
-    for path in paths:
-        parts = path.split("/")
-        prefixes = ["/".join(parts[:length]) for length in range(len(parts), -1, -1)]
-        hit = next((prefix for prefix in prefixes if prefix in given), None)
-        if hit is None:
-            raise ValueError(
-                f"dimension_numbers says nothing about {path}; give MuonDimensionNumbers, or None "
-                "if it is not a matrix."
-            )
-        value = given[hit]
-        found.append(value if isinstance(value, MuonDimensionNumbers) else None)
-    return found
+    missing = (
+        "dimension_numbers says nothing about {path}; give MuonDimensionNumbers, or None if it is "
+        "not a matrix."
+    )
+    found = at_paths(tree, paths, is_leaf=_is_number, missing=missing)
+    return [value if isinstance(value, MuonDimensionNumbers) else None for value in found]
 
 
 def _compile(pattern: str, name: str) -> re.Pattern[str]:

@@ -2,21 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray
 
-from lowrank_optax.core.axes import Axes, LowRankState
-from lowrank_optax.core.halves import FirstHalf, Halves, low_rank_zeros
+from lowrank_optax.core.axes import LowRankState, Parts
+from lowrank_optax.core.halves import Halves, low_rank_zeros
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
-from lowrank_optax.core.stored import StoredMoment
 from lowrank_optax.core.trees import in_own_structure
+from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.sharding.placement import Placement
-from lowrank_optax.sharding.regions import initialise, retyped_like, run_in_auto
-from lowrank_optax.sharding.types import typed_spec
+from lowrank_optax.sharding.regions import retyped_like, run_in_auto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,47 +26,37 @@ class Engine:
     axes are `Explicit`. The inner optimizer runs between its two halves, on the caller's mesh.
     """
 
-    inner: optax.GradientTransformationExtraArgs
-    axes: Axes
+    parts: Parts
     specs: Callable[[Any], SpecTable]
-    stored: StoredMoment
     zero_axis: Any
     seed: Any
     step_dtype: Any
 
     def init(self, params: Any) -> LowRankState:
-        tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
-        return initialise(
-            self._start_state,
-            params,
-            placement.mesh,
-            placement.partitions,
-            constrain=placement.splits_further,
-        )
+        return self._placement(params).initial_state(params)
 
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
         state = in_own_structure(state, updates, self._start_state)
-        tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, self.axes.projection.whole, self.zero_axis, self._start_state)
-        halves = Halves(tree.table, placement, self.inner, self.stored, self.step_dtype)
-        start = self._inner_state(tree)
+        placement = self._placement(updates)
+        halves = Halves(placement, self.step_dtype)
+        start = self._inner_state(placement.tree)
         first = run_in_auto(
             halves.before,
-            lambda: halves.partitions(tree, state, start, params),
+            lambda: halves.partitions(self.parts, state, start, params),
             placement.mesh,
-            *(self.axes, updates, state, start, params),
+            *(self.parts, updates, state, start, params),
         )
-        directions, inner = self._directions(tree, first, extra_args)
+        directions, inner = self._inner.update(
+            first.a, first.inner, first.coordinates, **extra_args
+        )
         inner = retyped_like(inner, first.inner)
-        key = jax.random.fold_in(state.key, state.count)
         steps, residual, inner = run_in_auto(
             halves.after,
             lambda: jax.tree.map(typed_spec, (updates, state.residual, state.inner)),
             placement.mesh,
-            *(self.axes, updates, first, directions, inner, key),
+            *(self.parts, updates, first, directions, inner),
         )
         new_state = LowRankState(
             count=optax.safe_increment(state.count),
@@ -79,16 +68,20 @@ class Engine:
         )
         return steps, placement.settle(new_state)
 
+    def _placement(self, params: Any) -> Placement:
+        tree = MatrixTree(params, self.specs(params))
+        return Placement(tree, self.parts.projection.whole, self.zero_axis, self._start_state)
+
     def _start_state(self, params: Any) -> LowRankState:
         """The state before the first step, wherever it is."""
         tree = MatrixTree(params, self.specs(params))
         key = as_key(self.seed)
-        axes = self.axes
+        parts = self.parts
 
         def basis(i: int) -> Any:
             spec = tree.matrices[i]
             try:
-                return axes.projection.init(
+                return parts.projection.init(
                     spec.view, spec.rank, tree.dtype(i), jax.random.fold_in(key, i)
                 )
             except ValueError as error:
@@ -97,29 +90,43 @@ class Engine:
         return LowRankState(
             count=jnp.zeros((), jnp.int32),
             key=key,
-            schedule=tree.build(lambda i: axes.schedule.init()),
+            schedule=tree.build(lambda i: parts.schedule.init()),
             basis=tree.build(basis),
-            inner=self.stored.start(self._inner_state(tree)),
-            residual=tree.build(lambda i: axes.residual.init(tree.matrices[i].view, tree.dtype(i))),
+            inner=parts.stored.start(self._inner_state(tree)),
+            residual=tree.build(
+                lambda i: parts.residual.init(tree.matrices[i].view, tree.dtype(i))
+            ),
         )
 
     def _inner_state(self, tree: MatrixTree) -> Any:
         """The inner optimizer's state before the first step."""
-        zeros = low_rank_zeros(tree, self.axes.projection)
-        if self.axes.schedule.by_matrix:
-            return tree.build(lambda i: self.inner.init(zeros[i]))
-        return self.inner.init(tree.build(zeros.__getitem__))
+        return self._inner.init(low_rank_zeros(tree, self.parts.projection))
 
-    def _directions(
-        self, tree: MatrixTree, first: FirstHalf, extra_args: dict[str, Any]
-    ) -> tuple[Any, Any]:
-        """What the inner optimizer makes of the coordinates, and its new state."""
-        if not self.axes.schedule.by_matrix:
-            return self.inner.update(first.a, first.inner, first.coordinates, **extra_args)
-        a, inner = tree.read(first.a), tree.read(first.inner)
-        params = dict.fromkeys(a) if first.coordinates is None else tree.read(first.coordinates)
-        both = {i: self.inner.update(a[i], inner[i], params[i], **extra_args) for i in a}
-        return tree.build(lambda i: both[i][0]), tree.build(lambda i: both[i][1])
+    @property
+    def _inner(self) -> optax.GradientTransformationExtraArgs:
+        """The inner optimizer of all matrices."""
+        parts = self.parts
+        return for_each(parts.inner) if parts.schedule.by_matrix else parts.inner
+
+
+def for_each(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer of its own, and so a state, for every array of a tree."""
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(tx.init, params)
+
+    def update(updates: Any, states: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        leaves, treedef = jax.tree.leaves(updates), cast(Any, jax.tree.structure(updates))
+        beside = [None] * len(leaves) if params is None else treedef.flatten_up_to(params)
+        both = [
+            tx.update(*each, **extra_args)
+            for each in zip(leaves, treedef.flatten_up_to(states), beside, strict=True)
+        ]
+        return treedef.unflatten([u for u, _ in both]), treedef.unflatten([s for _, s in both])
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def as_key(seed: Any) -> PRNGKeyArray:

@@ -11,13 +11,12 @@ from jaxtyping import Array
 from lowrank_optax.axes import residuals, transports
 from lowrank_optax.axes.moments import first_moment, has_one
 from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
-from lowrank_optax.core.axes import Axes, LowRankState
-from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.core.axes import LowRankState, Parts
+from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.core.order import once
-from lowrank_optax.core.stored import StoredMoment
+from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.placement import Placement
-from lowrank_optax.sharding.types import typed_spec
 
 Leaves = dict[int, Any]
 """A value for every matrix, by the position of its leaf."""
@@ -34,28 +33,26 @@ class FirstHalf(NamedTuple):
     inner: Any  # the transported state of the inner optimizer
     residual: Any
     schedule: Any
+    key: Any  # of this step
 
 
 @dataclasses.dataclass(frozen=True)
 class Halves:
     """The step before and after the inner optimizer."""
 
-    table: SpecTable
     placement: Placement
-    inner: optax.GradientTransformation
-    stored: StoredMoment
     step_dtype: Any
 
     def before(
-        self, axes: Axes, updates: Any, state: LowRankState, start: Any, params: Any
+        self, parts: Parts, updates: Any, state: LowRankState, start: Any, params: Any
     ) -> FirstHalf:
         """From gradients to coordinates in the subspace, and all state but the inner one."""
-        tree = MatrixTree(updates, self.table)
-        projection, residual, schedule = axes.projection, axes.residual, axes.schedule
+        tree = self.placement.tree.of(updates)
+        projection, residual, schedule = parts.projection, parts.residual, parts.schedule
         previous, stored = tree.read(state.basis), tree.read(state.residual)
         remembered = tree.read(state.schedule)
         key = jax.random.fold_in(state.key, state.count)
-        inner = self.stored.widen(start, state.inner)
+        inner = parts.stored.widen(start, state.inner)
         moments = self._moments(tree, inner, schedule.by_matrix)
         A, a, due, bases, settled = {}, {}, {}, {}, {}
         old: dict[int, Subspace] = {}
@@ -63,7 +60,7 @@ class Halves:
         changes: dict[int, Transition] = {}
         done: Any = None
         for position, (i, spec) in enumerate(tree.matrices.items()):
-            G = self.placement.to_work(i, self._next(tree.matrix(i), done))
+            G = self.placement.to_work(i, once(done, tree.matrix(i), self.placement.mesh))
             S = projection.analyze(G, wide_dtype(tree.dtype(i)))
             old[i] = projection.subspace(previous[i], spec.view)
             A[i] = residual.accumulate(S, stored[i], old[i])
@@ -88,13 +85,13 @@ class Halves:
                 key=jax.random.fold_in(key, 2 * i + 1),
                 previous=old[i],
                 m=m,
-                moved=None if m is None else _moved(axes.transport, changes[i], m, due[i]),
+                moved=None if m is None else _moved(parts.transport, changes[i], m, due[i]),
             )
             stored[i] = residual.keep(projected, stored[i])
             settled[i] = projection.settle(bases[i], A[i], a[i], due[i])
             remembered[i] = schedule.advance(remembered[i], state.count, due[i], changes[i])
             done = stored[i], a[i]
-        inner = self._transported(axes, tree, inner, start, changes, due)
+        inner = self._transported(parts, tree, inner, start, changes, due)
         return FirstHalf(
             A=A,
             a=tree.build(a.__getitem__),
@@ -104,20 +101,21 @@ class Halves:
             inner=inner,
             residual=tree.build(stored.__getitem__),
             schedule=tree.build(remembered.__getitem__),
+            key=key,
         )
 
     def after(
-        self, axes: Axes, updates: Any, first: FirstHalf, directions: Any, inner: Any, key: Any
+        self, parts: Parts, updates: Any, first: FirstHalf, directions: Any, inner: Any
     ) -> tuple[Any, Any, Any]:
         """From the inner optimizer's directions to steps in weight space, and what is stored."""
-        tree = MatrixTree(updates, self.table)
+        tree = self.placement.tree.of(updates)
         used, a, u = tree.read(first.used), tree.read(first.a), tree.read(directions)
         stored, steps = tree.read(first.residual), {}
-        projection, further = axes.projection, self.placement.splits_further
+        projection, further = parts.projection, self.placement.splits_further
         done: Any = None
         for i, spec in tree.matrices.items():
-            scale = axes.scale(spec) if callable(axes.scale) else axes.scale
-            direction = self._next(u[i], done).astype(first.A[i].dtype)
+            scale = parts.scale(spec) if callable(parts.scale) else parts.scale
+            direction = once(done, u[i], self.placement.mesh).astype(first.A[i].dtype)
             direction = self.placement.gather(i, direction)
             # A residual that stores nothing works where the step is needed, so that what is
             # gathered is low-rank; one that does has no use for A any more.
@@ -129,36 +127,33 @@ class Halves:
                 direction=direction,
                 scale=scale,
             )
-            stepped, stored[i] = axes.residual.finish(step, stored[i])
+            stepped, stored[i] = parts.residual.finish(step, stored[i])
             done = stepped
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))
             steps[i] = self.placement.to_parameter(i, stepped.astype(dtype))
-        return tree.replace(steps), tree.build(stored.__getitem__), self.stored.narrow(inner, key)
+        kept = parts.stored.narrow(inner, first.key)
+        return tree.replace(steps), tree.build(stored.__getitem__), kept
 
-    def _next(self, x: Array, done: Any) -> Array:
-        """x, once what came before is done; over devices there is no one place to see that."""
-        return x if self.placement.mesh is not None else once(done, x)
-
-    def partitions(
-        self, tree: MatrixTree, state: LowRankState, start: Any, params: Any
-    ) -> FirstHalf:
+    def partitions(self, parts: Parts, state: LowRankState, start: Any, params: Any) -> FirstHalf:
         """Where the results of the first half are, for mesh axes that are `Explicit`."""
+        tree = self.placement.tree
         typed = lambda node: jax.tree.map(typed_spec, node)
         low_rank = tree.build(self.placement.low_rank_partition)
         return FirstHalf(
-            A={i: self.placement.work_partition(i) for i in tree.matrices},
+            A={i: self.placement.work[i].matrix() for i in tree.matrices},
             a=low_rank,
             coordinates=None if params is None else low_rank,
             used=typed(state.basis),
             settled=typed(state.basis),
-            inner=self.stored.of_codes(start, typed(state.inner)),
+            inner=parts.stored.of_codes(start, typed(state.inner)),
             residual=typed(state.residual),
             schedule=typed(state.schedule),
+            key=typed_spec(state.key),
         )
 
     def _transported(
         self,
-        axes: Axes,
+        parts: Parts,
         tree: MatrixTree,
         state: Any,
         start: Any,
@@ -166,25 +161,18 @@ class Halves:
         due: Leaves,
     ) -> Any:
         """The inner optimizer's state for the new subspaces."""
-        zeros = low_rank_zeros(tree, axes.projection)
         if not changes:
             return state
-        if not axes.schedule.by_matrix:
-            change = transports.Change(
-                self.inner,
-                state,
-                start,
-                tree.build(zeros.__getitem__),
-                tree.build(changes.__getitem__),
-            )
-            return axes.transport.where(next(iter(due.values())), change)
-        states, starts = tree.read(state), tree.read(start)
+        zeros = low_rank_zeros(tree, parts.projection)
+        trees = state, start, zeros, tree.build(changes.__getitem__)
 
-        def moved(i: int) -> Any:
-            change = transports.Change(self.inner, states[i], starts[i], zeros[i], changes[i])
-            return axes.transport.where(due[i], change)
+        def moved(due: Any, *nodes: Any) -> Any:
+            return parts.transport.where(due, transports.Change(parts.inner, *nodes))
 
-        return tree.build(moved)
+        if not parts.schedule.by_matrix:
+            return moved(next(iter(due.values())), *trees)
+        nodes = [tree.read(each) for each in trees]
+        return tree.build(lambda i: moved(due[i], *(node[i] for node in nodes)))
 
     def _moments(self, tree: MatrixTree, state: Any, by_matrix: bool) -> dict[int, Moment]:
         """The first moments in an inner state, if it has them."""
@@ -199,7 +187,7 @@ class Halves:
         """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
         if params is None:
             return None
-        tree = MatrixTree(params, self.table)
+        tree = self.placement.tree.of(params)
 
         def project(i: int) -> Array:
             W = self.placement.to_work(i, tree.matrix(i))
@@ -212,12 +200,14 @@ class Halves:
         return projection.analyze(G, wide_dtype(tree.dtype(i)))
 
 
-def low_rank_zeros(tree: MatrixTree, projection: Projection) -> dict[int, Array]:
+def low_rank_zeros(tree: MatrixTree, projection: Projection) -> Any:
     """What the inner optimizer is initialised with: at least float32, whatever the leaves are."""
-    return {
-        i: jnp.zeros(projection.low_rank_shape(spec.view, spec.rank), wide_dtype(tree.dtype(i)))
-        for i, spec in tree.matrices.items()
-    }
+
+    def zeros(i: int) -> Array:
+        spec = tree.matrices[i]
+        return jnp.zeros(projection.low_rank_shape(spec.view, spec.rank), wide_dtype(tree.dtype(i)))
+
+    return tree.build(zeros)
 
 
 def _refresh(projection: Projection, choice: Choice, due: Any) -> Any:

@@ -6,7 +6,7 @@ import optax
 
 from lowrank_optax.axes import refresh, residuals, transports
 from lowrank_optax.axes.projections.base import Projection
-from lowrank_optax.core.axes import Axes, Parts
+from lowrank_optax.core.axes import Parts
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import Engine
 from lowrank_optax.core.matrices import matrix_specs
@@ -84,23 +84,21 @@ def scale_by_low_rank(
       >>> updates["w"].shape
       (4, 8)
     """
-    axes = Axes(
+    parts = Parts(
+        inner=optax.with_extra_args_support(inner),
         projection=projection,
         schedule=refresh.resolve(update_interval, stagger),
         transport=transports.resolve(transport),
         residual=residual or residuals.discard(),
+        stored=StoredMoment(storage(mu_dtype)),
         scale=scale,
     )
-    Parts(inner, axes.projection, axes.schedule, axes.transport, axes.residual).check()
-    stored = StoredMoment(storage(mu_dtype))
-    stored.check(inner)
+    parts.check()
     engine = Engine(
-        inner=optax.with_extra_args_support(inner),
-        axes=axes,
+        parts,
         specs=lambda tree: matrix_specs(
             tree, projection.rank, dimension_numbers=dimension_numbers, compress=compress
         ),
-        stored=stored,
         zero_axis=zero_axis,
         seed=seed,
         step_dtype=step_dtype,

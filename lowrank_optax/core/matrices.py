@@ -1,9 +1,7 @@
 """From a pytree leaf to a batch of matrices: the static specification of every leaf.
 
-A leaf is a batch of weight matrices W of shape (out, in), read off its dimension numbers. One of
-the two sides is compressed, and everything after this file sees arrays of shape (..., n, m) with
-the compressed axis n first, and knows no left or right. A JAX kernel (in, out) with in ≤ out is
-its own view: nothing is transposed.
+Everything after this file sees arrays (..., n, m) with the compressed axis n first, and knows no
+left or right. A JAX kernel (in, out) with in ≤ out is its own view: nothing is transposed.
 """
 
 import dataclasses
@@ -126,18 +124,17 @@ class SpecTable:
 
 
 class MatrixTree:
-    """A pytree's leaves with their specifications; builds and reads trees of the same structure.
-
-    Args:
-      tree: pytree of arrays.
-      table: its specifications, from `matrix_specs`.
-    """
+    """A pytree's leaves with their specifications; builds and reads trees of the same structure."""
 
     def __init__(self, tree: Any, table: SpecTable):
         self.table = table
         self.leaves, treedef = jax.tree.flatten(tree)
         self.treedef: Any = treedef
         self.matrices = {i: spec for i, spec in enumerate(table) if spec is not None}
+
+    def of(self, tree: Any) -> "MatrixTree":
+        """The same of another tree of this structure."""
+        return MatrixTree(tree, self.table)
 
     def matrix(self, i: int) -> Shaped[Array, "*batch n m"]:
         """Leaf i as matrices."""
@@ -168,7 +165,7 @@ class MatrixTree:
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Align rows of text in columns, the first row being the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
@@ -241,25 +238,6 @@ def _spec(
     rank: int | float,
     compress: str | None,
 ) -> MatrixSpec:
-    axes = matrix_axes(path, shape, number)
-    sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
-    side = "in" if sizes["out"] >= sizes["in"] else "out"
-    if compress in axes:
-        side = compress
-    n_axes, m_axes = axes[side], axes["out" if side == "in" else "in"]
-    batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
-    resolved = resolve_rank(rank, sizes[side], min(sizes.values()))
-    return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved)
-
-
-def matrix_axes(
-    path: str, shape: tuple[int, ...], number: MuonDimensionNumbers
-) -> dict[str, tuple[int, ...]]:
-    """The axes of a leaf that form the "in" and the "out" side of its matrices.
-
-    Raises:
-      ValueError: naming the parameter, if they do not exist or overlap.
-    """
     axes = {
         "in": _axes(number.reduction_axis, "reduction_axis", path, shape),
         "out": _axes(number.output_axis, "output_axis", path, shape),
@@ -269,7 +247,14 @@ def matrix_axes(
             f"{path} of shape {shape}: reduction_axis {axes['in']} and output_axis {axes['out']} "
             "overlap; give each axis one role."
         )
-    return axes
+    sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
+    side = "in" if sizes["out"] >= sizes["in"] else "out"
+    if compress in axes:
+        side = compress
+    n_axes, m_axes = axes[side], axes["out" if side == "in" else "in"]
+    batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
+    resolved = resolve_rank(rank, sizes[side], min(sizes.values()))
+    return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved)
 
 
 def _axes(

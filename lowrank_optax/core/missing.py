@@ -17,21 +17,8 @@ def without_none(tx: optax.GradientTransformation) -> optax.GradientTransformati
     is fed back is not lost with an update that nobody applies. What the parameters share, such as
     a step count, advances.
 
-    Args:
-      tx: takes gradients of the parameters' structure; sees zeros where there are none.
-
-    Returns:
-      The optimizer. Its update raises a ValueError where a gradient is None, there is state for it,
-      and no parameters are given.
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from lowrank_optax.core.missing import without_none
-      >>> tx = without_none(optax.trace(0.9))
-      >>> params = {"a": jnp.ones(2), "b": jnp.ones(2)}
-      >>> updates, state = tx.update({"a": None, "b": jnp.ones(2)}, tx.init(params), params)
-      >>> updates["a"], state.trace["a"].tolist(), state.trace["b"].tolist()
-      (None, [0.0, 0.0], [1.0, 1.0])
+    Update raises a ValueError where a gradient is None, there is state for it, and no parameters
+    are given.
     """
     tx = optax.with_extra_args_support(tx)
 

@@ -44,15 +44,7 @@ def module_name(path: str) -> str:
     That is the last one, but for what every layer calls its own: a trailing `value` (of a Flax
     variable; `array` of a named one), then `kernel`, `weight` or `w`, then numbers of a list.
 
-    Args:
-      path: "/"-joined path of a parameter.
-
-    Example:
-      >>> from lowrank_optax.core.names import module_name
-      >>> module_name("PreNormBlock_0/mlp/kernel"), module_name("wte/embedding/value")
-      ('mlp', 'embedding')
-      >>> module_name("lm_head/weight"), module_name("norms/3/weight"), module_name("kernel")
-      ('lm_head', 'norms', 'kernel')
+    So of `wte/embedding/value` it is `embedding`, and of `norms/3/weight` it is `norms`.
     """
     left = path.split("/")
     if len(left) > 1 and left[-1] in ("value", "raw_value", "array"):
@@ -67,18 +59,8 @@ def module_name(path: str) -> str:
 def why_excluded(path: str, exclude: re.Pattern[str]) -> str:
     """Why a name is not one of a matrix, or "" if it may be.
 
-    Args:
-      path: "/"-joined path of a parameter.
-      exclude: matched whole against `module_name(path)`; one that contains "/" is searched in the
-        path.
-
-    Example:
-      >>> import re
-      >>> from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
-      >>> why_excluded("decoder/final_norm/scale", re.compile(DEFAULT_EXCLUDE))
-      'named as a bias or scale'
-      >>> why_excluded("encoder/mlp/kernel", re.compile("^encoder/"))
-      'matched by exclude'
+    `exclude` is matched whole against `module_name(path)`, but searched in the path if it contains
+    "/".
     """
     searched = "/" in exclude.pattern
     match = exclude.search(path) if searched else exclude.fullmatch(module_name(path))

@@ -5,7 +5,6 @@ import zlib
 from typing import Any
 
 import jax
-import optax
 from jaxtyping import PRNGKeyArray
 
 from lowrank_optax.axes.moments import FIRST_MOMENTS, first_moment, inner_name, template_state
@@ -58,12 +57,13 @@ class StoredMoment:
         read = lambda _, stored: stored.codes if isinstance(stored, Quantized) else stored
         return jax.tree.map(read, template, partitions)
 
-    def check(self, inner: optax.GradientTransformation) -> None:
+    def check(self, parts: Any) -> None:
         """Raise if a moment is to be stored that the inner optimizer does not have."""
-        if self.storage.dtype is not None and first_moment(template_state(inner)) is None:
+        if self.storage.dtype is not None and first_moment(template_state(parts.inner)) is None:
             raise ValueError(
-                f"mu_dtype={self.storage.dtype!r} does nothing: the state of {inner_name(inner)} "
-                "has no first moment that is a plain array; leave mu_dtype=None."
+                f"mu_dtype={self.storage.dtype!r} does nothing: the state of "
+                f"{inner_name(parts.inner)} has no first moment that is a plain array; leave "
+                "mu_dtype=None."
             )
 
 

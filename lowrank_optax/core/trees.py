@@ -18,36 +18,29 @@ def leaf_paths(tree: Any) -> list[str]:
 
 
 def at_paths(
-    tree: Any, paths: Sequence[str], is_leaf: Callable[[Any], bool] | None = None
+    tree: Any,
+    paths: Sequence[str],
+    is_leaf: Callable[[Any], bool] | None = None,
+    missing: str = "nothing is given for {path}; the paths are {given}.",
 ) -> list[Any]:
     """The values of a tree, or of a prefix of it, at the paths of another tree's leaves.
 
-    Args:
-      tree: the values; a leaf stands for everything below its path.
-      paths: where to look.
-      is_leaf: as for `jax.tree.leaves`.
-
-    Raises:
-      ValueError: if the tree says nothing about a path.
-
-    Example:
-      >>> at_paths({"a": 1, "b": {"c": 2}}, ["a/x", "a/y", "b/c"])
-      [1, 1, 2]
+    A leaf stands for everything below its path; a ValueError says that there is none for a path.
     """
     given = {
         path_string(path): value
         for path, value in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     }
-    return [given[_longest_prefix(path, given)] for path in paths]
 
+    def at(path: str) -> Any:
+        parts = path.split("/")
+        for length in range(len(parts), -1, -1):
+            prefix = "/".join(parts[:length])
+            if prefix in given:
+                return given[prefix]
+        raise ValueError(missing.format(path=path, given=", ".join(given)))
 
-def _longest_prefix(path: str, given: dict[str, Any]) -> str:
-    parts = path.split("/")
-    for length in range(len(parts), -1, -1):
-        prefix = "/".join(parts[:length])
-        if prefix in given:
-            return prefix
-    raise ValueError(f"nothing is given for {path}; the paths are {', '.join(given)}.")
+    return [at(path) for path in paths]
 
 
 def has_masked(tree: Any) -> bool:
@@ -62,10 +55,7 @@ def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> An
     `flax.nnx.Optimizer` hands out updates as an `nnx.State`, and of a state what lies below a
     parameter as such mappings too, whatever it was. Its arrays are found again by their paths.
 
-    Args:
-      state: what `init` or an update returned, perhaps by way of nnx.
-      updates: the gradients; dictionaries, lists and tuples of arrays leave the state as it is.
-      init: makes the state from the parameters' shapes.
+    Updates that are dictionaries, lists and tuples of arrays leave the state as it is.
     """
     if isinstance(updates, dict) or not isinstance(updates, Mapping):
         return state

@@ -4,37 +4,43 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
 import optax
 
+from lowrank_optax.axes.projections.base import Projection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
+from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.linalg.arguments import refuse_renamed
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
-from lowrank_optax.transforms import add_cautious_decay
+from lowrank_optax.transforms import add_cautious_decay, normalize_neurons
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
+T = TypeVar("T")
 
-LEARNING_RATE = "learning_rate: η, a number or a schedule."
+LEARNING_RATE = "  learning_rate: η, a number or a schedule."
 SHARED = """\
-weight_decay: λ, decoupled, multiplied by the learning rate.
-cautious: decay only entries that the step moves towards zero as well.
-mask: tree or function of booleans: where to apply weight decay.
-dimension_numbers: which leaves are matrices, as for `matrix_specs`.
-fallback: optimizer of all other leaves; None for `optax.adamw` with the same weight decay and
-  mask, and moments in at least float32.
-fallback_learning_rate: of that AdamW; None for the same learning rate. Embeddings and heads
-  want AdamW's rate, which is not that of a method with orthonormal steps.
-compress: side of the matrices to compress, as for `matrix_specs`.
-zero_axis: mesh axis, or several, over which all state is split where parameters are not
-  (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
-seed: of the random key in the state, from which all that is random is drawn; a number or a key.
-"""
+  weight_decay: λ, decoupled, multiplied by the learning rate.
+  cautious: decay only entries that the step moves towards zero as well.
+  mask: tree or function of booleans: where to apply weight decay.
+  dimension_numbers: which leaves are matrices, as for `matrix_specs`.
+  fallback: optimizer of all other leaves; None for `optax.adamw` with the same weight decay and
+    mask, and moments in at least float32.
+  fallback_learning_rate: of that AdamW; None for the same learning rate. Embeddings and heads
+    want AdamW's rate, which is not that of a method with orthonormal steps.
+  compress: side of the matrices to compress, as for `matrix_specs`.
+  zero_axis: mesh axis, or several, over which all state is split where parameters are not
+    (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
+  seed: of the random key in the state, from which all that is random is drawn; a number or a key.
+
+Raises:
+  TypeError, ValueError: naming the argument, or the parameter with its shape."""
+PLACING = ("dimension_numbers", "compress", "zero_axis", "seed", "step_dtype")
 
 
 class Recipe(NamedTuple):
@@ -51,6 +57,47 @@ class Recipe(NamedTuple):
     sync_axis: str | None = None
 
 
+def in_subspace(
+    inner: optax.GradientTransformation,
+    projection: Projection,
+    *,
+    then: optax.GradientTransformation | None = None,
+    **axes: Any,
+) -> Recipe:
+    """The recipe of `scale_by_low_rank` with these arguments, followed by `then`."""
+    inside = functools.partial(scale_by_low_rank, inner, projection, **axes)
+    if then is None:
+        return Recipe(inside)
+    return Recipe(lambda **placing: optax.chain(inside(**placing), then))
+
+
+def with_neurons(recipe: Recipe, b2: Any) -> Recipe:
+    """The recipe with its neurons normalised by `normalize_neurons`; for b2 None the recipe."""
+    if b2 is None:
+        return recipe
+
+    def scale_by(**placing: Any) -> optax.GradientTransformation:
+        neurons = normalize_neurons(b2, dimension_numbers=placing["dimension_numbers"])
+        return optax.chain(recipe.scale_by(**placing), neurons)
+
+    return recipe._replace(scale_by=scale_by)
+
+
+def arguments_of(scale_by: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a method the own arguments of its `scale_by`, and their documentation for "{own}"."""
+    parameters = inspect.signature(scale_by).parameters.values()
+    own = [parameter for parameter in parameters if parameter.name not in PLACING]
+    section = (inspect.getdoc(scale_by) or "").partition("Args:\n")[2]
+    text = section.partition(f"\n  {PLACING[0]}")[0]
+
+    def take(method: Callable[..., T]) -> Callable[..., T]:
+        method.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        method.__doc__ = _filled(method.__doc__, "{own}", text)
+        return method
+
+    return take
+
+
 @runtime_checkable
 class Method(Protocol):
     """A named optimizer, and the recipe that it is made of, for others to be made of it too."""
@@ -63,11 +110,9 @@ class Method(Protocol):
 def optimizer(method: Callable[..., Recipe]) -> Method:
     """Make an optimizer of a method's recipe: add the arguments that all methods share.
 
-    The result takes the learning rate, then the method's own arguments, then the shared ones;
-    its signature and its docstring, whose line "{shared}" stands for them, say so.
-
-    Args:
-      method: from its own arguments to a `Recipe`.
+    The result takes the learning rate, then the method's own arguments, then the shared ones; its
+    signature says so, and its docstring, whose lines "{learning_rate}" and "{shared}" stand for
+    them. The latter also stands for what is raised.
     """
     own = inspect.signature(method).parameters
     shared = dict(inspect.signature(assemble).parameters)
@@ -85,8 +130,8 @@ def optimizer(method: Callable[..., Recipe]) -> Method:
         return assemble(recipe, **{name: given[name] for name in given if name not in own})
 
     make.__signature__ = signature  # type: ignore[attr-defined]
-    if make.__doc__ is not None:
-        make.__doc__ = _documented(make.__doc__)
+    documented = _filled(make.__doc__, "{learning_rate}", LEARNING_RATE)
+    make.__doc__ = _filled(documented, "{shared}", SHARED)
     made: Any = refuse_renamed(make)
     made.recipe = method
     return made
@@ -108,12 +153,7 @@ def assemble(
 ) -> Optimizer:
     """The recipe with decay and learning rate on the matrices, the fallback on all other leaves.
 
-    Args:
-      recipe: of the matrices.
-      learning_rate: η, a number or a schedule. The other arguments are those of `SHARED`.
-
-    Raises:
-      ValueError: if a fallback comes with a learning rate for the one that it replaces.
+    The arguments are documented in `SHARED`.
     """
     if fallback is not None and fallback_learning_rate is not None:
         raise ValueError(
@@ -135,7 +175,7 @@ def assemble(
         step_dtype="float32",
     )
     other_rate = learning_rate if fallback_learning_rate is None else fallback_learning_rate
-    other = fallback or all_in_float32(descend(optax.scale_by_adam(), other_rate))
+    other = fallback or rounded_once(descend(optax.scale_by_adam(), other_rate), _widened)
     other = zero(other, zero_axis)
     if recipe.sync_axis is not None:
         other = optax.chain(average_gradients(recipe.sync_axis), other)
@@ -153,53 +193,28 @@ def assemble(
     return without_none(tx)
 
 
-def rounded_once(tx: optax.GradientTransformation) -> Optimizer:
-    """Updates in the gradients' dtype that are rounded to it once, after the last operation.
+def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tree) -> Optimizer:
+    """Updates in the gradients' dtype, rounded once, of a `tx` that makes them in float32.
 
-    Args:
-      tx: makes updates of at least float32 from gradients of any dtype; it is given the parameters
-        in at least float32.
+    With `widen` it is given the gradients, and initialised, in float32 as well.
     """
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        wide, state = tx.update(updates, state, _widened(params), **extra_args)
+        wide, state = tx.update(widen(updates), state, _widened(params), **extra_args)
         return optax.tree.cast_like(wide, updates), state
 
-    return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def all_in_float32(tx: optax.GradientTransformation) -> Optimizer:
-    """An optimizer that computes, and keeps its state, in at least float32.
-
-    Args:
-      tx: any transformation.
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from lowrank_optax.optimizers._build import all_in_float32
-      >>> params = {"w": jnp.ones(3, jnp.bfloat16)}
-      >>> all_in_float32(optax.scale_by_adam()).init(params).nu["w"].dtype.name
-      'float32'
-    """
-    inner = rounded_once(tx)
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        wide, state = inner.update(_widened(updates), state, params, **extra_args)
-        return optax.tree.cast_like(wide, updates), state
-
-    return optax.GradientTransformationExtraArgs(lambda params: tx.init(_widened(params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: tx.init(widen(params)), update)
 
 
 def _widened(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
 
 
-def _documented(text: str) -> str:
-    """A docstring with the shared arguments in their places."""
-    for line in text.splitlines():
-        if line.strip() in ("{learning_rate}", "{shared}"):
-            shared = SHARED if line.strip() == "{shared}" else LEARNING_RATE
-            indent = line[: line.index("{")]
-            text = text.replace(line, textwrap.indent(shared.rstrip(), indent))
-    return text
+def _filled(doc: str | None, marker: str, text: str) -> str | None:
+    """A docstring with a text, which is indented as sections are, in place of a line in one."""
+    for line in (doc or "").splitlines():
+        if doc is not None and line.strip() == marker:
+            section = line[: line.index("{") - 2]
+            return doc.replace(line, textwrap.indent(text, section))
+    return doc

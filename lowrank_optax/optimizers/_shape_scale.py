@@ -22,18 +22,13 @@ RANK_SCALES: dict[str, Scale] = {
 def step_scale(shape_scale: str, rank_scale: str = "none") -> Scale:
     """The factor that makes steps of matrices of different shapes and ranks comparable.
 
-    Args:
-      shape_scale: "dion" √(out/in), "muon" √max(1, out/in), "rms" 0.2 √max(out, in) (with which a
-        step of full rank has a root mean square of 0.2), or "none".
-      rank_scale: "sqrt" √(n/r), by which r orthonormal columns become as long as all n; or "none".
-
-    Raises:
-      ValueError: if a name is unknown.
+    With "rms" a step of full rank has a root mean square of 0.2; with "sqrt" r orthonormal columns
+    become as long as all n.
     """
-    if shape_scale not in SHAPE_SCALES:
-        raise ValueError(
-            f"shape_scale={shape_scale!r} is unknown; use one of {tuple(SHAPE_SCALES)}."
-        )
-    if rank_scale not in RANK_SCALES:
-        raise ValueError(f"rank_scale={rank_scale!r} is unknown; use one of {tuple(RANK_SCALES)}.")
+    for name, value, known in (
+        ("shape_scale", shape_scale, SHAPE_SCALES),
+        ("rank_scale", rank_scale, RANK_SCALES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; use one of {tuple(known)}.")
     return lambda spec: SHAPE_SCALES[shape_scale](spec) * RANK_SCALES[rank_scale](spec)

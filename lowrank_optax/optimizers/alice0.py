@@ -1,13 +1,11 @@
 """Alice-0."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import hybrid
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import scale_by_uncorrected_adam
 
 
@@ -44,9 +42,6 @@ def alice0(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2502.07752, algorithm 4 without tracking (β₃ = 0).
 
@@ -58,8 +53,7 @@ def alice0(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    inside = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         scale_by_uncorrected_adam(b1, b2, eps),
         projections.svd(rank, hybrid(leading), method=method),
         update_interval=update_interval,
@@ -67,4 +61,3 @@ def alice0(
         scale=scale,
         mu_dtype=mu_dtype,
     )
-    return Recipe(inside)

@@ -1,12 +1,10 @@
 """APOLLO and APOLLO-Mini: the gradient, scaled as Adam in a random subspace scales."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
 
@@ -39,9 +37,6 @@ def apollo(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2412.05270, algorithm 1.
       Differs in a random orthonormal P scaled by √(n/r), where the paper draws normal numbers of
@@ -56,8 +51,7 @@ def apollo(
       (4, 8)
     """
     # Adam's direction does not change with the factor √(n/r) of a, so φ has its inverse.
-    inside = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps),
         projections.random(rank),
         update_interval=update_interval,
@@ -65,7 +59,6 @@ def apollo(
         scale=lambda spec: (spec.rank / spec.n) ** 0.5,
         mu_dtype=mu_dtype,
     )
-    return Recipe(inside)
 
 
 @optimizer
@@ -84,9 +77,6 @@ def apollo_mini(
       {learning_rate}
       update_interval, scale, growth_limit, b1, b2, eps: as for `apollo`.
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2412.05270, section 4.3.

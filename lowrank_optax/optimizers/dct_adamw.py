@@ -1,14 +1,10 @@
 """DCT-AdamW."""
 
-import functools
 from typing import Any
 
-from lowrank_optax.axes import projections, refresh, residuals
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
+from lowrank_optax.axes import projections, refresh, residuals, selection
 from lowrank_optax.linalg.arguments import check_fraction
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
 
@@ -19,10 +15,10 @@ def dct_adamw(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    update_interval: UpdateInterval = 1,
+    update_interval: refresh.UpdateInterval = 1,
     rotate: bool = True,
     error_feedback: Any = "int8",
-    select: str | Selection = "l1",
+    select: str | selection.Selection = "l1",
     mu_dtype: Any = None,
 ) -> Recipe:
     """DCT-AdamW: AdamW on the r DCT columns that hold most of the gradient, with error feedback.
@@ -45,9 +41,6 @@ def dct_adamw(
       mu_dtype: of Adam's first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2505.17967, algorithm 2.
       Differs from the published code in its quantisers, which lose most of their levels there, and
@@ -65,8 +58,7 @@ def dct_adamw(
     check_fraction("b1", b1)
     check_fraction("b2", b2)
     residual = residuals.error_feedback(error_feedback) if error_feedback else residuals.discard()
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         projections.dct(rank, select=select),
         # The first step, then steps T, 2T, … counted from 1.
@@ -74,4 +66,3 @@ def dct_adamw(
         transport="rotate" if rotate else "keep",
         residual=residual,
     )
-    return Recipe(scale_by)

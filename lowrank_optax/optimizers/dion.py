@@ -1,15 +1,15 @@
 """Dion."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from lowrank_optax.axes._value import axis_value
 from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import as_key
@@ -17,16 +17,16 @@ from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matri
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
 from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
-from lowrank_optax.linalg.devices import mean_over
+from lowrank_optax.linalg.averages import mean_over
+from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import product
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.placement import Placement
-from lowrank_optax.sharding.regions import initialise, run_in_auto
+from lowrank_optax.sharding.regions import run_in_auto
 from lowrank_optax.sharding.synchronise import resolve_sync
-from lowrank_optax.sharding.types import typed_spec
 
 
 @refuse_renamed
@@ -96,7 +96,9 @@ def scale_by_dion(
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
     dion = Dion(
-        Numbers(momentum, power_iters, eps),
+        momentum=momentum,
+        power_iters=power_iters,
+        eps=eps,
         nesterov=nesterov,
         orthogonalize=orthogonalize,
         sync_axis=resolve_sync(sync, sync_axis),
@@ -112,19 +114,13 @@ def scale_by_dion(
     return without_none(optax.GradientTransformationExtraArgs(dion.init, dion.update))
 
 
-class Numbers(NamedTuple):
-    """What may be traced."""
+@axis_value("momentum", "power_iters", "eps", "seed")
+class Dion:
+    """`init` and `update` of `scale_by_dion`, which documents what these fields hold."""
 
     momentum: Any
     power_iters: Any
     eps: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Dion:
-    """`init` and `update` of `scale_by_dion`, which documents what these fields hold."""
-
-    numbers: Numbers
     nesterov: bool
     orthogonalize: str
     sync_axis: str | None
@@ -136,42 +132,37 @@ class Dion:
     step_dtype: Any
 
     def init(self, params: Any) -> LowRankState:
-        tree = MatrixTree(params, self.specs(params))
-        placement = Placement(tree, "", self.zero_axis, self._start_state)
-        return initialise(
-            self._start_state,
-            params,
-            placement.mesh,
-            placement.partitions,
-            constrain=placement.splits_further,
-        )
+        return self._placement(params).initial_state(params)
 
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
-        tree = MatrixTree(updates, self.specs(updates))
-        placement = Placement(tree, "", self.zero_axis, self._start_state)
+        placement = self._placement(updates)
 
-        def step(numbers: Numbers, updates: Any, basis: Any, residual: Any) -> Any:
-            inside = MatrixTree(updates, tree.table)
-            Q, M, steps = inside.read(basis), inside.read(residual), {}
+        def step(dion: Dion, updates: Any, basis: Any, residual: Any) -> Any:
+            tree = placement.tree.of(updates)
+            Q, M, steps = tree.read(basis), tree.read(residual), {}
             done: Any = None
-            for i in inside.matrices:
-                G = inside.matrix(i) if placement.mesh is not None else once(done, inside.matrix(i))
-                done = self._step(numbers, inside, placement, i, G, Q[i], M[i])
+            for i in tree.matrices:
+                G = once(done, tree.matrix(i), placement.mesh)
+                done = dion._step(placement, i, G, Q[i], M[i])
                 steps[i], Q[i], M[i] = done
-            return inside.replace(steps), inside.build(Q.__getitem__), inside.build(M.__getitem__)
+            return tree.replace(steps), tree.build(Q.__getitem__), tree.build(M.__getitem__)
 
         steps, basis, residual = run_in_auto(
             step,
             lambda: jax.tree.map(typed_spec, (updates, state.basis, state.residual)),
             placement.mesh,
-            *(self.numbers, updates, state.basis, state.residual),
+            *(self, updates, state.basis, state.residual),
         )
         count = optax.safe_increment(state.count)
         new_state = state._replace(count=count, basis=basis, residual=residual)
         return steps, placement.settle(new_state)
+
+    def _placement(self, params: Any) -> Placement:
+        tree = MatrixTree(params, self.specs(params))
+        return Placement(tree, "", self.zero_axis, self._start_state)
 
     def _start_state(self, params: Any) -> LowRankState:
         """The state before the first step, wherever it is."""
@@ -198,8 +189,6 @@ class Dion:
 
     def _step(
         self,
-        numbers: Numbers,
-        tree: MatrixTree,
         placement: Placement,
         i: int,
         G: Float[Array, "*batch n m"],
@@ -207,21 +196,22 @@ class Dion:
         M: Float[Array, "*batch n m"],
     ) -> tuple[Array, Array, Array]:
         """The step of leaf i, and its new Q and M."""
-        dtype = tree.dtype(i)
+        dtype = G.dtype
         G = placement.to_work(i, G).astype(Q.dtype)
         X = M.astype(Q.dtype) + G
-        B = numbers.momentum * X + G if self.nesterov else X
-        P, unit, Q, R = self._factors(numbers, B, Q)
+        B = self.momentum * X + G if self.nesterov else X
+        P, unit, Q, R = self._factors(B, Q)
         if self.nesterov:
             R = product(X, P)
-        M = (X - (1 - numbers.momentum) * product(R, P.mT)).astype(M.dtype)
+        M = (X - (1 - self.momentum) * product(R, P.mT)).astype(M.dtype)
         rows = placement.gather(i, placement.low_rank(i, P.mT))
-        lifted = product(unit.astype(dtype), rows.astype(dtype)) * self.scale(tree.matrices[i])
+        scale = self.scale(placement.tree.matrices[i])
+        lifted = product(unit.astype(dtype), rows.astype(dtype)) * scale
         step = lifted.astype(jnp.promote_types(dtype, self.step_dtype or dtype))
         return placement.to_parameter(i, step), Q, M
 
     def _factors(
-        self, numbers: Numbers, B: Float[Array, "*batch n m"], Q: Float[Array, "*batch n r"]
+        self, B: Float[Array, "*batch n m"], Q: Float[Array, "*batch n r"]
     ) -> tuple[Array, Array, Array, Array]:
         """P (m, r) orthonormal, the unit columns of R, where the next step starts, and R = B P.
 
@@ -238,45 +228,28 @@ class Dion:
             R = product(B, P)
             mean = mean_over(R, self.sync_axis)
             lengths = jnp.linalg.norm(mean, axis=-2, keepdims=True)
-            unit = mean / (lengths + numbers.eps)
+            unit = mean / (lengths + self.eps)
             grown = jnp.any(lengths > 0, axis=-1, keepdims=True)
             return P, unit, jnp.where(grown, unit, start), R
 
         more = lambda _, start: iterate(start)[2]
-        if not isinstance(numbers.power_iters, int) or numbers.power_iters > 1:
-            Q = jax.lax.fori_loop(1, numbers.power_iters, more, Q)
+        if not isinstance(self.power_iters, int) or self.power_iters > 1:
+            Q = jax.lax.fori_loop(1, self.power_iters, more, Q)
         return iterate(Q)
 
 
 @optimizer
-def dion(
-    rank: int | float = 128,
-    *,
-    momentum: Any = 0.95,
-    power_iters: Any = 1,
-    eps: Any = 1e-8,
-    nesterov: bool = False,
-    orthogonalize: str = "qr",
-    shape_scale: str = "dion",
-    rank_scale: str = "none",
-    mu_dtype: Any = None,
-    sync: str | None = None,
-    sync_axis: str = "data",
-) -> Recipe:
+@arguments_of(scale_by_dion)
+def dion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Recipe:
     """Dion: an orthonormalised low-rank step by one warm-started power iteration on the momentum.
 
-    W ← (1 − η λ) W − η · scale · Q Pᵀ; see `scale_by_dion`.
+    W ← (1 − η λ) W − η · scale · Q Pᵀ; see `scale_by_dion`. With `sync` the fallback averages whole
+    gradients.
 
     Args:
       {learning_rate}
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      momentum, power_iters, eps, nesterov, orthogonalize, shape_scale, rank_scale, mu_dtype: as
-        for `scale_by_dion`.
-      sync, sync_axis: as for `scale_by_dion`; the fallback averages whole gradients.
+      {own}
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2504.05295, algorithm 1.
@@ -289,18 +262,5 @@ def dion(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    scale_by = functools.partial(
-        scale_by_dion,
-        rank,
-        momentum=momentum,
-        power_iters=power_iters,
-        eps=eps,
-        nesterov=nesterov,
-        orthogonalize=orthogonalize,
-        shape_scale=shape_scale,
-        rank_scale=rank_scale,
-        mu_dtype=mu_dtype,
-        sync=sync,
-        sync_axis=sync_axis,
-    )
+    scale_by = functools.partial(scale_by_dion, sync=sync, sync_axis=sync_axis, **own)
     return Recipe(scale_by, resolve_sync(sync, sync_axis))

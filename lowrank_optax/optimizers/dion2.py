@@ -1,14 +1,11 @@
 """Dion2 and Dion3: the momentum's largest rows or columns, orthonormalised."""
 
-import functools
 from typing import Any
 
 from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.newton_schulz import MUON
-from lowrank_optax.optimizers._build import Recipe, optimizer
-from lowrank_optax.optimizers._neurons import with_neurons
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with_neurons
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.transforms import orthonormalize
 
@@ -42,9 +39,6 @@ def dion2(
       mu_dtype: of the momentum, as for `residuals.momentum`.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2512.16928, algorithm 1.
 
@@ -56,14 +50,13 @@ def dion2(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    inside = functools.partial(
-        scale_by_low_rank,
+    recipe = in_subspace(
         orthonormalize(ns_steps, ns_coeffs),
         projections.identity(rank, select),
         residual=residuals.momentum(momentum, 1.0, mu_dtype),
         scale=step_scale(shape_scale, rank_scale),
     )
-    return Recipe(with_neurons(inside, neuron_decay))
+    return with_neurons(recipe, neuron_decay)
 
 
 @optimizer
@@ -82,9 +75,6 @@ def dion3(
       {learning_rate}
       rank, momentum, neuron_decay, rank_scale, shape_scale, mu_dtype: as for `dion2`.
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2608.11612.

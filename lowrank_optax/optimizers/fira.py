@@ -1,16 +1,9 @@
 """Fira."""
 
-import functools
 from typing import Any
 
-import optax
-
-from lowrank_optax.axes import residuals
-from lowrank_optax.axes.projections import Projection, by_name
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, refresh, residuals, selection
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_uncorrected_adam
 
 
@@ -18,9 +11,9 @@ from lowrank_optax.transforms import scale_by_adam_bias_correction, scale_by_unc
 def fira(
     rank: int | float = 128,
     *,
-    projection: str | Projection = "svd",
-    select: str | Selection | None = None,
-    update_interval: UpdateInterval = 200,
+    projection: str | projections.Projection = "svd",
+    select: str | selection.Selection | None = None,
+    update_interval: refresh.UpdateInterval = 200,
     scale: Any = 0.25,
     growth_limit: Any = 1.01,
     b1: Any = 0.9,
@@ -49,9 +42,6 @@ def fira(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2410.01623, algorithm 1.
       Differs from the published code in taking the true complement G − P a for any scale, and in
@@ -65,14 +55,12 @@ def fira(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    inside = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         scale_by_uncorrected_adam(b1, b2, eps, mu_dtype=mu_dtype),
-        by_name(projection, rank, select),
+        projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         residual=residuals.norm_scaling(growth_limit),
         scale=scale,
+        then=scale_by_adam_bias_correction(b1, b2),
     )
-    correction = scale_by_adam_bias_correction(b1, b2)
-    return Recipe(lambda **placing: optax.chain(inside(**placing), correction))

@@ -1,14 +1,9 @@
 """FRUGAL."""
 
-import functools
 from typing import Any
 
-from lowrank_optax.axes import residuals
-from lowrank_optax.axes.projections import Projection, by_name
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, refresh, residuals, selection
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 
@@ -16,9 +11,9 @@ from lowrank_optax.transforms import Inner, resolve
 def frugal(
     rank: int | float = 0.25,
     *,
-    projection: str | Projection = "svd",
-    select: str | Selection | None = None,
-    update_interval: UpdateInterval = 200,
+    projection: str | projections.Projection = "svd",
+    select: str | selection.Selection | None = None,
+    update_interval: refresh.UpdateInterval = 200,
     inactive_scale: Any = 1.0,
     inner: Inner = "adam",
     b1: Any = 0.9,
@@ -46,9 +41,6 @@ def frugal(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2411.07837, algorithm 1.
 
@@ -60,13 +52,11 @@ def frugal(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
-        by_name(projection, rank, select),
+        projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         transport="reset",
         residual=residuals.sign_descent(inactive_scale),
     )
-    return Recipe(scale_by)

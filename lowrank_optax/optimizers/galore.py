@@ -1,14 +1,9 @@
 """GaLore, its importance-sampled form I3S, and GoLore."""
 
-import functools
 from typing import Any
 
-from lowrank_optax.axes import projections
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Hybrid, Selection
-from lowrank_optax.axes.selection import resolve as resolve_selection
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, refresh, selection
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
 
@@ -16,9 +11,9 @@ from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 def galore(
     rank: int | float = 128,
     *,
-    update_interval: UpdateInterval = 200,
+    update_interval: refresh.UpdateInterval = 200,
     scale: Any = 0.25,
-    select: str | Selection = "top",
+    select: str | selection.Selection = "top",
     method: str = "auto",
     inner: Inner = "adam",
     b1: Any = 0.9,
@@ -47,9 +42,6 @@ def galore(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2403.03507, algorithm 2; I3S for `select="importance"`.
       Differs from the published code in decaying the weights with the update, not after it.
@@ -62,26 +54,24 @@ def galore(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    selection = resolve_selection(select)
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    chosen = selection.resolve(select)
+    return in_subspace(
         scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
         if inner == "adam"
         else resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
-        projections.svd(rank, selection, method=method),
+        projections.svd(rank, chosen, method=method),
         update_interval=update_interval,
         stagger=stagger,
-        transport="rotate_first" if isinstance(selection, Hybrid) else "keep",
+        transport="rotate_first" if isinstance(chosen, selection.Hybrid) else "keep",
         scale=scale,
     )
-    return Recipe(scale_by)
 
 
 @optimizer
 def golore(
     rank: int | float = 128,
     *,
-    update_interval: UpdateInterval = 200,
+    update_interval: refresh.UpdateInterval = 200,
     random_after: Any = 0,
     scale: Any = 0.25,
     inner: Inner = "adam",
@@ -109,9 +99,6 @@ def golore(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2410.11289, algorithm 1.
 
@@ -125,8 +112,7 @@ def golore(
     """
     draws = projections.random(rank)
     always = isinstance(random_after, int) and random_after == 0
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         draws if always else projections.switch(projections.svd(rank), draws, random_after),
         update_interval=update_interval,
@@ -134,4 +120,3 @@ def golore(
         transport="rotate_first",
         scale=scale,
     )
-    return Recipe(scale_by)

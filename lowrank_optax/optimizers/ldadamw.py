@@ -1,12 +1,9 @@
 """LDAdamW."""
 
-import functools
 from typing import Any
 
-from lowrank_optax.axes import projections, residuals
-from lowrank_optax.axes.transports import RotateMoments
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, residuals, transports
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
 
@@ -38,9 +35,6 @@ def ldadamw(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2410.16103, algorithm 1.
       Differs from the published code in compressing the in side of a square matrix
@@ -58,11 +52,9 @@ def ldadamw(
     residual = residuals.discard()
     if storage:
         residual = residuals.error_feedback(storage, moment_decay=b1)
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
         projections.power_iteration(rank, rho=rho, b1=b1),
-        transport=RotateMoments(b1, b2),
+        transport=transports.RotateMoments(b1, b2),
         residual=residual,
     )
-    return Recipe(scale_by)

@@ -1,16 +1,10 @@
 """An optimizer put together from the axes by name."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from lowrank_optax.axes import residuals
-from lowrank_optax.axes.projections import Projection, by_name
-from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import Selection
-from lowrank_optax.axes.transports import Transport
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, refresh, residuals, selection, transports
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve
 
 RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
@@ -27,11 +21,11 @@ RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
 def low_rank(
     rank: int | float = 128,
     *,
-    projection: str | Projection = "dct",
-    select: str | Selection | None = None,
-    update_interval: UpdateInterval = 1,
+    projection: str | projections.Projection = "dct",
+    select: str | selection.Selection | None = None,
+    update_interval: refresh.UpdateInterval = 1,
     stagger: bool = False,
-    transport: str | Transport = "keep",
+    transport: str | transports.Transport = "keep",
     residual: str | residuals.Residual = "discard",
     inner: Inner = "adam",
     scale: Any = 1.0,
@@ -55,9 +49,6 @@ def low_rank(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
@@ -68,14 +59,12 @@ def low_rank(
     """
     if isinstance(residual, str) and residual not in RESIDUALS:
         raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
-    scale_by = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
-        by_name(projection, rank, select),
+        projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         transport=transport,
         residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
         scale=scale,
     )
-    return Recipe(scale_by)

@@ -30,9 +30,6 @@ def muon(
         at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       Jordan et al. (2024), "Muon".
       Differs from `optax.contrib.muon` in Nesterov's sum, which there has bias corrections.
@@ -73,9 +70,6 @@ def normuon(
       {learning_rate}
       momentum, nesterov, neuron_decay, shape_scale, mu_dtype: as for `muon`.
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2510.05491, algorithm 1.

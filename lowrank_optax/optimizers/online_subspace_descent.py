@@ -1,14 +1,11 @@
 """Online Subspace Descent."""
 
-import functools
 from typing import Any
 
 import optax
 
-from lowrank_optax.axes import projections
-from lowrank_optax.axes.refresh import Once
-from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.axes import projections, refresh
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam, scale_by_unsigned_lion
 
 
@@ -44,9 +41,6 @@ def online_subspace_descent(
       mu_dtype: of the first moment; None for the parameters', but at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       arXiv 2408.12857, algorithm 1.
       Differs from the published code in decaying the weights with the update, not after it, and in
@@ -67,13 +61,10 @@ def online_subspace_descent(
         direction = scale_by_unsigned_lion(b1, b2, mu_dtype=mu_dtype)
     else:
         direction = resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
-    inside = functools.partial(
-        scale_by_low_rank,
+    return in_subspace(
         direction,
         projections.online_pca(rank, optimizer=projection_optimizer, penalty=penalty),
-        update_interval=Once(),
+        update_interval=refresh.Once(),
         scale=scale,
+        then=optax.scale_by_sign() if inner == "lion" else None,
     )
-    if inner != "lion":
-        return Recipe(inside)
-    return Recipe(lambda **placing: optax.chain(inside(**placing), optax.scale_by_sign()))

@@ -1,6 +1,5 @@
 """Tandem: a few columns with a memory and the rest without one."""
 
-import functools
 from typing import Any
 
 import optax
@@ -9,11 +8,9 @@ from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection, following
-from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.newton_schulz import MUON
-from lowrank_optax.optimizers._build import Recipe, optimizer
-from lowrank_optax.optimizers._neurons import with_neurons
+from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with_neurons
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.transforms import orthonormalize
 
@@ -68,9 +65,6 @@ def tandem(
         at least float32.
       {shared}
 
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
-
     Reference:
       This library's own; see `docs/tandem.md`. The momentum's part is Muon's, the rest SWAN's
       (arXiv 2412.13148) in blocks, the neurons' NorMuon's (arXiv 2510.05491).
@@ -86,8 +80,7 @@ def tandem(
     check_fraction("momentum", momentum)
     if projection in FIXED:
         select = following(momentum, select or "l1")
-    inside = functools.partial(
-        scale_by_low_rank,
+    recipe = in_subspace(
         optax.chain(optax.trace(momentum, nesterov), orthonormalize(ns_steps, ns_coeffs)),
         by_name(projection, rank, select),
         update_interval=update_interval,
@@ -96,7 +89,7 @@ def tandem(
         scale=step_scale(shape_scale, rank_scale),
         mu_dtype=mu_dtype,
     )
-    return Recipe(with_neurons(inside, neuron_decay))
+    return with_neurons(recipe, neuron_decay)
 
 
 def _residual(

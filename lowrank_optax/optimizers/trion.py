@@ -5,12 +5,11 @@ from typing import Any
 
 import optax
 
-from lowrank_optax.axes import projections, residuals
-from lowrank_optax.axes.selection import Selection
+from lowrank_optax.axes import projections, residuals, selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import refuse_renamed
-from lowrank_optax.optimizers._build import Recipe, optimizer
+from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.synchronise import resolve_sync
 from lowrank_optax.transforms import orthonormalize
@@ -24,7 +23,7 @@ def scale_by_trion(
     *,
     momentum: Any = 0.95,
     residual_decay: Any = 1.0,
-    select: str | Selection = "l1",
+    select: str | selection.Selection = "l1",
     nesterov: bool = False,
     ns_steps: int = 5,
     ns_coeffs: Any = NS_COEFFICIENTS,
@@ -100,36 +99,17 @@ def scale_by_trion(
 
 
 @optimizer
-def trion(
-    rank: int | float = 128,
-    *,
-    momentum: Any = 0.95,
-    residual_decay: Any = 1.0,
-    select: str | Selection = "l1",
-    nesterov: bool = False,
-    ns_steps: int = 5,
-    ns_coeffs: Any = NS_COEFFICIENTS,
-    shape_scale: str = "dion",
-    rank_scale: str = "none",
-    mu_dtype: Any = None,
-    sync: str | None = None,
-    sync_axis: str = "data",
-) -> Recipe:
+@arguments_of(scale_by_trion)
+def trion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Recipe:
     """Trion: orthonormalised low-rank momentum in a DCT subspace chosen anew at every step.
 
     W ← (1 − η λ) W − η · scale · Q[:, I] NewtonSchulz(b), with b the r rows of largest norm of
-    the momentum's DCT; see `scale_by_trion`.
+    the momentum's DCT; see `scale_by_trion`. With `sync` the fallback averages whole gradients.
 
     Args:
       {learning_rate}
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      momentum, residual_decay, select, nesterov, ns_steps, ns_coeffs, shape_scale, rank_scale,
-        mu_dtype: as for `scale_by_trion`.
-      sync, sync_axis: as for `scale_by_trion`; the fallback averages whole gradients.
+      {own}
       {shared}
-
-    Raises:
-      TypeError, ValueError: naming the argument, or the parameter with its shape.
 
     Reference:
       arXiv 2505.17967, algorithm 1.
@@ -143,19 +123,5 @@ def trion(
       >>> optax.apply_updates(params, updates)["w"].shape
       (4, 8)
     """
-    scale_by = functools.partial(
-        scale_by_trion,
-        rank,
-        momentum=momentum,
-        residual_decay=residual_decay,
-        select=select,
-        nesterov=nesterov,
-        ns_steps=ns_steps,
-        ns_coeffs=ns_coeffs,
-        shape_scale=shape_scale,
-        rank_scale=rank_scale,
-        mu_dtype=mu_dtype,
-        sync=sync,
-        sync_axis=sync_axis,
-    )
+    scale_by = functools.partial(scale_by_trion, sync=sync, sync_axis=sync_axis, **own)
     return Recipe(scale_by, resolve_sync(sync, sync_axis))

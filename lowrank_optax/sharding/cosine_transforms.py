@@ -12,46 +12,30 @@ from lowrank_optax.linalg.devices import on_several_devices
 from lowrank_optax.sharding.transforms import Transform, transform_columns
 
 
-@functools.wraps(dct.orthogonal_dct)
-def orthogonal_dct(
-    x: Shaped[Array, "*shape"],
-    axis: int = -1,
-    method: str = "auto",
-    *,
-    dtype: DTypeLike | None = None,
-    precision: Any = None,
-) -> Float[Array, "*shape"]:
-    options = (method, dtype, precision)
-    return _along(x, axis, dct.orthogonal_dct, dct.orthogonal_idct, options)
+def _anywhere(
+    transform: Callable[..., Array], inverse: Callable[..., Array]
+) -> Callable[..., Array]:
+    """The transform of any axis, which for arrays on several devices is split over them."""
 
+    @functools.wraps(transform)
+    def along(
+        x: Shaped[Array, "*shape"],
+        axis: int = -1,
+        method: str = "auto",
+        *,
+        dtype: DTypeLike | None = None,
+        precision: Any = None,
+    ) -> Float[Array, "*shape"]:
+        x = jnp.asarray(x)
+        if not on_several_devices(x) or not -x.ndim <= axis < x.ndim:
+            return transform(x, axis, method, dtype=dtype, precision=precision)
+        columns = x[:, None] if x.ndim == 1 else jnp.moveaxis(x, axis, -2)
+        options: Any = (method, dtype, precision)
+        of_columns = _of_columns(transform, *options), _of_columns(inverse, *options)
+        y = transform_columns(*of_columns, columns)
+        return y[:, 0] if x.ndim == 1 else jnp.moveaxis(y, -2, axis)
 
-@functools.wraps(dct.orthogonal_idct)
-def orthogonal_idct(
-    x: Shaped[Array, "*shape"],
-    axis: int = -1,
-    method: str = "auto",
-    *,
-    dtype: DTypeLike | None = None,
-    precision: Any = None,
-) -> Float[Array, "*shape"]:
-    options = (method, dtype, precision)
-    return _along(x, axis, dct.orthogonal_idct, dct.orthogonal_dct, options)
-
-
-def _along(
-    x: Array,
-    axis: int,
-    transform: Callable[..., Array],
-    inverse: Callable[..., Array],
-    options: tuple[Any, ...],
-) -> Array:
-    x = jnp.asarray(x)
-    if not on_several_devices(x) or not -x.ndim <= axis < x.ndim:
-        method, dtype, precision = options
-        return transform(x, axis, method, dtype=dtype, precision=precision)
-    columns = x[:, None] if x.ndim == 1 else jnp.moveaxis(x, axis, -2)
-    y = transform_columns(_of_columns(transform, *options), _of_columns(inverse, *options), columns)
-    return y[:, 0] if x.ndim == 1 else jnp.moveaxis(y, -2, axis)
+    return along
 
 
 @functools.cache
@@ -60,3 +44,7 @@ def _of_columns(
 ) -> Transform:
     """The same object for the same options, so that a shape is traced once."""
     return functools.partial(transform, axis=-2, method=method, dtype=dtype, precision=precision)
+
+
+orthogonal_dct = _anywhere(dct.orthogonal_dct, dct.orthogonal_idct)
+orthogonal_idct = _anywhere(dct.orthogonal_idct, dct.orthogonal_dct)

@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import optax
 
-KeyPath = tuple[Any, ...]
-
 
 def state_owners(init: Callable[[Any], Any], params: Any, state: Any) -> list[int | None]:
     """Which parameter each array of an optimizer's state belongs to.
@@ -18,26 +16,13 @@ def state_owners(init: Callable[[Any], Any], params: Any, state: Any) -> list[in
     it computes with the arrays (`optax.lbfgs`), makes the structure tell: they are the innermost
     subtrees with that of the parameters.
 
-    Args:
-      init: the optimizer's.
-      params: pytree of arrays or shapes.
-      state: what `init(params)` returns, or its shapes.
-
     Returns:
       For each of `jax.tree.leaves(state)` the position in `jax.tree.leaves(params)`, or None for
       what belongs to no parameter: counts, keys, hyperparameters.
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> from lowrank_optax.sharding.owners import state_owners
-      >>> params = [jnp.ones((2, 3)), jnp.ones(3)]
-      >>> tx = optax.chain(optax.clip(1.0), optax.scale_by_adam())
-      >>> state_owners(tx.init, params, tx.init(params))  # count, mu, nu
-      [None, 0, 1, 0, 1]
     """
     paths = {path: i for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
 
-    def owner(path: KeyPath) -> int:
+    def owner(path: Any) -> int:
         prefixes = (path[:length] for length in range(len(path) + 1))
         return next((paths[prefix] for prefix in prefixes if prefix in paths), -1)
 

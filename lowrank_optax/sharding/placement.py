@@ -1,20 +1,95 @@
-"""Where the arrays of one step of the engine are to be."""
+"""Where the arrays of one step of the engine are to be on a mesh."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-from lowrank_optax.core.matrices import MatrixTree
-from lowrank_optax.sharding.layout import Layout, leaf_layout
+from lowrank_optax.core.matrices import MatrixSpec, MatrixTree
+from lowrank_optax.linalg.devices import AnyMesh, mesh_of
 from lowrank_optax.sharding.owners import state_owners
-from lowrank_optax.sharding.regions import place
-from lowrank_optax.sharding.types import mesh_of, spec_of
+from lowrank_optax.sharding.regions import initialise, place
+from lowrank_optax.sharding.types import axes_of, shards, spec_of
 from lowrank_optax.sharding.zero import zero_axes
 
-FIELDS = ("basis", "inner", "residual")
-"""The fields of the engine's state whose arrays are split as their matrices are."""
+Axes = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Mesh axes over which the view (*batch, n, m) of one leaf is spread."""
+
+    mesh: AnyMesh
+    spec: MatrixSpec
+    batch: tuple[Axes, ...]  # of every batch axis
+    n: Axes
+    m: Axes
+    known: bool  # whether this is the leaf's sharding, or all that is known of it is m
+
+    def split_m(self, axes: Axes) -> "Layout":
+        """The same with m split over `axes` as well, where that divides; else unchanged."""
+        used = {axis for axes in (*self.batch, self.n, self.m) for axis in axes}
+        m = self.m + tuple(axis for axis in axes if axis not in used)
+        if self.spec.m % shards(self.mesh, m):
+            return self
+        return dataclasses.replace(self, m=m)
+
+    def with_n_whole(self) -> "Layout":
+        """For work that mixes n: split along m instead, or gathered where m does not divide."""
+        return dataclasses.replace(self, n=()).split_m(self.n)
+
+    def partition(self, field: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """Partition of an array of the engine's state.
+
+        That is of a "basis" (n × r, or r indices), "inner" (r × m) or "residual" (n × m). An axis
+        of another size is not split, and an array without the batch axes is not at all.
+        """
+        batch = len(self.batch)
+        if shape[:batch] != self.spec.batch:
+            return PartitionSpec()
+        rest = shape[batch:]
+        entries: list[Axes] = [()] * len(rest)
+        if len(rest) == 2 and field in ("basis", "residual") and rest[0] == self.spec.n:
+            entries[0] = self.n
+        if rest and field in ("inner", "residual") and rest[-1] == self.spec.m:
+            entries[-1] = self.m
+        return self._partition([*self.batch, *entries])
+
+    def matrix(self) -> PartitionSpec:
+        """Partition of the leaf as matrices (*batch, n, m)."""
+        return self._partition([*self.batch, self.n, self.m])
+
+    def low_rank(self) -> PartitionSpec:
+        """Partition of an array (*batch, r, m)."""
+        return self._partition([*self.batch, (), self.m], whole=True)
+
+    def _partition(self, entries: list[Axes], whole: bool = False) -> PartitionSpec:
+        """One entry per axis; where nothing is known of an axis, the compiler's choice."""
+        batch, last = len(self.batch), len(entries) - 1
+        free = None if self.known else PartitionSpec.UNCONSTRAINED
+        return PartitionSpec(
+            *(
+                axes or (None if i == last or (whole and i >= batch) else free)
+                for i, axes in enumerate(entries)
+            )
+        )
+
+
+def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None) -> Layout:
+    """The layout of a leaf; one whose partition is not known stands for an unsplit m."""
+    entries: Any = [None] * len(spec.shape) if partition is None else partition
+    # Of several axes that become one, XLA can keep the outermost split.
+    merged = lambda axes: axes_of(entries[axes[0]]) if axes else ()
+    return Layout(
+        mesh=mesh,
+        spec=spec,
+        batch=tuple(axes_of(entries[axis]) for axis in spec.batch_axes),
+        n=merged(spec.n_axes),
+        m=merged(spec.m_axes),
+        known=partition is not None,
+    )
 
 
 class Placement:
@@ -27,14 +102,8 @@ class Placement:
     Under `Auto` mesh axes a parameter's sharding is not known here; then the compiler finds these
     placements from those of the state, and only what `zero_axis` adds has to be said.
 
-    Args:
-      tree: the gradients or parameters.
-      whole: which axes of a matrix the work needs whole, as for `Projection`.
-      zero_axis: mesh axis or axes to split the other axis over; None for none.
-      init: makes the state whose places `partitions` tells.
-
-    Raises:
-      ValueError: if the mesh has no such axis.
+    The work needs the axes named in `whole` in one piece, as for `Projection`; `init` makes the
+    state that this places.
     """
 
     def __init__(self, tree: MatrixTree, whole: str, zero_axis: Any, init: Callable[[Any], Any]):
@@ -44,19 +113,21 @@ class Placement:
         self.splits_m = "m" not in whole
         self.base: dict[int, Layout] = {}
         self.work: dict[int, Layout] = {}
-        self.zero_axes = zero_axes(zero_axis, self.mesh)
+        further = zero_axes(zero_axis, self.mesh)
+        self.splits_further = bool(further)  # than follows from the parameters
         if self.mesh is None:
             return
         for i, spec in tree.matrices.items():
             base = leaf_layout(self.mesh, spec, spec_of(tree.leaves[i]))
             work = base.with_n_whole() if whole == "n" else base
             self.base[i] = base
-            self.work[i] = work.split_m(self.zero_axes) if self.splits_m else work
+            self.work[i] = work.split_m(further) if self.splits_m else work
 
-    @property
-    def splits_further(self) -> bool:
-        """Whether more is split than follows from the parameters."""
-        return bool(self.zero_axes)
+    def initial_state(self, params: Any) -> Any:
+        """What `init` makes of the parameters, made where it belongs."""
+        return initialise(
+            self.init, params, self.mesh, self.partitions, constrain=self.splits_further
+        )
 
     def to_work(self, i: int, A: jax.Array) -> jax.Array:
         """A (*batch, n, m) where the work on it is done."""
@@ -74,10 +145,6 @@ class Placement:
         """The same with as much of m as the parameter's part has."""
         return self._placed(u, self.base, i, Layout.low_rank) if self.splits_m else u
 
-    def work_partition(self, i: int) -> PartitionSpec:
-        """Where `to_work` leaves a matrix; for a mesh."""
-        return self.work[i].matrix()
-
     def low_rank_partition(self, i: int) -> PartitionSpec:
         """Where `low_rank` leaves an array; for a mesh."""
         return self.work[i].low_rank() if self.splits_m else PartitionSpec()
@@ -89,7 +156,7 @@ class Placement:
 
         def partition(i: int | None, path: Any, leaf: Any) -> PartitionSpec:
             field = path[0].name
-            if i is None or field not in FIELDS:
+            if i is None or field not in ("basis", "inner", "residual"):
                 return PartitionSpec()
             return self.work[i].partition(field, leaf.shape)
 
@@ -99,17 +166,10 @@ class Placement:
 
     def settle(self, state: Any) -> Any:
         """The state where `partitions` says, if that is more than the compiler knows."""
-        if self.mesh is None or not self.splits_further:
-            return state
-        mesh = self.mesh
-        return jax.tree.map(lambda x, spec: place(x, mesh, spec), state, self.partitions(state))
+        return place(state, self.mesh, self.partitions(state)) if self.splits_further else state
 
     def _placed(
-        self,
-        x: jax.Array,
-        layouts: dict[int, Layout],
-        i: int,
-        partition: Callable[[Layout], PartitionSpec],
+        self, x: jax.Array, layouts: dict[int, Layout], i: int, partition: Any
     ) -> jax.Array:
         if self.mesh is None or not (layouts[i].known or self.splits_further):
             return x

@@ -6,14 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lowrank_optax.sharding.types import (
-    AnyMesh,
-    has_explicit,
-    is_traced,
-    mesh_of,
-    typed_spec,
-    with_axis_types,
-)
+from lowrank_optax.linalg.devices import AnyMesh, has_explicit, mesh_of, typed_spec
+from lowrank_optax.sharding.types import is_traced, with_axis_types
 
 
 def run_in_auto(
@@ -29,12 +23,8 @@ def run_in_auto(
     the results leave with the partitions that the caller expects. What the function closes over
     keeps the caller's types, so everything that may be traced has to be an argument.
 
-    Args:
-      function: of `arguments`; returns a pytree of arrays.
-      partitions: returns a pytree of `PartitionSpec` like what the function returns; asked under
-        `Explicit` axes only.
-      mesh: the mesh.
-      *arguments: pytrees; leaves that are no arrays are passed on as they are.
+    `partitions` returns a pytree of `PartitionSpec` like what the function returns, and is asked
+    under `Explicit` axes only.
     """
     if not has_explicit(mesh):
         return function(*arguments)
@@ -48,15 +38,7 @@ def run_in_auto(
 
 
 def arrays_apart(tree: Any) -> tuple[dict[int, Any], Callable[[dict[int, Any]], Any]]:
-    """A pytree's arrays, and the function that puts such arrays in among its other leaves.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.sharding.regions import arrays_apart
-      >>> arrays, merge = arrays_apart({"x": jnp.ones(2), "y": "text"})
-      >>> merge({i: 2 * array for i, array in arrays.items()})
-      {'x': Array([2., 2.], dtype=float32), 'y': 'text'}
-    """
+    """A pytree's arrays, and the function that puts such arrays in among its other leaves."""
     leaves, treedef = jax.tree.flatten(tree)
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
 
@@ -71,10 +53,10 @@ def retyped_like(new: Any, old: Any) -> Any:
     """A pytree of arrays with the types of another one, for mesh axes that are `Explicit`."""
 
     def retyped(x: Any, like: Any) -> Any:
-        mesh = mesh_of(like)
-        if mesh is None or not has_explicit(mesh) or typed_spec(x) == typed_spec(like):
+        mesh, spec = mesh_of(like), typed_spec(like)
+        if mesh is None or not has_explicit(mesh) or typed_spec(x) == spec:
             return x
-        return jax.sharding.reshard(x, NamedSharding(mesh, typed_spec(like)))
+        return jax.sharding.reshard(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(retyped, new, old)
 
@@ -89,13 +71,9 @@ def initialise(
 ) -> Any:
     """`init(params)` with every array of the state made where it belongs.
 
-    Args:
-      init: makes a state from the parameters' shapes and dtypes.
-      params: the parameters.
-      mesh: their mesh.
-      partition: from the state's shapes to a pytree of `PartitionSpec` like it.
-      constrain: whether the partitions hold more than follows from the parameters', so that the
-        compiler must be told even where it knows theirs and we do not.
+    `partition` makes a pytree of `PartitionSpec` of the state's shapes; with `constrain` these hold
+    more than follows from the parameters', so that the compiler must be told even where it knows
+    theirs and we do not.
     """
     if mesh is None:
         return init(params)
@@ -109,17 +87,21 @@ def initialise(
         return jax.jit(run, out_shardings=shardings)(params)
     if has_explicit(mesh) or not constrain:
         return run_in_auto(init, lambda: partitions, mesh, params)
-    return jax.tree.map(lambda x, spec: place(x, mesh, spec), init(params), partitions)
+    return place(init(params), mesh, partitions)
 
 
-def place(x: jax.Array, mesh: AnyMesh, spec: PartitionSpec) -> jax.Array:
-    """Where an array is to be: told to the compiler under `Auto` axes, moved under `Explicit`."""
-    if mesh.size == 1:
-        return x
-    if has_explicit(jax.typeof(x).sharding.mesh):
-        return jax.sharding.reshard(x, NamedSharding(mesh, spec))
-    if is_traced(x):
-        target: AnyMesh = with_axis_types(mesh, AxisType.Auto)
-    else:
-        target = mesh if isinstance(mesh, Mesh) else jax.sharding.get_mesh()
-    return jax.lax.with_sharding_constraint(x, NamedSharding(target, spec))
+def place(tree: Any, mesh: AnyMesh | None, partitions: Any) -> Any:
+    """Where arrays are to be: told to the compiler under `Auto` axes, moved under `Explicit`."""
+    if mesh is None or mesh.size == 1:
+        return tree
+
+    def placed(x: Any, spec: PartitionSpec) -> Any:
+        if has_explicit(jax.typeof(x).sharding.mesh):
+            return jax.sharding.reshard(x, NamedSharding(mesh, spec))
+        if is_traced(x):
+            target: AnyMesh = with_axis_types(mesh, AxisType.Auto)
+        else:
+            target = mesh if isinstance(mesh, Mesh) else jax.sharding.get_mesh()
+        return jax.lax.with_sharding_constraint(x, NamedSharding(target, spec))
+
+    return jax.tree.map(placed, tree, partitions)

@@ -7,7 +7,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import MatrixSpec, matrix_specs
-from lowrank_optax.sharding.types import axes_of
+from lowrank_optax.sharding.types import axes_of, one_each
+
+_PLACES = (NamedSharding, PartitionSpec)
 
 
 def unsharded_sides(
@@ -38,15 +40,7 @@ def unsharded_sides(
       {'w': 'out'}
     """
     table = matrix_specs(params, dimension_numbers=dimension_numbers)
-    for sharding in jax.tree.leaves(shardings, is_leaf=_is_partition):
-        if not _is_partition(sharding):
-            raise TypeError(
-                f"shardings holds {sharding!r}; give a NamedSharding or a PartitionSpec per "
-                "parameter, or one for all."
-            )
-    partitions = jax.tree.leaves(
-        jax.tree.broadcast(shardings, params, is_leaf=_is_partition), is_leaf=_is_partition
-    )
+    partitions = jax.tree.leaves(one_each("shardings", shardings, params, _PLACES))
     sides = [
         None if spec is None else _side(spec, sharding)
         for spec, sharding in zip(table, partitions, strict=True)
@@ -61,7 +55,3 @@ def _side(spec: MatrixSpec, sharding: NamedSharding | PartitionSpec) -> str:
     if is_split(spec.n_axes) and not is_split(spec.m_axes):
         return "out" if spec.side == "in" else "in"
     return spec.side
-
-
-def _is_partition(node: Any) -> bool:
-    return isinstance(node, NamedSharding | PartitionSpec)

@@ -8,14 +8,9 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lowrank_optax.core.trees import path_string
+from lowrank_optax.linalg.devices import has_explicit, mesh_of, typed_spec
 from lowrank_optax.sharding.regions import arrays_apart
-from lowrank_optax.sharding.types import (
-    has_explicit,
-    is_traced,
-    mesh_of,
-    typed_spec,
-    with_axis_types,
-)
+from lowrank_optax.sharding.types import is_traced, one_each, with_axis_types
 
 
 def state_shardings(
@@ -97,7 +92,7 @@ def with_shardings(
     def init(params: Any) -> Any:
         if has_explicit(mesh_of(params)):
             return tx.init(params)
-        shardings = _broadcast(param_shardings, params)
+        shardings = one_each("param_shardings", param_shardings, params, NamedSharding)
         places = state_shardings(tx, params, shardings)
         typed_init = lambda params: _typed_call(tx.init, (params, shardings))
         return jax.jit(typed_init, out_shardings=places)(params)
@@ -105,7 +100,7 @@ def with_shardings(
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if has_explicit(mesh_of(updates)):
             return tx.update(updates, state, params, **extra_args)
-        shardings = _broadcast(param_shardings, updates)
+        shardings = one_each("param_shardings", param_shardings, updates, NamedSharding)
         places = state_shardings(tx, updates if params is None else params, shardings)
         # Such as the loss: numbers, which are everywhere; and perhaps functions.
         extra, merge = arrays_apart(extra_args)
@@ -140,7 +135,7 @@ def _typed_call(function: Callable[..., Any], *arguments: tuple[Any, Any]) -> An
 def _typed(params: Any, param_shardings: Any) -> tuple[Mesh, Any]:
     """The mesh, and the parameters' shapes with their shardings as types."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    shardings = jax.tree.leaves(_broadcast(param_shardings, params))
+    shardings = jax.tree.leaves(one_each("param_shardings", param_shardings, params, NamedSharding))
     mesh = _common_mesh(shardings)
     explicit = with_axis_types(mesh, AxisType.Explicit)
     structs = []
@@ -155,17 +150,6 @@ def _typed(params: Any, param_shardings: Any) -> tuple[Mesh, Any]:
         typed = NamedSharding(explicit, sharding.spec)
         structs.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=typed))
     return mesh, jax.tree.unflatten(jax.tree.structure(params), structs)
-
-
-def _broadcast(param_shardings: Any, params: Any) -> Any:
-    """One sharding per parameter."""
-    for sharding in jax.tree.leaves(param_shardings):
-        if not isinstance(sharding, NamedSharding):
-            raise TypeError(
-                f"param_shardings holds {sharding!r}; give a NamedSharding(mesh, PartitionSpec(…)) "
-                "per parameter, or one for all."
-            )
-    return jax.tree.broadcast(param_shardings, params)
 
 
 def _common_mesh(shardings: Any) -> Mesh:

@@ -1,8 +1,7 @@
-"""Data parallelism that averages low-rank arrays in place of gradients.
+"""Data parallelism that averages low-rank arrays in place of gradients, in `jax.shard_map`.
 
-Inside `jax.shard_map` every device has a gradient and a momentum of its own. What the devices must
-agree on is the step, and that is low-rank: so they average the scores of the columns and the
-coordinates in the subspace, and each keeps what is outside of it.
+What the devices must agree on is the step, and that is low-rank: they average the scores of the
+columns and the coordinates in the subspace, and each keeps what is outside of it.
 """
 
 from typing import Any
@@ -18,29 +17,15 @@ CHOICES = (None, "low_rank")
 
 
 def resolve_sync(sync: str | None, sync_axis: str) -> str | None:
-    """The axis to average low-rank arrays over, or None if gradients come averaged.
-
-    Raises:
-      ValueError: if `sync` is unknown.
-    """
+    """The axis to average low-rank arrays over, or None if gradients come averaged."""
     if sync not in CHOICES:
         raise ValueError(f"sync={sync!r} is unknown; use one of {CHOICES}.")
     return sync_axis if sync == "low_rank" else None
 
 
-def average_gradients(axis: str | None) -> optax.GradientTransformation:
-    """Average whole gradients over a `jax.shard_map` axis; with None, leave them as they are.
-
-    For the leaves that are no matrices.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.sharding.synchronise import average_gradients
-      >>> average_gradients(None).update(jnp.ones(2), ())[0].tolist()
-      [1.0, 1.0]
-    """
-    from_devices = lambda updates, _: jax.tree.map(lambda x: mean_over(x, axis), updates)
-    return optax.identity() if axis is None else optax.stateless(from_devices)
+def average_gradients(axis: str) -> optax.GradientTransformation:
+    """Average whole gradients over a `jax.shard_map` axis: of the leaves that are no matrices."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda x: mean_over(x, axis), updates))
 
 
 def local_state_specs(tx: optax.GradientTransformation, params: Any, axis: str = "data") -> Any:

@@ -32,27 +32,11 @@ def transform_columns(
     """`transform(x)` of an orthogonal map of the second-to-last axis, never gathered.
 
     Where there is no mesh, or inside `jax.shard_map`, this is `transform(x)`. The gradient is
-    the inverse (there is no forward mode), and `jax.vmap` adds a leading batch axis.
-
-    Args:
-      transform: the map on one device, from (*batch, n, m) to the same shape, for any batch and m.
-        It may change the dtype. A function that is the same object every time is traced once for
-        every shape.
-      inverse: its inverse, and so its transpose.
-      x: matrices, split in any way.
+    the inverse (there is no forward mode), and `jax.vmap` adds a leading batch axis. A transform
+    that is the same object every time is traced once for every shape; it may change the dtype.
 
     Returns:
-      The coefficients, split as x is.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import lowrank_optax as lro
-      >>> from lowrank_optax.sharding.transforms import transform_columns
-      >>> def dct(x): return lro.orthogonal_dct(x, -2)
-      >>> def idct(x): return lro.orthogonal_idct(x, -2)
-      >>> x = jnp.arange(6.0).reshape(3, 2)
-      >>> bool(jnp.allclose(transform_columns(dct, idct, x), lro.dct_matrix(3).T @ x, atol=1e-5))
-      True
+      The coefficients, split as x is, in whichever way that is.
     """
     mesh = mesh_of(x)
     if mesh is None or mesh.size == 1:
@@ -125,12 +109,7 @@ def _with_whole_columns(
 ) -> Array:
     """Transforms columns of which every device has a part, and returns this device's part.
 
-    Args:
-      transform: of the second-to-last axis.
-      part: this device's part of the columns, of length ceil(n / devices), padded at the end.
-      n: length of the columns.
-      axes: mesh axes that split the columns.
-      devices: how many parts they make.
+    A part is of length ceil(n / devices), padded at the end; `axes` split the columns.
     """
     others = [axis for axis in range(part.ndim) if axis != part.ndim - 2]
     count = part.shape[-1]

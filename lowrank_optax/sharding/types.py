@@ -1,9 +1,4 @@
-"""What an array's type, or the array itself, says about where its parts are.
-
-Under a mesh with `Explicit` axes the sharding is part of the type, so it is known while a function
-is traced. Under `Auto` axes the compiler decides: the type names the mesh only, and nothing but a
-concrete array knows its sharding.
-"""
+"""What an array's type, or the array itself, says about where its parts are."""
 
 import math
 from typing import Any
@@ -11,27 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from lowrank_optax.linalg.devices import (
-    AnyMesh,
-    has_explicit,
-    mesh_of,
-    on_several_devices,
-    sharding_of,
-    typed_spec,
-)
-
-__all__ = [
-    "AnyMesh",
-    "axes_of",
-    "has_explicit",
-    "is_traced",
-    "mesh_of",
-    "on_several_devices",
-    "shards",
-    "spec_of",
-    "typed_spec",
-    "with_axis_types",
-]
+from lowrank_optax.linalg.devices import AnyMesh, sharding_of, typed_spec
 
 
 def is_traced(tree: Any) -> bool:
@@ -46,20 +21,10 @@ def with_axis_types(mesh: AnyMesh, kind: AxisType) -> AbstractMesh:
 
 
 def spec_of(leaf: Any) -> PartitionSpec | None:
-    """How an array is partitioned, as far as it can be known here.
+    """How an array is partitioned, one entry per axis; None if only the compiler will know it.
 
-    Args:
-      leaf: array, tracer or `jax.ShapeDtypeStruct`.
-
-    Returns:
-      Its partition with one entry per axis; None if only the compiler will know it, which is so
-      for a traced array under `Auto` mesh axes.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.sharding.types import spec_of
-      >>> spec_of(jnp.ones((2, 3)))
-      P(None, None)
+    That is so for a traced array under `Auto` mesh axes. Under `Explicit` ones the sharding is part
+    of the type.
     """
     sharding = sharding_of(leaf)
     mesh = jax.sharding.get_abstract_mesh() if sharding is None else sharding.mesh
@@ -69,16 +34,21 @@ def spec_of(leaf: Any) -> PartitionSpec | None:
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:
-    """The mesh axes in one entry of a partition.
-
-    Example:
-      >>> from lowrank_optax.sharding.types import axes_of
-      >>> axes_of(None), axes_of("data"), axes_of(("data", "fsdp"))
-      ((), ('data',), ('data', 'fsdp'))
-    """
+    """The mesh axes in one entry of a partition."""
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def one_each(name: str, given: Any, params: Any, kinds: Any) -> Any:
+    """One sharding per parameter, of a tree or a prefix of one; a TypeError for other kinds."""
+    for sharding in jax.tree.leaves(given):
+        if not isinstance(sharding, kinds):
+            raise TypeError(
+                f"{name} holds {sharding!r}; give a NamedSharding(mesh, PartitionSpec(…)) "
+                "per parameter, or one for all."
+            )
+    return jax.tree.broadcast(given, params)
 
 
 def shards(mesh: AnyMesh, axes: tuple[str, ...]) -> int:

@@ -6,21 +6,14 @@ import jax
 import optax
 from jax.sharding import PartitionSpec
 
+from lowrank_optax.linalg.devices import AnyMesh, mesh_of
 from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.regions import initialise, place
-from lowrank_optax.sharding.types import AnyMesh, axes_of, mesh_of, shards, spec_of
+from lowrank_optax.sharding.types import axes_of, shards, spec_of
 
 
 def zero_axes(zero_axis: Any, mesh: AnyMesh | None) -> tuple[str, ...]:
-    """The mesh axes that `zero_axis` names, () without a mesh: one device has nothing to split.
-
-    Args:
-      zero_axis: a name, several, or None.
-      mesh: the mesh.
-
-    Raises:
-      ValueError: if the mesh has no axis of that name.
-    """
+    """The mesh axes that `zero_axis` names, () without a mesh: one device has nothing to split."""
     names = axes_of(zero_axis)
     if mesh is None:
         return ()
@@ -69,9 +62,12 @@ def zero(tx: optax.GradientTransformation, axis: Any) -> optax.GradientTransform
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         split = _Split(tx.init, updates, axis)
-        near = None if params is None else split.scatter(params)
-        updates, state = tx.update(split.scatter(updates), state, near, **extra_args)
-        return split.gather(updates), split.settle(state)
+        if split.mesh is None:
+            return tx.update(updates, state, params, **extra_args)
+        near = None if params is None else split.placed(params, split.parts)
+        updates, state = tx.update(split.placed(updates, split.parts), state, near, **extra_args)
+        gathered = split.placed(updates, split.whole)
+        return gathered, place(state, split.mesh, split.partitions(state))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -86,20 +82,13 @@ class _Split:
         axes = zero_axes(axis, self.mesh)
         leaves, treedef = jax.tree.flatten(params)
         self.treedef: Any = treedef
-        self.whole = [_whole(leaf) for leaf in leaves]
-        self.parts = [
-            _split_further(leaf.shape, whole, axes, self.mesh)
-            for leaf, whole in zip(leaves, self.whole, strict=True)
-        ]
-
-    def scatter(self, tree: Any) -> Any:
-        return self._placed(tree, self.parts)
-
-    def gather(self, tree: Any) -> Any:
-        split = [part != whole for part, whole in zip(self.parts, self.whole, strict=True)]
-        return self._placed(
-            tree, [w if s else None for w, s in zip(self.whole, split, strict=True)]
-        )
+        self.parts, self.whole = [], []
+        for leaf in leaves:
+            whole = _whole(leaf)
+            part = _split_further(leaf.shape, whole, axes, self.mesh)
+            self.parts.append(part)
+            # What is not split further stays where it is.
+            self.whole.append(None if part == whole else whole)
 
     def partitions(self, state: Any) -> Any:
         params, arrays = jax.tree.leaves(self.params), jax.tree.leaves(state)
@@ -112,15 +101,7 @@ class _Split:
         owners = state_owners(self.init, self.params, state)
         return jax.tree.unflatten(jax.tree.structure(state), map(partition, owners, arrays))
 
-    def settle(self, state: Any) -> Any:
-        if self.mesh is None:
-            return state
-        mesh = self.mesh
-        return jax.tree.map(lambda x, spec: place(x, mesh, spec), state, self.partitions(state))
-
-    def _placed(self, tree: Any, partitions: list[Any]) -> Any:
-        if self.mesh is None:
-            return tree
+    def placed(self, tree: Any, partitions: list[Any]) -> Any:
         leaves = [
             x if spec is None else place(x, self.mesh, PartitionSpec(*spec))
             for x, spec in zip(self.treedef.flatten_up_to(tree), partitions, strict=True)
@@ -135,12 +116,12 @@ def _whole(leaf: Any) -> tuple[Any, ...]:
 
 
 def _split_further(
-    shape: tuple[int, ...], whole: tuple[Any, ...], axes: tuple[str, ...], mesh: AnyMesh | None
+    shape: tuple[int, ...], whole: tuple[Any, ...], axes: tuple[str, ...], mesh: Any
 ) -> tuple[Any, ...]:
     free = PartitionSpec.UNCONSTRAINED
     used = {name for entry in whole if entry is not free for name in axes_of(entry)}
     extra = tuple(name for name in axes if name not in used)
-    if mesh is None or not extra:
+    if not extra:
         return whole
     for i in sorted(range(len(shape)), key=lambda i: -shape[i]):
         entry = (() if whole[i] is free else axes_of(whole[i])) + extra

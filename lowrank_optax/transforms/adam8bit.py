@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from lowrank_optax.linalg.arguments import check_fraction, require_static
+from lowrank_optax.linalg.devices import mesh_of, typed_spec
 from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
     dequantize_dynamic,
@@ -17,7 +18,6 @@ from lowrank_optax.linalg.dynamic_quantization import (
 )
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
 from lowrank_optax.sharding.regions import initialise, run_in_auto
-from lowrank_optax.sharding.types import mesh_of, typed_spec
 
 
 class ScaleByAdam8bitState(NamedTuple):

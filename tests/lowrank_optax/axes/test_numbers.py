@@ -10,7 +10,7 @@ from drawing import draw
 import lowrank_optax as lro
 from lowrank_optax import projections, refresh, residuals
 from lowrank_optax.axes.transports import RotateMoments
-from lowrank_optax.core.axes import Axes
+from lowrank_optax.core.axes import Parts
 
 VALUES = {
     "dct": (projections.dct(4), []),
@@ -82,11 +82,12 @@ def test_a_whole_step_may_be_traced_in_every_number():
 
 def test_the_engines_axes_are_a_pytree_of_all_their_numbers():
     value = lambda name: VALUES[name][0]
-    axes = Axes(
+    parts = Parts(
+        inner=optax.with_extra_args_support(optax.identity()),
         projection=value("power_iteration"),
         schedule=value("interval"),
         transport=value("rotate_moments"),
         residual=value("sgd"),
         scale=0.25,
     )
-    assert jax.tree.leaves(axes) == [0.9, 0.8, 5, -1, 0.8, 0.7, 0.1, 0.25]
+    assert jax.tree.leaves(parts) == [0.9, 0.8, 5, -1, 0.8, 0.7, 0.1, 0.25]

@@ -1,7 +1,10 @@
 """Transforms on several devices: what they send, and what they compute."""
 
+import ast
 import contextlib
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -279,3 +282,16 @@ def test_equal_shapes_are_traced_once():
     xs = [spread(normal((32, 8), seed=seed), None, "a") for seed in range(3)]
     jax.jit(lambda xs: [transform_columns(traced, traced, x) for x in xs]).lower(xs)
     assert len(calls) == 1
+
+
+def test_the_transforms_need_nothing_above_them():
+    """They are below the axes, which are below the core."""
+    program = (
+        "import sys, types; package = types.ModuleType('lowrank_optax'); "
+        f"package.__path__ = {list(lro.__path__)!r}; sys.modules['lowrank_optax'] = package; "
+        "import lowrank_optax.sharding.transforms; "
+        "print({name.split('.')[1] for name in sys.modules if name.startswith('lowrank_optax.')})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(ast.literal_eval(done.stdout)) == {"linalg", "sharding"}
