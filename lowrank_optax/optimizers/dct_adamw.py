@@ -38,7 +38,7 @@ def dct_adamw(
         their slots (slots are in ascending order of the columns' indices).
       error_feedback: what E is stored in: "int8", "int4" or "float32"; None for no error feedback.
       select: "l1" or "l2", the norm that ranks columns, or another selection.
-      mu_dtype: of Adam's first moment; None for the parameters', but at least float32.
+      mu_dtype: of Adam's first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -59,10 +59,11 @@ def dct_adamw(
     check_fraction("b2", b2)
     residual = residuals.error_feedback(error_feedback) if error_feedback else residuals.discard()
     return in_subspace(
-        resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        resolve("adam", b1=b1, b2=b2, eps=eps),
         projections.dct(rank, select=select),
         # The first step, then steps T, 2T, … counted from 1.
         update_interval=refresh.resolve(update_interval, offset=-1),
         transport="rotate" if rotate else "keep",
         residual=residual,
+        mu_dtype=mu_dtype,
     )

@@ -17,8 +17,7 @@ from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matri
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
 from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
-from lowrank_optax.linalg.averages import mean_over
-from lowrank_optax.linalg.devices import typed_spec
+from lowrank_optax.linalg.devices import mean_over, typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import product

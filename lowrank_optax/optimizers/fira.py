@@ -39,7 +39,7 @@ def fira(
       growth_limit: γ, the largest growth of ‖S‖ from one step to the next.
       b1, b2, eps: of Adam.
       stagger: spread the matrices' refreshes over the interval.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -56,11 +56,12 @@ def fira(
       (4, 8)
     """
     return in_subspace(
-        scale_by_uncorrected_adam(b1, b2, eps, mu_dtype=mu_dtype),
+        scale_by_uncorrected_adam(b1, b2, eps),
         projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         residual=residuals.norm_scaling(growth_limit),
         scale=scale,
         then=scale_by_adam_bias_correction(b1, b2),
+        mu_dtype=mu_dtype,
     )

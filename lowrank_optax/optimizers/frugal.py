@@ -38,7 +38,7 @@ def frugal(
       inner: "adam", "lion", "sgd", … or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -53,10 +53,11 @@ def frugal(
       (4, 8)
     """
     return in_subspace(
-        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        resolve(inner, b1=b1, b2=b2, eps=eps),
         projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         transport="reset",
         residual=residuals.sign_descent(inactive_scale),
+        mu_dtype=mu_dtype,
     )

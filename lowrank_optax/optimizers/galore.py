@@ -39,7 +39,7 @@ def galore(
         "adam_mini", "adafactor", "lion", "sgd", or any optax transformation.
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -56,14 +56,15 @@ def galore(
     """
     chosen = selection.resolve(select)
     return in_subspace(
-        scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
+        scale_by_published_adam(b1, b2, eps)
         if inner == "adam"
-        else resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        else resolve(inner, b1=b1, b2=b2, eps=eps),
         projections.svd(rank, chosen, method=method),
         update_interval=update_interval,
         stagger=stagger,
         transport="rotate_first" if isinstance(chosen, selection.Hybrid) else "keep",
         scale=scale,
+        mu_dtype=mu_dtype,
     )
 
 
@@ -96,7 +97,7 @@ def golore(
         plain array (which "adam8bit" and "adafactor" do not have).
       b1, b2, eps: of the inner optimizer.
       stagger: spread the matrices' refreshes over the interval.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -113,10 +114,11 @@ def golore(
     draws = projections.random(rank)
     always = isinstance(random_after, int) and random_after == 0
     return in_subspace(
-        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        resolve(inner, b1=b1, b2=b2, eps=eps),
         draws if always else projections.switch(projections.svd(rank), draws, random_after),
         update_interval=update_interval,
         stagger=stagger,
         transport="rotate_first",
         scale=scale,
+        mu_dtype=mu_dtype,
     )

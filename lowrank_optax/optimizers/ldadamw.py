@@ -32,7 +32,7 @@ def ldadamw(
       rho: ρ, the weight of the momentum in the power iteration.
       error_feedback: True or "float32" for E in computing precision, "int8" or "int4" for E in that
         many bits, False or None for none.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -53,8 +53,9 @@ def ldadamw(
     if storage:
         residual = residuals.error_feedback(storage, moment_decay=b1)
     return in_subspace(
-        resolve("adam", b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        resolve("adam", b1=b1, b2=b2, eps=eps),
         projections.power_iteration(rank, rho=rho, b1=b1),
         transport=transports.RotateMoments(b1, b2),
         residual=residual,
+        mu_dtype=mu_dtype,
     )

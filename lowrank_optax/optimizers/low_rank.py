@@ -46,7 +46,7 @@ def low_rank(
       inner: "adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd", or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Example:
@@ -60,11 +60,12 @@ def low_rank(
     if isinstance(residual, str) and residual not in RESIDUALS:
         raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
     return in_subspace(
-        resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype),
+        resolve(inner, b1=b1, b2=b2, eps=eps),
         projections.by_name(projection, rank, select),
         update_interval=update_interval,
         stagger=stagger,
         transport=transport,
         residual=RESIDUALS[residual]() if isinstance(residual, str) else residual,
         scale=scale,
+        mu_dtype=mu_dtype,
     )

@@ -38,7 +38,7 @@ def online_subspace_descent(
         sign is taken after projecting back, as published; "adafactor", "adam8bit", … or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.
-      mu_dtype: of the first moment; None for the parameters', but at least float32.
+      mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
     Reference:
@@ -56,15 +56,16 @@ def online_subspace_descent(
     """
     # What the published code does differently from the optimizers of the same names.
     if inner == "adam":
-        direction = scale_by_published_adam(b1, b2, eps, mu_dtype=mu_dtype)
+        direction = scale_by_published_adam(b1, b2, eps)
     elif inner == "lion":
-        direction = scale_by_unsigned_lion(b1, b2, mu_dtype=mu_dtype)
+        direction = scale_by_unsigned_lion(b1, b2)
     else:
-        direction = resolve(inner, b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
+        direction = resolve(inner, b1=b1, b2=b2, eps=eps)
     return in_subspace(
         direction,
         projections.online_pca(rank, optimizer=projection_optimizer, penalty=penalty),
         update_interval=refresh.Once(),
         scale=scale,
         then=optax.scale_by_sign() if inner == "lion" else None,
+        mu_dtype=mu_dtype,
     )

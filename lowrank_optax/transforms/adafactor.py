@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.transforms.precision import in_float32
@@ -21,9 +21,7 @@ class ScaleByAdafactorState(NamedTuple):
     ema: Any  # moving average of the directions, like the updates
 
 
-def scale_by_adafactor(
-    b1: Any = 0.9, *, mu_dtype: DTypeLike | None = None
-) -> optax.GradientTransformation:
+def scale_by_adafactor(b1: Any = 0.9) -> optax.GradientTransformation:
     """Adafactor without its own step sizes; low-rank arrays are factored however thin.
 
     With s = g² + 1e-30 and β = 1 − t^(−0.8): R ← β R + (1 − β) mean_columns(s), C alike over the
@@ -35,8 +33,6 @@ def scale_by_adafactor(
 
     Args:
       b1: decay of the moving average.
-      mu_dtype: type in which that is stored; None for the updates', but at least float32, which the
-        second moments always are.
 
     Raises:
       ValueError: b1 lies outside [0, 1].
@@ -73,7 +69,7 @@ def scale_by_adafactor(
         ema = optax.tree.update_moment(directions, state.ema, b1, 1)
         return ema, ScaleByAdafactorState(count, row, column, ema)
 
-    return in_float32(optax.GradientTransformation(init, update), moment="ema", mu_dtype=mu_dtype)
+    return in_float32(optax.GradientTransformation(init, update))
 
 
 def _direction(

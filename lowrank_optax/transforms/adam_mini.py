@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.transforms.precision import in_float32
@@ -20,7 +20,7 @@ class ScaleByAdamMiniState(NamedTuple):
 
 
 def scale_by_adam_mini(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
 ) -> optax.GradientTransformation:
     """Adam with one second moment per output neuron.
 
@@ -36,8 +36,6 @@ def scale_by_adam_mini(
     Args:
       b1, b2: decays of the first and the second moment.
       eps: added to the square root of the corrected second moment.
-      mu_dtype: type in which the first moment is stored; None for the updates', but at least
-        float32, which the second moment always is.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -78,7 +76,7 @@ def scale_by_adam_mini(
         )
         return directions, ScaleByAdamMiniState(count, mu, nu)
 
-    return in_float32(optax.GradientTransformation(init, update), mu_dtype=mu_dtype)
+    return in_float32(optax.GradientTransformation(init, update))
 
 
 def _mean_square(g: Float[Array, "*shape"]) -> Float[Array, "*columns"]:

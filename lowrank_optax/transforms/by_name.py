@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import optax
-from jaxtyping import DTypeLike
 
 from lowrank_optax.transforms.adafactor import scale_by_adafactor
 from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
@@ -14,21 +13,15 @@ from lowrank_optax.transforms.precision import in_float32
 Inner: TypeAlias = str | optax.GradientTransformation
 """What recipes take as `inner=`: a name of `CHOICES`, or any optax transformation."""
 
-CHOICES: dict[str, Callable[[Any, Any, Any, Any], optax.GradientTransformation]] = {
-    "adam": lambda b1, b2, eps, mu_dtype: in_float32(
-        optax.scale_by_adam(b1, b2, eps), mu_dtype=mu_dtype
-    ),
-    "adam8bit": lambda b1, b2, eps, mu_dtype: scale_by_adam8bit(b1, b2, eps),
-    "adam_mini": lambda b1, b2, eps, mu_dtype: scale_by_adam_mini(b1, b2, eps, mu_dtype=mu_dtype),
-    "adafactor": lambda b1, b2, eps, mu_dtype: scale_by_adafactor(b1, mu_dtype=mu_dtype),
-    "lion": lambda b1, b2, eps, mu_dtype: in_float32(
-        optax.scale_by_lion(b1, b2), mu_dtype=mu_dtype
-    ),
-    "sgd": lambda b1, b2, eps, mu_dtype: in_float32(
-        optax.trace(b1), moment="trace", mu_dtype=mu_dtype
-    ),
+CHOICES: dict[str, Callable[[Any, Any, Any], optax.GradientTransformation]] = {
+    "adam": lambda b1, b2, eps: in_float32(optax.scale_by_adam(b1, b2, eps)),
+    "adam8bit": scale_by_adam8bit,
+    "adam_mini": scale_by_adam_mini,
+    "adafactor": lambda b1, b2, eps: scale_by_adafactor(b1),
+    "lion": lambda b1, b2, eps: in_float32(optax.scale_by_lion(b1, b2)),
+    "sgd": lambda b1, b2, eps: in_float32(optax.trace(b1)),
 }
-"""What the inner optimizer can be called, each a function of (b1, b2, eps, mu_dtype)."""
+"""What the inner optimizer can be called, each a function of (b1, b2, eps)."""
 
 
 def resolve(
@@ -37,7 +30,6 @@ def resolve(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Turn what `inner=` takes into a transformation.
 
@@ -49,11 +41,9 @@ def resolve(
         transformation, which is returned as it is.
       b1, b2: decays of the first and the second moment; b2 also of Lion's momentum.
       eps: Adam's.
-      mu_dtype: type in which the first moment is stored; None for the updates', but at least
-        float32.
 
     Raises:
-      ValueError: the name is unknown, or there is no first moment that mu_dtype could be of.
+      ValueError: the name is unknown.
       TypeError: `inner` is neither a name nor a transformation.
 
     Example:
@@ -64,7 +54,6 @@ def resolve(
       (2,)
     """
     if isinstance(inner, optax.GradientTransformation):
-        _refuse(mu_dtype, "a transformation given whole stores what it stores: set it there")
         return inner
     if not isinstance(inner, str):
         raise TypeError(
@@ -75,11 +64,4 @@ def resolve(
             f"inner={inner!r} is unknown; use one of {tuple(CHOICES)}, or any "
             "optax.GradientTransformation."
         )
-    if inner == "adam8bit":
-        _refuse(mu_dtype, 'inner="adam8bit" stores its moments in 8 bits: use inner="adam"')
-    return CHOICES[inner](b1, b2, eps, mu_dtype)
-
-
-def _refuse(mu_dtype: DTypeLike | None, reason: str) -> None:
-    if mu_dtype is not None:
-        raise ValueError(f"mu_dtype={mu_dtype!r} does nothing: {reason}, or leave mu_dtype=None.")
+    return CHOICES[inner](b1, b2, eps)

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, DTypeLike
+from jaxtyping import Array
 
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.transforms.precision import in_float32
 
 
 def scale_by_published_adam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
 ) -> optax.GradientTransformation:
     """Adam with eps on the uncorrected second moment, as GaLore's code has it.
 
@@ -23,8 +23,6 @@ def scale_by_published_adam(
     Args:
       b1, b2: decays of the first and the second moment.
       eps: added to √v.
-      mu_dtype: type in which the first moment is stored; None for the updates', but at least
-        float32, which the second moment always is.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -41,11 +39,11 @@ def scale_by_published_adam(
       [1.0, -1.0]
     """
     correct = lambda u, count: u * _correction(b1, b2, count).astype(u.dtype)
-    return _adam(b1, b2, eps, mu_dtype, correct)
+    return _adam(b1, b2, eps, correct)
 
 
 def scale_by_uncorrected_adam(
-    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8, *, mu_dtype: DTypeLike | None = None
+    b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
 ) -> optax.GradientTransformation:
     """Adam without bias correction, u = m / (√v + eps).
 
@@ -66,7 +64,7 @@ def scale_by_uncorrected_adam(
       >>> [round(value, 4) for value in u.tolist()]
       [1.0, -1.0]
     """
-    return _adam(b1, b2, eps, mu_dtype, lambda u, count: u)
+    return _adam(b1, b2, eps, lambda u, count: u)
 
 
 def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.GradientTransformation:
@@ -90,9 +88,7 @@ def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.Gradi
     return optax.scale_by_schedule(lambda count: _correction(b1, b2, optax.safe_increment(count)))
 
 
-def scale_by_unsigned_lion(
-    b1: Any = 0.9, b2: Any = 0.99, *, mu_dtype: DTypeLike | None = None
-) -> optax.GradientTransformation:
+def scale_by_unsigned_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTransformation:
     """Lion's direction before its sign: u = b1 m + (1 − b1) g, then m ← b2 m + (1 − b2) g.
 
     For methods that take the sign after leaving the subspace: follow with `optax.scale_by_sign`.
@@ -101,7 +97,6 @@ def scale_by_unsigned_lion(
     Args:
       b1: weight of the momentum in the direction.
       b2: decay of the momentum.
-      mu_dtype: type in which the momentum is stored; None for the updates', but at least float32.
 
     Raises:
       ValueError: a decay lies outside [0, 1].
@@ -128,11 +123,11 @@ def scale_by_unsigned_lion(
         direction = optax.tree.update_moment(updates, state.mu, b1, 1)
         return direction, lion.update(updates, state, params)[1]
 
-    return in_float32(optax.GradientTransformation(lion.init, update), mu_dtype=mu_dtype)
+    return in_float32(optax.GradientTransformation(lion.init, update))
 
 
 def _adam(
-    b1: Any, b2: Any, eps: Any, mu_dtype: DTypeLike | None, finish: Callable[[Array, Array], Array]
+    b1: Any, b2: Any, eps: Any, finish: Callable[[Array, Array], Array]
 ) -> optax.GradientTransformation:
     """m / (√v + eps), and what `finish` makes of it at the count t, from 1."""
     check_fraction("b1", b1)
@@ -147,7 +142,7 @@ def _adam(
         direction = lambda m, v: finish(m / (jnp.sqrt(v) + eps), state.count)
         return jax.tree.map(direction, state.mu, state.nu), state
 
-    return in_float32(optax.GradientTransformation(adam.init, update), mu_dtype=mu_dtype)
+    return in_float32(optax.GradientTransformation(adam.init, update))
 
 
 def _correction(b1: Any, b2: Any, count: Array) -> Array:

@@ -98,17 +98,6 @@ def test_wrong_names_are_answered_with_the_choices():
         inner.scale_by_published_adam(b1=7)
 
 
-def test_a_mu_dtype_that_would_do_nothing_is_refused_with_the_reason():
-    with pytest.raises(
-        ValueError, match='"adam8bit" stores its moments in 8 bits: use inner="adam"'
-    ):
-        inner.resolve("adam8bit", mu_dtype=jnp.bfloat16)
-    with pytest.raises(ValueError, match="given whole stores what it stores"):
-        inner.resolve(optax.scale_by_adam(), mu_dtype="bfloat16")
-    with pytest.raises(ValueError, match="mu_dtype='int8' must be a floating type"):
-        inner.resolve("lion", mu_dtype="int8")
-
-
 @pytest.mark.parametrize("shape", [(3, 6), (6, 3), (2, 3, 6)])
 def test_orthonormalize_takes_either_orientation(shape):
     x = jax.random.normal(jax.random.key(0), shape)
