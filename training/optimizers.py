@@ -106,6 +106,8 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "lion": OptimizerEntry(_lion, 0.0005),
     "sgd": OptimizerEntry(_sgd, 0.1),
     "muon": OptimizerEntry(_muon, 0.01),
+    "tandem": OptimizerEntry(lro.tandem, 0.04),
+    "normuon": OptimizerEntry(lro.normuon, 0.01),
     "trion": OptimizerEntry(lro.trion, 0.02),
     "dct_adamw": OptimizerEntry(lro.dct_adamw, 0.003),
     "dion": OptimizerEntry(lro.dion, 0.02),
@@ -225,6 +227,12 @@ def build_optimizer(
     build = get_entry(name).build
     parameters = inspect.signature(build).parameters
     zero_axis = ZERO_AXIS if config.zero else None
+    mu_dtype = config.hyperparameters.mu_dtype
+    if mu_dtype in ("int8", "int4") and "zero_axis" not in parameters:
+        raise UserError(
+            f"--mu-dtype {mu_dtype} is for the optimizers of lowrank_optax; {name} stores its "
+            "moments in float32 or bfloat16"
+        )
     context = {
         "rank": config.rank,
         "weight_decay": config.weight_decay,

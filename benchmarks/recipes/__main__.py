@@ -34,19 +34,21 @@ class Stage:
         methods: what is compared.
         start: the method in `MAIN` whose best numbers the tuning starts from; None for each its own
             start, "" for its own best numbers there.
+        only: the numbers that are tuned; None for all.
     """
 
     setting: Setting
     methods: tuple[str, ...]
     start: str | None = None
+    only: tuple[str, ...] | None = None
 
 
 STAGES = {
     "main": Stage(MAIN, COMPETITORS),
-    "ablations": Stage(MAIN, ABLATIONS, "tandem n/4"),
-    "width 64": Stage(Setting(width=64, steps=300), COMPETITORS, ""),
-    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, ""),
-    "long": Stage(Setting(steps=1000), FINALISTS, ""),
+    "ablations": Stage(MAIN, ABLATIONS, "tandem n/4", ("learning_rate",)),
+    "width 64": Stage(Setting(width=64, steps=300), FINALISTS, ""),
+    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", ("learning_rate",)),
+    "long": Stage(Setting(steps=1000), FINALISTS, "", ("learning_rate",)),
     "large batch": Stage(Setting(steps=200, batch_size=32), FINALISTS, ""),
 }
 
@@ -57,7 +59,7 @@ def compare(runs: Runs, name: str, method: str) -> None:
     start = None
     if stage.start is not None:
         start = runs_best(stage.start or method).get("numbers")
-    numbers = tune(runs, method, stage.setting, start)
+    numbers = tune(runs, method, stage.setting, start, stage.only)
     reported = runs.losses(method, stage.setting, [numbers], SEEDS, "reported")
     line = {"stage": name, "method": method, "numbers": numbers, "reported": reported}
     with (FOLDER / "tuned.jsonl").open("a", encoding="utf-8") as file:

@@ -62,11 +62,11 @@ def _whole(scale_by: Callable[..., Any], start: Any, budget: float) -> Method:
     return Method(build, start, budget)
 
 
-ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.95}
+ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.9}
 ADAM = {"learning_rate": 0.005, "b2": 0.95}
 QUARTER = 0.25
 
-_tandem = functools.partial(_ours, lro.tandem, ORTHONORMAL)
+_tandem = functools.partial(_ours, lro.tandem, ORTHONORMAL | {"learning_rate": 0.04})
 
 METHODS: dict[str, Method] = {
     # What others have.

@@ -106,19 +106,22 @@ def _pin(core: int) -> None:
         os.sched_setaffinity(0, {core})
 
 
-def tune(runs: Runs, method: str, setting: Setting, start: Numbers | None = None) -> Numbers:
+def tune(
+    runs: Runs, method: str, setting: Setting, start: Numbers | None, only: tuple[str, ...] | None
+) -> Numbers:
     """The numbers of least tuning loss: better than both neighbours on every grid.
 
     Args:
         runs: makes them.
         method: a key of `METHODS`.
         setting: the task.
-        start: where to start; by default where the method says.
+        start: where to start; None for where the method says.
+        only: the numbers that are tuned; None for all that the method has.
     """
     best = dict(start or METHODS[method].start)
     while True:
         before = dict(best)
-        for name in best:
+        for name in only or best:
             best = _along(runs, method, setting, best, name)
         if best == before:
             return best

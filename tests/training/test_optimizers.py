@@ -51,6 +51,10 @@ VALUES = {
     "inner": "lion",
     "compress": "in",
     "mu_dtype": "bfloat16",
+    "rest": "orthonormal",
+    "blocks": 2,
+    "neuron_decay": 0.9,
+    "cautious": True,
 }
 
 
@@ -113,6 +117,13 @@ def test_hyperparameters_reach_the_optimizer(option, params):
             for value in (VALUES[option], default)
         )
         assert _trajectory(changed, params) != _trajectory(plain, params), name
+
+
+def test_moments_in_integers_are_for_our_own_optimizers(params):
+    chosen = Hyperparameters(mu_dtype="int8")
+    assert step(build("tandem", hyperparameters=chosen), params)
+    with pytest.raises(UserError, match="--mu-dtype int8 is for the optimizers of lowrank_optax"):
+        build("adamw", hyperparameters=chosen)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

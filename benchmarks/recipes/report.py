@@ -1,0 +1,121 @@
+"""The tables and the picture of docs/recipes.md, from the runs' lines alone.
+
+Run from the repository's root: ``python -m benchmarks.recipes.report``.
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from benchmarks.pages import ROOT, fill
+from benchmarks.recipes.methods import METHODS
+from benchmarks.timing import RESULTS, markdown_table
+
+FOLDER = RESULTS / "recipes"
+PAGE = ROOT / "docs" / "recipes.md"
+PICTURE = ROOT / "docs" / "recipes.png"
+T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t for 95 % of both sides, by the number of runs."""
+
+Row = dict[str, Any]
+
+
+def read_lines(path: pathlib.Path) -> list[Row]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def interval(losses: list[float]) -> float:
+    """Half the width of the mean's 95 % confidence interval."""
+    return T_95[len(losses)] * statistics.stdev(losses) / len(losses) ** 0.5
+
+
+def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> list[Row]:
+    """A stage's methods by their loss; a method's last line counts."""
+    last = {line["method"]: line for line in tuned if line["stage"] == stage}
+    rows = [
+        {
+            "method": name,
+            "bytes": sizes[name],
+            "numbers": line["numbers"],
+            "loss": statistics.mean(line["reported"]),
+            "interval": interval(line["reported"]),
+        }
+        for name, line in last.items()
+    ]
+    return sorted(rows, key=lambda row: row["loss"])
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    header = ("method", "bytes per entry", "tuned", "validation loss")
+    cells = [
+        (
+            row["method"],
+            f"{row['bytes']:.2f}",
+            ", ".join(f"{name} {number:g}" for name, number in row["numbers"].items()),
+            f"{row['loss']:.4f} ± {row['interval']:.4f}",
+        )
+        for row in rows
+    ]
+    return markdown_table(header, cells)
+
+
+def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
+    """Loss against bytes, one panel a stage, and the front: what nothing smaller beats."""
+    figure, axes = plt.subplots(1, len(stages), figsize=(5.5 * len(stages), 4.5), squeeze=False)
+    for axis, (stage, rows) in zip(axes[0], stages.items(), strict=True):
+        for row in rows:
+            ours = row["method"].startswith("tandem")
+            axis.errorbar(
+                max(row["bytes"], 0.01),
+                row["loss"],
+                row["interval"],
+                fmt="o",
+                color="C3" if ours else "C0",
+            )
+            axis.annotate(
+                row["method"],
+                (max(row["bytes"], 0.01), row["loss"]),
+                fontsize=7,
+                xytext=(4, 3),
+                textcoords="offset points",
+            )
+        front: list[Row] = []
+        for row in sorted(rows, key=lambda row: row["bytes"]):
+            if not front or row["loss"] < front[-1]["loss"]:
+                front.append(row)
+        axis.step(
+            [max(row["bytes"], 0.01) for row in front],
+            [row["loss"] for row in front],
+            where="post",
+            color="0.7",
+            zorder=0,
+        )
+        axis.set_xscale("log")
+        axis.set_title(stage)
+        axis.set_xlabel("bytes of state per entry of a matrix")
+    axes[0][0].set_ylabel("validation loss (nats per byte)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Writes the page's tables and the picture."""
+    sizes = {line["method"]: line["bytes_per_entry"] for line in read_lines(FOLDER / "runs.jsonl")}
+    tuned = read_lines(FOLDER / "tuned.jsonl")
+    found = {stage: rows_of(stage, tuned, sizes) for stage in {line["stage"] for line in tuned}}
+    sections = {stage: table(rows) for stage, rows in found.items()}
+    PAGE.write_text(fill(PAGE.read_text("utf-8"), sections), "utf-8")
+    drawn = {stage: rows for stage, rows in sorted(found.items()) if stage != "ablations"}
+    draw(drawn, PICTURE)
+    missing = set(METHODS) - {row["method"] for rows in found.values() for row in rows}
+    print("not yet run:", ", ".join(sorted(missing)) or "nothing")
+
+
+if __name__ == "__main__":
+    main()
