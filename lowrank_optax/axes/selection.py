@@ -20,26 +20,10 @@ NORMS = ("l1", "l2")
 
 
 def column_scores(S: Float[Array, "*batch n m"], norm: str) -> Float[Array, "*batch n"]:
-    """Score of every basis column: the l1 norm of its coefficients, or the squared l2 norm.
-
-    Args:
-      S: coefficients, shape (..., n, m); those of a column are a row.
-      norm: "l1" or "l2".
-
-    Returns:
-      Scores, shape (..., n).
-
-    Raises:
-      ValueError: if `norm` is unknown.
+    """Score of every basis column, whose coefficients are a row: their l1 norm, or l2 norm squared.
 
     Reference:
       arXiv 2505.17967, section 2 (columns ranked by their norm).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lowrank_optax.axes.selection import column_scores
-      >>> column_scores(jnp.array([[1.0, 3.0], [-2.0, 0.5]]), "l1").tolist()
-      [4.0, 2.5]
     """
     check_norm(norm)
     return jnp.sum(jnp.abs(S) if norm == "l1" else jnp.square(S), axis=-1)
@@ -52,27 +36,17 @@ def check_norm(norm: str) -> None:
 
 
 class Selection(abc.ABC):
-    """Chooses r of n columns. Hashable and stateless; randomness comes as a key.
+    """Chooses r of n columns. Hashable and stateless; randomness comes as a key."""
 
-    Attributes:
-      norm: norm by which columns of a fixed basis are scored.
-      follow: weight of the inner optimizer's first moment in what is scored; None for no moment.
-    """
-
-    norm: str = "l1"
-    follow: Any = None
+    norm: str = "l1"  # by which columns of a fixed basis are scored
+    follow: Any = None  # weight of the inner optimizer's first moment in what is scored
 
     def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
         """What `__call__` takes, for the columns of a fixed basis with coefficients S."""
         return column_scores(S, self.norm)
 
     def candidates(self, rank: int, available: int) -> int:
-        """How many leading columns a learned basis must supply, at least `rank`.
-
-        Args:
-          rank: r.
-          available: how many columns have a score of their own, min(m, n) for an SVD.
-        """
+        """How many leading columns a learned basis must supply of those that have a score."""
         del available
         return rank
 
@@ -85,13 +59,7 @@ class Selection(abc.ABC):
 
 @axis_value()
 class Top(Selection):
-    """The r columns of largest score.
-
-    Args:
-      norm: "l1" or "l2"; under "l2" this is the best r-subset of the basis.
-
-    Raises:
-      ValueError: if `norm` is unknown.
+    """The r columns of largest score; with the norm "l2" the best r-subset of the basis.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,19 +76,14 @@ class Top(Selection):
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        """The `rank` largest scores' indices, ascending."""
         del key
         return jnp.sort(largest(scores, rank)[1], axis=-1).astype(jnp.int32)
 
 
 class Sampling(Selection):
-    """Draws columns at random, by default among all of them.
+    """Draws columns at random, by default among all of them."""
 
-    Attributes:
-      pool: draw among this many of largest score (or the rank, if that is more); None for all.
-    """
-
-    pool: int | None = None
+    pool: int | None = None  # draw among this many of largest score, or the rank if that is more
 
     def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
         """The columns' norms: as weights, unlike for ranking, squares would not do."""
@@ -128,7 +91,6 @@ class Sampling(Selection):
         return scores if self.norm == "l1" else jnp.sqrt(scores)
 
     def candidates(self, rank: int, available: int) -> int:
-        """All of them, or the pool."""
         return max(rank, available if self.pool is None else min(self.pool, available))
 
 
@@ -142,7 +104,6 @@ class Importance(Sampling):
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        """`rank` columns, each draw proportional to the remaining scores."""
         count = self.candidates(rank, scores.shape[-1])
         weights, columns = largest(scores, count)
         # Below every logarithm of a positive float64, so that a score of zero (or NaN) only ever
@@ -166,7 +127,6 @@ class Hybrid(Sampling):
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        """The r0 largest scores' indices and `rank` − r0 random ones."""
         best = self.r0 if isinstance(self.r0, int) else math.ceil(self.r0 * rank)
         count = self.candidates(rank, scores.shape[-1])
         columns = largest(scores, count)[1]
@@ -181,7 +141,6 @@ class Uniform(Sampling):
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        """`rank` random indices, whatever the scores."""
         noise = jax.random.uniform(require_key(key, "select='uniform'"), scores.shape)
         return Top()(noise, rank, None)
 
@@ -194,13 +153,11 @@ class Following(Selection):
     follow: Any
 
     def scores(self, S: Float[Array, "*batch n m"]) -> Float[Array, "*batch n"]:
-        """Those of the other selection."""
         return self.select.scores(S)
 
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        """The other selection's choice."""
         return self.select(scores, rank, key)
 
 

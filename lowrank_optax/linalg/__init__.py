@@ -6,7 +6,6 @@ from lowrank_optax.linalg.quantization import (
     Quantized,
     dequantize,
     quantize,
-    quantized_bytes,
     quantized_zeros,
 )
 
@@ -19,6 +18,5 @@ __all__ = [
     "orthogonal_dct",
     "orthogonal_idct",
     "quantize",
-    "quantized_bytes",
     "quantized_zeros",
 ]

@@ -163,40 +163,9 @@ def quantized_zeros(
       >>> zeros.codes.shape, zeros.scale.shape
       ((4, 256), (4, 2))
     """
-    stored = _stored_shapes(shape, storage, axis, block_size, dtype)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stored)
-
-
-def quantized_bytes(
-    shape: tuple[int, ...],
-    storage: str = "int8",
-    *,
-    axis: int = -1,
-    block_size: int = 256,
-    dtype: DTypeLike = jnp.float32,
-) -> int:
-    """The bytes that `quantize` needs for an array of this shape, codes and scales together.
-
-    Args:
-      shape: shape of the array, with at least one axis.
-      storage, axis, block_size, dtype: as for `quantized_zeros`.
-
-    Raises:
-      ValueError: an option is not among its choices.
-
-    Example:
-      >>> quantized_bytes((4, 512))  # 4·512 codes + 4 rows · 2 blocks · 4 bytes
-      2080
-    """
-    stored = _stored_shapes(shape, storage, axis, block_size, dtype)
-    return sum(x.size * x.dtype.itemsize for x in stored)
-
-
-def _stored_shapes(
-    shape: tuple[int, ...], storage: str, axis: int, block_size: int, dtype: DTypeLike
-) -> Quantized:
     store = functools.partial(quantize, storage=storage, axis=axis, block_size=block_size)
-    return jax.eval_shape(store, jax.ShapeDtypeStruct(shape, dtype))
+    stored = jax.eval_shape(store, jax.ShapeDtypeStruct(shape, dtype))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stored)
 
 
 def _scale(blocks: Array, bits: int, axis: int) -> Array:

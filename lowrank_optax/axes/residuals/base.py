@@ -6,7 +6,6 @@ inner optimizer's direction and what was left over (`finish`). All of it happens
 projection's domain (see `projections.base`).
 """
 
-import abc
 import dataclasses
 from typing import Any
 
@@ -19,23 +18,14 @@ from lowrank_optax.axes.projections.base import Projection, Shape, Subspace
 
 @dataclasses.dataclass(frozen=True)
 class Projected:
-    """What one matrix leaf knows once its subspace is chosen.
-
-    Attributes:
-      subspace: the subspace.
-      A: what was projected, in the domain, shape (..., n, m).
-      a: its coordinates in the subspace, shape (..., r, m).
-      key: a random key of this matrix and step.
-      previous: the subspace of the last step.
-      m: the inner optimizer's first moment in its coordinates, None if there is none.
-      moved: the same after its transport to this subspace.
-    """
+    """What one matrix leaf knows once its subspace is chosen."""
 
     subspace: Subspace
-    A: Float[Array, "*batch n m"]
-    a: Float[Array, "*batch r p"]
-    key: PRNGKeyArray
-    previous: Subspace
+    A: Float[Array, "*batch n m"]  # what was projected, in the domain
+    a: Float[Array, "*batch r p"]  # its coordinates in the subspace
+    key: PRNGKeyArray  # of this matrix and step
+    previous: Subspace  # that of the last step
+    # The inner optimizer's first moment in its coordinates, and after its transport to this one.
     m: Float[Array, "*batch r p"] | None = None
     moved: Float[Array, "*batch r p"] | None = None
 
@@ -46,23 +36,14 @@ class Projected:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one matrix leaf knows when its step is formed.
-
-    Attributes:
-      projection: the projection.
-      subspace: its current subspace.
-      A: what was projected, in the domain, shape (..., n, m).
-      a: its coordinates in the subspace, shape (..., r, m).
-      direction: what the inner optimizer made of a, shape (..., r, m).
-      scale: the engine's factor of the direction.
-    """
+    """What one matrix leaf knows when its step is formed."""
 
     projection: Projection
     subspace: Subspace
-    A: Float[Array, "*batch n m"]
-    a: Float[Array, "*batch r p"]
-    direction: Float[Array, "*batch r p"]
-    scale: Any
+    A: Float[Array, "*batch n m"]  # what was projected, in the domain
+    a: Float[Array, "*batch r p"]  # its coordinates in the subspace
+    direction: Float[Array, "*batch r p"]  # what the inner optimizer made of a
+    scale: Any  # the engine's factor of the direction
 
     @property
     def u(self) -> Float[Array, "*batch r p"]:
@@ -86,7 +67,7 @@ class Step:
         return self.projection.synthesize(both) * jnp.asarray(self.scale, both.dtype)
 
 
-class Residual(abc.ABC):
+class Residual:
     """Contract of the residual axis. Stateless: what is stored comes and goes as arrays."""
 
     def init(self, shape: Shape, dtype: Any) -> Any:
@@ -113,9 +94,9 @@ class Residual(abc.ABC):
         del projected
         return state
 
-    @abc.abstractmethod
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """The step in weight space, and what is stored."""
+        """The step in weight space, by default P u, and what is stored."""
+        return step.lifted(), state
 
     def check(self, parts: Any) -> None:
         """Raise if another axis lacks what this residual needs.
@@ -129,10 +110,6 @@ class Residual(abc.ABC):
 @axis_value()
 class Discard(Residual):
     """Drop it; build with `residuals.discard`."""
-
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """P u."""
-        return step.lifted(), state
 
 
 def discard() -> Residual:

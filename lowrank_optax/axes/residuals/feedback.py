@@ -8,7 +8,7 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.moments import require_fields
 from lowrank_optax.axes.projections.base import Shape, Subspace
 from lowrank_optax.axes.projections.fixed import FixedBasis
-from lowrank_optax.axes.residuals.base import Projected, Residual, Step
+from lowrank_optax.axes.residuals.base import Projected, Residual
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.storage import Storage
 from lowrank_optax.linalg.storage import storage as as_storage
@@ -46,10 +46,6 @@ class Momentum(Residual):
         """The momentum, decayed now or when it is next used."""
         A, a, subspace = projected.A, projected.a, projected.subspace
         return self.storage.pack(subspace.store(A, a, self.inside, self.outside), projected.key)
-
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """P u."""
-        return step.lifted(), state
 
     def check(self, parts: Any) -> None:
         """With Nesterov the coordinates are not those of M, by which a learned basis decays M."""
@@ -91,10 +87,6 @@ class ErrorFeedback(Residual):
             lost = -c * m.astype(projected.a.dtype)
             E = projected.subspace.without(projected.A, a, projected.previous, lost)
         return self.storage.pack(E, projected.key)
-
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """P u."""
-        return step.lifted(), state
 
     def check(self, parts: Any) -> None:
         """Feeding back what the moment lost needs one."""

@@ -11,6 +11,7 @@ import lowrank_optax as lro
 from lowrank_optax import projections, refresh, residuals
 from lowrank_optax.axes.transports import RotateMoments
 from lowrank_optax.core.axes import Parts
+from lowrank_optax.core.stored import StoredMoment
 
 VALUES = {
     "dct": (projections.dct(4), []),
@@ -37,6 +38,11 @@ VALUES = {
     "sgd": (residuals.sgd(0.1), [0.1]),
     "norm_scaling": (residuals.norm_scaling(1.1, 1e-6), [1.1, 1e-6]),
     "momentum": (residuals.momentum(0.9, 0.8), [0.9, 0.8]),
+    "following": (projections.identity(4, lro.selection.following(0.9)), [0.9]),
+    "orthonormal": (residuals.orthonormal(2, 0.5), [0.5]),
+    "sinkhorn": (residuals.sinkhorn(2, 0.5), [0.5]),
+    "gradient_scaling": (residuals.gradient_scaling("channel", 2.0, 1.1, 1e-6), [2.0, 1.1, 1e-6]),
+    "column_scaling": (residuals.column_scaling(0.9, 0.4, 1.1, 1e-6), [0.9, 0.4, 1.1, 1e-6]),
     "error_feedback": (residuals.error_feedback("int8"), []),
     "error_feedback of the moment": (residuals.error_feedback(moment_decay=0.9), [0.9]),
     "rotate_moments": (RotateMoments(0.8, 0.7), [0.8, 0.7]),
@@ -88,6 +94,7 @@ def test_the_engines_axes_are_a_pytree_of_all_their_numbers():
         schedule=value("interval"),
         transport=value("rotate_moments"),
         residual=value("sgd"),
+        stored=StoredMoment(lro.storage("int8")),
         scale=0.25,
     )
     assert jax.tree.leaves(parts) == [0.9, 0.8, 5, -1, 0.8, 0.7, 0.1, 0.25]

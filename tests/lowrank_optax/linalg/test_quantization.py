@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lowrank_optax.linalg import dequantize, quantize, quantized_bytes, quantized_zeros
+from lowrank_optax.linalg import dequantize, quantize, quantized_zeros
 
 FLOAT32 = np.finfo(np.float32)
 LOWEST = {"int8": 128, "int4": 8}  # the magnitude of the lowest code
@@ -185,7 +185,6 @@ def test_bytes_are_those_of_the_formula_and_the_zero_state_has_them(batch, size,
     zeros = jnp.zeros(shape, jnp.bfloat16)
     stored = quantize(zeros, **options)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
-    assert total == quantized_bytes(shape, **options)
     count = -(-size // options["block_size"])
     length = -(-size // count)
     codes = size if options["storage"] == "int8" else count * ((length + 1) // 2)
@@ -219,7 +218,6 @@ def test_float64_keeps_its_scale_in_float64(float64):
     x = jnp.full((3,), 0.1, jnp.float64)
     stored = quantize(x)
     assert stored.scale.dtype == jnp.float64
-    assert quantized_bytes((3,), dtype=jnp.float64) == 3 + 8
     np.testing.assert_array_equal(dequantize(stored, size=3), x)
 
 
