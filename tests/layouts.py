@@ -29,6 +29,7 @@ METHODS = {
     "ldadamw": functools.partial(lro.ldadamw, 0.01, RANK),
     "low_rank": functools.partial(lro.low_rank, 0.01, RANK, projection="hadamard"),
     "online_subspace_descent": functools.partial(lro.online_subspace_descent, 0.01, RANK),
+    "tandem": functools.partial(lro.tandem, 0.01, RANK, mu_dtype="int8"),
 }
 
 

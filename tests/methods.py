@@ -1,4 +1,4 @@
-"""The nine named methods with small settings, for promises that all of them keep."""
+"""Named methods with small settings, for promises that all of them keep."""
 
 from typing import Any
 
@@ -20,6 +20,7 @@ METHODS = {
     "frugal": dict(update_interval=3),
     "fira": dict(update_interval=3),
     "online_subspace_descent": dict(),
+    "tandem": dict(),
 }
 """Arguments of each beside the learning rate and the rank."""
 

@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/recipes.md, from the runs' lines alone.
+"""The tables and the picture of docs/recipes.md and the README, from the runs' lines alone.
 
 Run from the repository's root: ``python -m benchmarks.recipes.report``.
 """
@@ -17,6 +17,18 @@ from benchmarks.timing import RESULTS, markdown_table
 
 FOLDER = RESULTS / "recipes"
 PAGE = ROOT / "docs" / "recipes.md"
+README = ROOT / "README.md"
+HEADLINE = (
+    "adamw",
+    "muon",
+    "normuon int8",
+    "trion",
+    "dct_adamw",
+    "tandem n/2 int8",
+    "tandem n/4 int8",
+    "tandem n/16 int8",
+)
+"""What the README shows of the main stage."""
 PICTURE = ROOT / "docs" / "recipes.png"
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for 95 % of both sides, by the number of runs."""
@@ -104,13 +116,29 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
-    """Writes the page's tables and the picture."""
+def read() -> dict[str, list[Row]]:
+    """Every stage's methods by their loss."""
     sizes = {line["method"]: line["bytes_per_entry"] for line in read_lines(FOLDER / "runs.jsonl")}
     tuned = read_lines(FOLDER / "tuned.jsonl")
-    found = {stage: rows_of(stage, tuned, sizes) for stage in {line["stage"] for line in tuned}}
-    sections = {stage: table(rows) for stage, rows in found.items()}
-    PAGE.write_text(fill(PAGE.read_text("utf-8"), sections), "utf-8")
+    return {stage: rows_of(stage, tuned, sizes) for stage in {line["stage"] for line in tuned}}
+
+
+def render(page: str) -> str:
+    """The page with its tables made anew."""
+    return fill(page, {stage: table(rows) for stage, rows in read().items()})
+
+
+def render_readme(page: str) -> str:
+    """The README with its table made anew."""
+    rows = [row for row in read()["main"] if row["method"] in HEADLINE]
+    return fill(page, {"headline": table(rows)})
+
+
+def main() -> None:
+    """Writes the pages' tables and the picture."""
+    found = read()
+    PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")
+    README.write_text(render_readme(README.read_text("utf-8")), "utf-8")
     drawn = {stage: rows for stage, rows in sorted(found.items()) if stage != "ablations"}
     draw(drawn, PICTURE)
     missing = set(METHODS) - {row["method"] for rows in found.values() for row in rows}

@@ -30,6 +30,11 @@ OPTIMIZERS = {
     "online_subspace_descent": functools.partial(
         lro.online_subspace_descent, 1e-1, projection_optimizer=optax.adam(0.1)
     ),
+    "tandem": functools.partial(lro.tandem, 1e-2),
+    "tandem 4 bits": functools.partial(lro.tandem, 1e-2, rest="sinkhorn", mu_dtype="int4"),
+    "dion3": functools.partial(lro.dion3, 1e-2, mu_dtype="int8"),
+    "apollo": functools.partial(lro.apollo, 1e-1, update_interval=3),
+    "alice0": functools.partial(lro.alice0, 1e-1, update_interval=3, method="gram"),
     "low_rank": functools.partial(
         lro.low_rank, 1e-2, update_interval=3, stagger=True, inner="lion", transport="rotate"
     ),

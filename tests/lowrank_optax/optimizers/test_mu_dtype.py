@@ -22,8 +22,8 @@ def dtypes(name, params, **settings):
 
 
 def is_first_moment(path):
-    """Adam's mu, or the momentum of Trion and Dion, which is what their residual keeps."""
-    return ".mu[" in path or ".residual[" in path
+    """Adam's mu, Tandem's trace, or what the residual of Trion and Dion keeps."""
+    return any(field in path for field in (".mu[", ".trace[", ".residual["))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

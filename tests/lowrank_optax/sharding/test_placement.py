@@ -86,6 +86,17 @@ def test_dct_adamw_with_split_rows_moves_n_floats(kind):
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * N)]
 
 
+@pytest.mark.parametrize("mu_dtype", [None, "int8", "int4"])
+def test_tandem_with_split_rows_adds_up_gram_matrices_and_scores(mu_dtype):
+    make = lambda **settings: lro.tandem(0.01, R, mu_dtype=mu_dtype, **settings)
+    found = compiled_collectives(make, ROWS, AxisType.Explicit)
+    assert {each.kind for each in found} == {"all-reduce"}
+    # Scores of n columns and of r with their momentum, the Gram matrices of the chosen rows and of
+    # four blocks of the others, the largest entry of each of the five, and two lengths.
+    grams = R * R + N * N // 4
+    assert sum(each.bytes for each in found) == 4 * (N + R + grams + 5 + 2)
+
+
 @pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
 def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storage):
     n, m = 512, 1024  # two blocks of the compressed axis

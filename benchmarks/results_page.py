@@ -1,6 +1,6 @@
-"""Writes the tables of README.md from the JSON that the benchmarks wrote.
+"""Writes the tables of docs/results.md from the JSON that the benchmarks wrote.
 
-Run from the repository's root: ``python -m benchmarks.readme``.
+Run from the repository's root: ``python -m benchmarks.results_page``.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,18 @@ from benchmarks.timing import markdown_table
 from training.results import caption
 from training.results import markdown_table as comparison_table
 
+PAGE = ROOT / "docs" / "results.md"
+TIMES = ("| Training time", "| Tokens per second")
+
 
 def compare(results: dict[str, Any]) -> str:
-    """The comparison at equal tokens, and the command that made it."""
-    return f"{comparison_table(results['runs'])}\n{caption(results)}"
+    """The comparison at equal tokens, and the command that made it.
+
+    Without the times of training, which say how busy the machine was.
+    """
+    rows = comparison_table(results["runs"]).splitlines(keepends=True)
+    kept = "".join(row for row in rows if not row.startswith(TIMES))
+    return f"{kept}\n{caption(results)}"
 
 
 def dct(results: dict[str, Any]) -> str:
@@ -47,15 +55,14 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def render(readme: str) -> str:
-    """The README with every section between its markers made anew."""
-    return fill(readme, {name: table(read_results(name)) for name, table in SECTIONS.items()})
+def render(page: str) -> str:
+    """The page with every section between its markers made anew."""
+    return fill(page, {name: table(read_results(name)) for name, table in SECTIONS.items()})
 
 
 def main() -> None:
-    """Rewrites README.md."""
-    path = ROOT / "README.md"
-    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrites docs/results.md."""
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
