@@ -14,11 +14,12 @@ from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
+from lowrank_optax.core.normalize_neurons import normalize_neurons
 from lowrank_optax.linalg.arguments import refuse_renamed
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
-from lowrank_optax.transforms import add_cautious_decay, normalize_neurons
+from lowrank_optax.transforms import add_cautious_decay
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 T = TypeVar("T")

@@ -14,6 +14,10 @@ RESIDUALS: dict[str, Callable[[], residuals.Residual]] = {
     "norm_scaling": residuals.norm_scaling,
     "error_feedback": residuals.error_feedback,
     "momentum": residuals.momentum,
+    "orthonormal": residuals.orthonormal,
+    "sinkhorn": residuals.sinkhorn,
+    "gradient_scaling": residuals.gradient_scaling,
+    "column_scaling": residuals.column_scaling,
 }
 
 
@@ -41,8 +45,7 @@ def low_rank(
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       projection, select: a name and a selection as for `projections.by_name`, or a projection.
       update_interval, stagger, transport, scale: as for `scale_by_low_rank`.
-      residual: "discard", "sign_descent", "sgd", "norm_scaling", "error_feedback", "momentum", or
-        one from `residuals`.
+      residual: the name of a function of `residuals` without arguments, or what one returns.
       inner: "adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd", or any optax
         transformation.
       b1, b2, eps: of the inner optimizer.

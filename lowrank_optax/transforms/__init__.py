@@ -5,7 +5,6 @@ from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
 from lowrank_optax.transforms.by_name import CHOICES, Inner, resolve
 from lowrank_optax.transforms.cautious_decay import add_cautious_decay
-from lowrank_optax.transforms.normalize_neurons import normalize_neurons
 from lowrank_optax.transforms.orthonormalize import orthonormalize
 from lowrank_optax.transforms.precision import in_float32
 from lowrank_optax.transforms.published import (
@@ -20,7 +19,6 @@ __all__ = [
     "Inner",
     "add_cautious_decay",
     "in_float32",
-    "normalize_neurons",
     "orthonormalize",
     "resolve",
     "scale_by_adafactor",

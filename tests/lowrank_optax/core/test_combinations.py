@@ -46,6 +46,9 @@ RESIDUALS = {
     "error_feedback 8": lro.residuals.error_feedback("int8"),
     "error_feedback 4 stochastic": lro.residuals.error_feedback("int4", rounding="stochastic"),
     "momentum": lro.residuals.momentum(0.9),
+    "momentum 8": lro.residuals.momentum(0.9, dtype="int8"),
+    "orthonormal": lro.residuals.orthonormal(3),
+    "column_scaling": lro.residuals.column_scaling(),
 }
 INNERS = ("adam", "adam8bit", "adam_mini", "adafactor", "lion", "sgd")
 MOVABLE = {
@@ -61,7 +64,7 @@ AXES = (tuple(PROJECTIONS), TRANSPORTS, tuple(RESIDUALS), INNERS, tuple(SCHEDULE
 
 def valid(combination):
     projection, transport, residual, inner, _ = combination
-    mixes_rows = projection == "two_sided" and residual == "norm_scaling"
+    mixes_rows = projection == "two_sided" and residual in ("norm_scaling", "column_scaling")
     return inner in MOVABLE[transport] and not mixes_rows
 
 

@@ -47,8 +47,8 @@ def normalize_neurons(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from lowrank_optax.transforms import normalize_neurons
-      >>> tx = normalize_neurons()
+      >>> import lowrank_optax as lro
+      >>> tx = lro.normalize_neurons()
       >>> u, _ = tx.update({"w": jnp.array([[1.0, 7.0]])}, tx.init({"w": jnp.ones((1, 2))}))
       >>> u["w"]
       Array([[5., 5.]], dtype=float32)

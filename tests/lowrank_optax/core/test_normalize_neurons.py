@@ -6,7 +6,7 @@ import optax
 import pytest
 from drawing import draw
 
-from lowrank_optax.transforms import normalize_neurons
+from lowrank_optax import normalize_neurons
 
 Numbers = optax.contrib.MuonDimensionNumbers
 
