@@ -61,7 +61,16 @@ FOREIGN: dict[str, Build] = {
     "optax.contrib.galore": contrib_galore(),
 }
 
+
+def _our_muon(rank, weight_decay=0.0, dimension_numbers=None):
+    del rank
+    return lro.muon(LEARNING_RATE, weight_decay=weight_decay, dimension_numbers=dimension_numbers)
+
+
 OURS: dict[str, Build] = {
+    "tandem": _ours(lro.tandem),
+    "tandem (int8)": _ours(lro.tandem, mu_dtype="int8"),
+    "muon": _our_muon,
     "trion": _ours(lro.trion),
     "dct_adamw (no feedback)": _ours(lro.dct_adamw, error_feedback=None),
     "dct_adamw (int8)": _ours(lro.dct_adamw, error_feedback="int8"),

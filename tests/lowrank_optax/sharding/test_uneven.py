@@ -1,6 +1,9 @@
 """What does not divide over the devices is whole where it must be, and right everywhere."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -60,3 +63,38 @@ def test_without_being_told_where_init_and_update_agree(method):
         gradients = jax.device_put(case.gradients(step), case.shardings)
         _, state = update(gradients, state, case.params)
     assert update._cache_size() == 1
+
+
+SIXTEEN = """
+import jax, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import lowrank_optax as lro
+
+kind = AxisType.{kind}
+mesh = jax.make_mesh((16,), ("d",), axis_types=(kind,))
+G = np.random.default_rng(0).normal(size=(24, 72)).astype(np.float32)
+numbers = optax.contrib.MuonDimensionNumbers()
+for make in (lro.trion, lro.dct_adamw, lro.tandem):
+    def steps(tx, x, **placed):
+        state = jax.jit(tx.init, **placed)(x)
+        for _ in range(2):
+            u, state = jax.jit(tx.update)(x, state)
+        return np.asarray(u)
+    tx = make(0.1, 4, dimension_numbers=numbers, zero_axis="d")
+    whole = NamedSharding(mesh, P())
+    there = jax.device_put(G, whole)
+    split = steps(tx, there, out_shardings=lro.state_shardings(tx, there, whole))
+    here = steps(make(0.1, 4, dimension_numbers=numbers), G)
+    np.testing.assert_allclose(split, here, atol=2e-5 * np.abs(here).max())
+    report = lro.memory_report(tx, there)
+    assert report.replicated == ("",), report
+"""
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_72_rows_over_16_devices_stay_whole_and_are_right(kind):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=16", "JAX_PLATFORMS": "cpu"}
+    program = SIXTEEN.replace("{kind}", kind)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)
+    assert done.returncode == 0, done.stderr
