@@ -4,7 +4,7 @@ from typing import Any
 
 from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.refresh import UpdateInterval
-from lowrank_optax.axes.selection import hybrid
+from lowrank_optax.axes.selection import Selection, hybrid
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import scale_by_uncorrected_adam
 
@@ -13,7 +13,7 @@ from lowrank_optax.transforms import scale_by_uncorrected_adam
 def alice0(
     rank: int | float = 0.25,
     *,
-    leading: int | float = 0.3125,
+    select: str | Selection | None = None,
     update_interval: UpdateInterval = 200,
     scale: Any = 0.3,
     compensation: Any = 0.4,
@@ -32,7 +32,8 @@ def alice0(
     Args:
       {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
-      leading: how many of the r are the leading ones, an int, or a fraction of r.
+      select: how singular vectors are chosen; None for `hybrid(0.3125)`: 40 of 128 are the leading
+        ones, as published, the others random.
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
       scale: α.
       compensation: α_c.
@@ -55,7 +56,7 @@ def alice0(
     """
     return in_subspace(
         scale_by_uncorrected_adam(b1, b2, eps),
-        projections.svd(rank, hybrid(leading), method=method),
+        projections.svd(rank, select or hybrid(0.3125), method=method),
         update_interval=update_interval,
         residual=residuals.column_scaling(b1, compensation, growth_limit),
         scale=scale,

@@ -190,7 +190,7 @@ def test_zero_gradients_and_ranks_from_one_to_full_stay_finite(make, rank):
 
 
 # Random draws and staggered schedules go by leaf, and stacked matrices are one leaf.
-BY_LEAF = ("dion", "galore hybrid", "low_rank")
+BY_LEAF = ("dion", "galore hybrid", "low_rank", "apollo", "alice0")
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in BY_LEAF])
