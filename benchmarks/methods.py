@@ -68,7 +68,7 @@ def _our_muon(rank, weight_decay=0.0, dimension_numbers=None):
 
 
 OURS: dict[str, Build] = {
-    "tandem": _ours(lro.tandem),
+    "tandem (int4)": _ours(lro.tandem),
     "tandem (int8)": _ours(lro.tandem, mu_dtype="int8"),
     "muon": _our_muon,
     "trion": _ours(lro.trion),

@@ -87,14 +87,14 @@ METHODS: dict[str, Method] = {
     "normuon int8": _ours(lro.normuon, ORTHONORMAL, 1, shape_scale="dion", mu_dtype="int8"),
     "normuon int4": _ours(lro.normuon, ORTHONORMAL, 0.5, shape_scale="dion", mu_dtype="int4"),
     # Tandem by budget.
-    "tandem n/2": _tandem(2, rank=1 / 2),
+    "tandem n/2": _tandem(2, rank=1 / 2, mu_dtype=None),
     "tandem n/2 int8": _tandem(0.5, rank=1 / 2, mu_dtype="int8"),
     "tandem n/2 int4": _tandem(0.25, rank=1 / 2, mu_dtype="int4"),
-    "tandem n/4": _tandem(1),
-    "tandem n/4 int8": _tandem(0.25, mu_dtype="int8"),
+    "tandem n/4": _tandem(1, rank=QUARTER, mu_dtype=None),
+    "tandem n/4 int8": _tandem(0.25, rank=QUARTER, mu_dtype="int8"),
     "tandem n/16 int8": _tandem(1 / 16, rank=1 / 16, mu_dtype="int8"),
-    "tandem 1": _tandem(0, rank=1),
-    "sinkhorn": _tandem(0, rank=1, rest="sinkhorn"),
+    "tandem 1": _tandem(0, rank=1, mu_dtype=None),
+    "sinkhorn": _tandem(0, rank=1, rest="sinkhorn", mu_dtype=None),
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -143,4 +143,7 @@ COMPETITORS = (
 )
 """In the order in which they are tried, for whoever stops early."""
 
-METHODS |= {f"tandem n/4, {name}": _tandem(1, **options) for name, options in CHANGES.items()}
+METHODS |= {
+    f"tandem n/4, {name}": _tandem(1, **({"rank": QUARTER, "mu_dtype": None} | options))
+    for name, options in CHANGES.items()
+}

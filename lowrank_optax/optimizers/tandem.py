@@ -21,11 +21,11 @@ FIXED = ("identity", "dct", "hadamard", "random_orthogonal")
 
 @optimizer
 def tandem(
-    rank: int | float = 0.25,
+    rank: int | float = 0.5,
     *,
     rest: str | residuals.Residual = "orthonormal",
     blocks: Any = None,
-    momentum: Any = 0.95,
+    momentum: Any = 0.9,
     nesterov: bool = True,
     neuron_decay: Any = 0.95,
     projection: str | Projection = "identity",
@@ -35,7 +35,7 @@ def tandem(
     ns_coeffs: Any = MUON,
     shape_scale: str = "dion",
     rank_scale: str = "none",
-    mu_dtype: Any = None,
+    mu_dtype: Any = "int4",
 ) -> Recipe:
     """Tandem: r columns with a momentum, the rest of each gradient without one, both orthonormal.
 
@@ -62,17 +62,18 @@ def tandem(
       ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
       shape_scale, rank_scale: as for `scale_by_trion`.
       mu_dtype: of M: "int8", "int4", a floating dtype, a `storage`; None for the parameters', but
-        at least float32.
+        at least float32. With r = n/2 in 4 bits the state is 1/32 of AdamW's, and the loss lower
+        than with r = n/4 in 8 bits.
       {shared}
 
     Reference:
-      This library's own; see `docs/tandem.md`. The momentum's part is Muon's, the rest SWAN's
+      This library's own; see `docs/recipes.md`. The momentum's part is Muon's, the rest SWAN's
       (arXiv 2412.13148) in blocks, the neurons' NorMuon's (arXiv 2510.05491).
 
     Example:
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
-      >>> tx = lro.tandem(0.02, mu_dtype="int8", fallback_learning_rate=3e-3)
+      >>> tx = lro.tandem(0.04, fallback_learning_rate=3e-3)
       >>> params = {"w": jnp.ones((4, 8))}
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)

@@ -26,7 +26,7 @@ def orthonormal(x):
     return np.asarray(lro.newton_schulz(jnp.asarray(x, jnp.float32)), np.float64)
 
 
-def restated(gradients, r=2, mu=0.95, blocks=4, b2=0.95, rest=True, nesterov=True):
+def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True):
     """Tandem on kernels (n, m) whose rows are the compressed side, so that columns are neurons."""
     n, m = gradients[0].shape
     M, nu = np.zeros((n, m)), np.zeros(m)
@@ -59,14 +59,14 @@ def restated(gradients, r=2, mu=0.95, blocks=4, b2=0.95, rest=True, nesterov=Tru
     ids=str,
 )
 def test_tandem_is_its_equations(settings, same):
-    tx = lro.tandem(0.1, 2, dimension_numbers=KERNEL, **settings)
+    tx = lro.tandem(0.1, 2, mu_dtype=None, dimension_numbers=KERNEL, **settings)
     for got, expected in zip(steps(tx), restated(GRADIENTS, **same), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_tandem_of_full_rank_is_muon():
-    tandem = lro.tandem(0.1, 1.0, neuron_decay=None, dimension_numbers=KERNEL)
-    muon = lro.muon(0.1, shape_scale="dion", dimension_numbers=KERNEL)
+    tandem = lro.tandem(0.1, 1.0, neuron_decay=None, mu_dtype=None, dimension_numbers=KERNEL)
+    muon = lro.muon(0.1, momentum=0.9, shape_scale="dion", dimension_numbers=KERNEL)
     for got, expected in zip(steps(tandem), steps(muon), strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -80,7 +80,7 @@ def test_muon_without_nesterov_is_that_of_optax():
 
 
 def test_normuon_is_muon_with_normalised_neurons():
-    normuon = lro.normuon(0.1, shape_scale="dion", dimension_numbers=KERNEL)
+    normuon = lro.normuon(0.1, momentum=0.9, shape_scale="dion", dimension_numbers=KERNEL)
     expected = restated(GRADIENTS, r=8, rest=False)
     for got, step in zip(steps(normuon), expected, strict=True):
         np.testing.assert_allclose(got, step, atol=2e-5)
@@ -107,7 +107,7 @@ def test_dion3_is_dion2_with_normalised_neurons_and_steps_as_long_as_those_of_fu
 
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
 def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
-    exact = list(steps(lro.tandem(0.1, 0.5, dimension_numbers=KERNEL)))
+    exact = list(steps(lro.tandem(0.1, 0.5, mu_dtype=None, dimension_numbers=KERNEL)))
     stored = list(steps(lro.tandem(0.1, 0.5, dimension_numbers=KERNEL, mu_dtype=mu_dtype)))
     apart = np.linalg.norm(stored[-1] - exact[-1]) / np.linalg.norm(exact[-1])
     assert 0 < apart < {"int8": 0.05, "int4": 0.5}[mu_dtype]
