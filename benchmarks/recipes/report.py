@@ -22,14 +22,24 @@ HEADLINE = (
     "adamw",
     "muon",
     "normuon int8",
+    "normuon int4",
+    "muon int4",
     "trion",
-    "dct_adamw",
     "tandem n/2 int8",
-    "tandem n/4 int8",
+    "tandem n/2 int4",
     "tandem n/16 int8",
 )
 """What the README shows of the main stage."""
 PICTURE = ROOT / "docs" / "recipes.png"
+YARDSTICK = "muon"
+SETTINGS = {
+    "main": "width 128, 300 steps of 2k tokens",
+    "width 64": "width 64, 300 steps of 2k tokens",
+    "width 256": "width 256, 300 steps of 2k tokens",
+    "long": "width 128, 1000 steps of 2k tokens",
+    "large batch": "width 128, 200 steps of 8k tokens",
+}
+TICKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for 95 % of both sides, by the number of runs."""
 
@@ -49,6 +59,8 @@ def interval(losses: list[float]) -> float:
 def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> list[Row]:
     """A stage's methods by their loss; a method's last line counts."""
     last = {line["method"]: line for line in tuned if line["stage"] == stage}
+    # Of the same seeds, so of the same weights and batches: their differences vary less.
+    yardstick = last.get(YARDSTICK, {}).get("reported")
     rows = [
         {
             "method": name,
@@ -56,6 +68,8 @@ def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> lis
             "numbers": line["numbers"],
             "loss": statistics.mean(line["reported"]),
             "interval": interval(line["reported"]),
+            "apart": yardstick
+            and [ours - its for ours, its in zip(line["reported"], yardstick, strict=True)],
         }
         for name, line in last.items()
     ]
@@ -64,17 +78,24 @@ def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> lis
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    header = ("method", "bytes per entry", "tuned", "validation loss")
+    header = ("method", "bytes per entry", "tuned", "validation loss", f"above {YARDSTICK}")
     cells = [
         (
             row["method"],
             f"{row['bytes']:.2f}",
             ", ".join(f"{name} {number:g}" for name, number in row["numbers"].items()),
-            f"{row['loss']:.4f} ± {row['interval']:.4f}",
+            f"{row['loss']:.3f} ± {row['interval']:.3f}",
+            _difference(row["apart"]),
         )
         for row in rows
     ]
     return markdown_table(header, cells)
+
+
+def _difference(apart: list[float] | None) -> str:
+    if not apart or not any(apart):
+        return "–"
+    return f"{statistics.mean(apart):+.3f} ± {interval(apart):.3f}"
 
 
 def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
@@ -108,8 +129,10 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
             color="0.7",
             zorder=0,
         )
-        axis.set_xscale("log")
-        axis.set_title(stage)
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(1 / 20, 24)
+        axis.set_xticks(TICKS, [f"1/{round(1 / tick)}" if tick < 1 else tick for tick in TICKS])
+        axis.set_title(SETTINGS[stage])
         axis.set_xlabel("bytes of state per entry of a matrix")
     axes[0][0].set_ylabel("validation loss (nats per byte)")
     figure.tight_layout()
