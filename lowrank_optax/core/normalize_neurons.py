@@ -50,7 +50,7 @@ def normalize_neurons(
       >>> import lowrank_optax as lro
       >>> tx = lro.normalize_neurons()
       >>> u, _ = tx.update({"w": jnp.array([[1.0, 7.0]])}, tx.init({"w": jnp.ones((1, 2))}))
-      >>> u["w"]
+      >>> u["w"].round(4)
       Array([[5., 5.]], dtype=float32)
     """
     check_fraction("b2", b2)
