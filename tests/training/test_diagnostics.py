@@ -22,7 +22,8 @@ from training.pretrain import model_config, resolve_config
 from training.watching import WatchingOptions
 
 LAYERS, FAN_IN, FAN_OUT, RANK = 3, 8, 12, 2
-LOW_RANK = [name for name in OPTIMIZERS if "rank" in accepted_options(name)]
+# NorMuon runs on the same engine, at full rank.
+LOW_RANK = ["normuon", *(name for name in OPTIMIZERS if "rank" in accepted_options(name))]
 
 
 def one_step(name, **hyperparameters):
@@ -133,8 +134,7 @@ def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
     optimizer = build_optimizer(name, config, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
     state = jax.eval_shape(optimizer.init, params)
     found = jax.eval_shape(lambda *trees: look(config, *trees), params, params, params, state)
-    # NorMuon runs on the same engine, at full rank.
-    low_rank = {"captured_energy"} if name in (*LOW_RANK, "normuon") else set()
+    low_rank = {"captured_energy"} if name in LOW_RANK else set()
     assert set(found.measures) == {"update_norm", "update_rms"} | low_rank
     for values in found.measures.values():
         assert len(values) == 7
