@@ -63,3 +63,23 @@ def test_the_readmes_python_examples_run():
         exec(block, names)
     updates, _ = names["new"].update(params, names["new"].init(params), params)
     assert updates["w"].shape == (16, 32)
+
+
+CALLS = re.findall(
+    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_call_of_the_page_on_methods_takes_a_step(call):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import lowrank_optax as lro
+
+    tx = eval(call, {"lro": lro, "optax": optax, "rate": 0.1, "r": 2})
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 8))}
+    step, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
+    assert step["w"].shape == (6, 8)
+    assert bool(jnp.isfinite(step["w"]).all() & jnp.any(step["w"] != 0))
