@@ -4,7 +4,7 @@ Run from the repository's root: ``python -m benchmarks.recipes main ablations â€
 the stages below. Every method's learning rate, momentum and b2 are tuned at one seed, on one half
 of the validation text, until the best is interior; the table is of three other seeds and the other
 half. Finished runs are lines of benchmarks/results/recipes/runs.jsonl and are not made again; every
-line names its commit. ``--table`` writes the tables and the picture from the lines alone.
+line names its commit. ``python -m benchmarks.recipes.report`` writes the tables and the picture.
 """
 
 import argparse
@@ -14,15 +14,24 @@ import json
 import os
 import pathlib
 
-from benchmarks.recipes.methods import CHANGES, COMPETITORS
-from benchmarks.recipes.search import SEEDS, Runs, tune
+from benchmarks.recipes.methods import CHANGES, COMPETITORS, METHODS
+from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
 from benchmarks.recipes.task import Setting, write_tokens
 from benchmarks.timing import RESULTS, check_clean
 
 FOLDER = RESULTS / "recipes"
 MAIN = Setting(steps=300)
 ABLATIONS = tuple(f"tandem n/4, {name}" for name in CHANGES)
-FINALISTS = ("adamw", "muon", "normuon int8", "tandem n/4", "tandem n/4 int8", "tandem n/16 int8")
+FINALISTS = (
+    "adamw",
+    "muon",
+    "muon int4",
+    "normuon int8",
+    "normuon int4",
+    "tandem n/2 int4",
+    "tandem n/4 int8",
+    "tandem n/16 int8",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +67,7 @@ def compare(runs: Runs, name: str, method: str) -> None:
     stage = STAGES[name]
     start = None
     if stage.start is not None:
-        start = runs_best(stage.start or method).get("numbers")
+        start = best_of_main(stage.start or method)
     numbers = tune(runs, method, stage.setting, start, stage.only)
     reported = runs.losses(method, stage.setting, [numbers], SEEDS, "reported")
     line = {"stage": name, "method": method, "numbers": numbers, "reported": reported}
@@ -67,20 +76,21 @@ def compare(runs: Runs, name: str, method: str) -> None:
     print(f"== {name}: {method} {numbers} {sum(reported) / len(reported):.4f}", flush=True)
 
 
-def runs_best(method: str) -> dict:
-    """What the main stage found for a method; empty if it has not been there."""
+def best_of_main(method: str) -> Numbers:
+    """What the main stage found for a method."""
     path = FOLDER / "tuned.jsonl"
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines]
-    own = [line for line in found if line["stage"] == "main" and line["method"] == method]
-    return own[-1] if own else {}
+    lines = read_lines(path) if path.exists() else []
+    own = [line for line in lines if line["stage"] == "main" and line["method"] == method]
+    if not own:
+        raise SystemExit(f"this stage starts from what main found for {method!r}: run main first")
+    return own[-1]["numbers"]
 
 
 def main() -> None:
     """Searches."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}")
-    parser.add_argument("--methods", help="comma-separated; all of the stage by default")
+    parser.add_argument("stages", nargs="+", choices=STAGES)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default the stages' own")
     parser.add_argument("--workers", type=int, default=2, help="single-threaded processes")
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("runs/recipes.npz"))
     parser.add_argument("--allow-dirty", action="store_true")
@@ -94,7 +104,7 @@ def main() -> None:
         write_tokens(arguments.data)
     runs = Runs(FOLDER / "runs.jsonl", arguments.data, arguments.workers)
     for name in arguments.stages:
-        methods = arguments.methods.split(",") if arguments.methods else STAGES[name].methods
+        methods = arguments.methods or STAGES[name].methods
         # Twice as many at a time as there are workers: a tuning waits for its own runs.
         with concurrent.futures.ThreadPoolExecutor(2 * arguments.workers) as pool:
             jobs = [pool.submit(compare, runs, name, method) for method in methods]

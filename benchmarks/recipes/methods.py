@@ -27,15 +27,13 @@ class Method:
     Attributes:
         build: (rate now, its share of the peak, dimension_numbers, the other numbers) -> optimizer.
         start: the numbers that are tuned, in this order, and where on `GRIDS` that starts.
-        budget: bytes of state per entry of a matrix that it is meant for.
     """
 
     build: Callable[..., optax.GradientTransformation]
     start: Mapping[str, float]
-    budget: float
 
 
-def _ours(make: Callable[..., Any], start: Any, budget: float, /, **options: Any) -> Method:
+def _ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
     def build(
         rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
     ) -> optax.GradientTransformation:
@@ -47,10 +45,10 @@ def _ours(make: Callable[..., Any], start: Any, budget: float, /, **options: Any
             **numbers,
         )
 
-    return Method(build, start, budget)
+    return Method(build, start)
 
 
-def _whole(scale_by: Callable[..., Any], start: Any, budget: float) -> Method:
+def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
     """What treats all parameters alike, at one rate."""
 
     def build(
@@ -59,7 +57,7 @@ def _whole(scale_by: Callable[..., Any], start: Any, budget: float) -> Method:
         del share, dimension_numbers
         return optax.chain(scale_by(**numbers), optax.scale_by_learning_rate(rate))
 
-    return Method(build, start, budget)
+    return Method(build, start)
 
 
 ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.9}
@@ -70,31 +68,31 @@ _tandem = functools.partial(_ours, lro.tandem, ORTHONORMAL | {"learning_rate": 0
 
 METHODS: dict[str, Method] = {
     # What others have.
-    "adamw": _whole(optax.scale_by_adam, ADAM, 8),
-    "adam8bit": _whole(lro.scale_by_adam8bit, ADAM, 2),
-    "lion": _whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}, 4),
-    "trion": _ours(lro.trion, ORTHONORMAL, 4, rank=QUARTER),
-    "dct_adamw": _ours(lro.dct_adamw, ADAM, 3, rank=QUARTER),
-    "ldadamw": _ours(lro.ldadamw, ADAM, 6, rank=QUARTER),
-    "frugal": _ours(lro.frugal, ADAM, 2, rank=QUARTER, projection="dct", update_interval=50),
-    "fira": _ours(lro.fira, ADAM, 2, rank=QUARTER, projection="dct", update_interval=50),
-    "galore": _ours(lro.galore, ADAM, 3, rank=QUARTER, method="gram", update_interval=50),
+    "adamw": _whole(optax.scale_by_adam, ADAM),
+    "adam8bit": _whole(lro.scale_by_adam8bit, ADAM),
+    "lion": _whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}),
+    "trion": _ours(lro.trion, ORTHONORMAL, rank=QUARTER),
+    "dct_adamw": _ours(lro.dct_adamw, ADAM, rank=QUARTER),
+    "ldadamw": _ours(lro.ldadamw, ADAM, rank=QUARTER),
+    "frugal": _ours(lro.frugal, ADAM, rank=QUARTER, projection="dct", update_interval=50),
+    "fira": _ours(lro.fira, ADAM, rank=QUARTER, projection="dct", update_interval=50),
+    "galore": _ours(lro.galore, ADAM, rank=QUARTER, method="gram", update_interval=50),
     # Muon and NorMuon, stored in more or fewer bits.
-    "muon": _ours(lro.muon, ORTHONORMAL, 4, shape_scale="dion"),
-    "muon int8": _ours(lro.muon, ORTHONORMAL, 1, shape_scale="dion", mu_dtype="int8"),
-    "muon int4": _ours(lro.muon, ORTHONORMAL, 0.5, shape_scale="dion", mu_dtype="int4"),
-    "normuon": _ours(lro.normuon, ORTHONORMAL, 4, shape_scale="dion"),
-    "normuon int8": _ours(lro.normuon, ORTHONORMAL, 1, shape_scale="dion", mu_dtype="int8"),
-    "normuon int4": _ours(lro.normuon, ORTHONORMAL, 0.5, shape_scale="dion", mu_dtype="int4"),
+    "muon": _ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
+    "muon int8": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
+    "muon int4": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
+    "normuon": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion"),
+    "normuon int8": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
+    "normuon int4": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
     # Tandem by budget.
-    "tandem n/2": _tandem(2, rank=1 / 2, mu_dtype=None),
-    "tandem n/2 int8": _tandem(0.5, rank=1 / 2, mu_dtype="int8"),
-    "tandem n/2 int4": _tandem(0.25, rank=1 / 2, mu_dtype="int4"),
-    "tandem n/4": _tandem(1, rank=QUARTER, mu_dtype=None),
-    "tandem n/4 int8": _tandem(0.25, rank=QUARTER, mu_dtype="int8"),
-    "tandem n/16 int8": _tandem(1 / 16, rank=1 / 16, mu_dtype="int8"),
-    "tandem 1": _tandem(0, rank=1, mu_dtype=None),
-    "sinkhorn": _tandem(0, rank=1, rest="sinkhorn", mu_dtype=None),
+    "tandem n/2": _tandem(rank=1 / 2, mu_dtype=None),
+    "tandem n/2 int8": _tandem(rank=1 / 2, mu_dtype="int8"),
+    "tandem n/2 int4": _tandem(rank=1 / 2, mu_dtype="int4"),
+    "tandem n/4": _tandem(rank=QUARTER, mu_dtype=None),
+    "tandem n/4 int8": _tandem(rank=QUARTER, mu_dtype="int8"),
+    "tandem n/16 int8": _tandem(rank=1 / 16, mu_dtype="int8"),
+    "tandem 1": _tandem(rank=1, mu_dtype=None),
+    "sinkhorn": _tandem(rank=1, rest="sinkhorn", mu_dtype=None),
 }
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -144,6 +142,6 @@ COMPETITORS = (
 """In the order in which they are tried, for whoever stops early."""
 
 METHODS |= {
-    f"tandem n/4, {name}": _tandem(1, **({"rank": QUARTER, "mu_dtype": None} | options))
+    f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))
     for name, options in CHANGES.items()
 }

@@ -3,7 +3,6 @@
 Run from the repository's root: ``python -m benchmarks.recipes.report``.
 """
 
-import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.pages import ROOT, fill
 from benchmarks.recipes.methods import METHODS
+from benchmarks.recipes.search import read_lines
 from benchmarks.timing import RESULTS, markdown_table
 
 FOLDER = RESULTS / "recipes"
@@ -44,11 +44,6 @@ T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for 95 % of both sides, by the number of runs."""
 
 Row = dict[str, Any]
-
-
-def read_lines(path: pathlib.Path) -> list[Row]:
-    """The objects of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def interval(losses: list[float]) -> float:
@@ -165,7 +160,7 @@ def main() -> None:
     drawn = {stage: rows for stage, rows in sorted(found.items()) if stage != "ablations"}
     draw(drawn, PICTURE)
     missing = set(METHODS) - {row["method"] for rows in found.values() for row in rows}
-    print("not yet run:", ", ".join(sorted(missing)) or "nothing")
+    print("not yet run:", "; ".join(sorted(missing)) or "nothing")
 
 
 if __name__ == "__main__":

@@ -36,8 +36,7 @@ class Runs:
         self.commit = git_commit()
         self.records = {}
         if path.exists():
-            for line in path.read_text("utf-8").splitlines():
-                record = json.loads(line)
+            for record in read_lines(path):
                 self.records[_key(**{name: record[name] for name in KEY})] = record
         context = multiprocessing.get_context("spawn")
         self.pools = [
@@ -90,6 +89,11 @@ class Runs:
         return done
 
 
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 KEY = ("method", "setting", "numbers", "seed")
 
 
@@ -107,16 +111,19 @@ def _pin(core: int) -> None:
 
 
 def tune(
-    runs: Runs, method: str, setting: Setting, start: Numbers | None, only: tuple[str, ...] | None
+    runs: Any, method: str, setting: Setting, start: Numbers | None, only: tuple[str, ...] | None
 ) -> Numbers:
     """The numbers of least tuning loss: better than both neighbours on every grid.
 
     Args:
-        runs: makes them.
+        runs: makes them, a `Runs`.
         method: a key of `METHODS`.
         setting: the task.
         start: where to start; None for where the method says.
         only: the numbers that are tuned; None for all that the method has.
+
+    Raises:
+        ValueError: if the best is at an end of its grid, where nobody knows whether it is one.
     """
     best = dict(start or METHODS[method].start)
     while True:
@@ -127,7 +134,7 @@ def tune(
             return best
 
 
-def _along(runs: Runs, method: str, setting: Setting, best: Numbers, name: str) -> Numbers:
+def _along(runs: Any, method: str, setting: Setting, best: Numbers, name: str) -> Numbers:
     """The best point along one axis of the grid."""
     grid = GRIDS[name]
     at = min(range(len(grid)), key=lambda i: abs(grid[i] - best[name]))
@@ -138,6 +145,11 @@ def _along(runs: Runs, method: str, setting: Setting, best: Numbers, name: str) 
         # A run that diverged has no loss.
         ranked = [loss if loss == loss else float("inf") for loss in losses]
         winner = near[ranked.index(min(ranked))]
+        if winner in (0, len(grid) - 1):
+            raise ValueError(
+                f"{method} in {setting.name} is best at {name} {grid[winner]:g}, an end of its "
+                "grid: extend GRIDS"
+            )
         if winner == at:
             return best | {name: grid[at]}
         at = winner

@@ -41,7 +41,7 @@ def normalize_neurons(
       ValueError: if b2 lies outside [0, 1].
 
     Reference:
-      arXiv 2510.05491 (NorMuon), algorithm 1.
+      arXiv 2510.05491 (NorMuon).
       Differs in keeping the step's own length, whatever scaled it before, where NorMuon makes its
       root mean square 0.2; and in skipping neurons whose step is zero.
 

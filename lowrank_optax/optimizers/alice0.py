@@ -44,7 +44,8 @@ def alice0(
       {shared}
 
     Reference:
-      arXiv 2502.07752, algorithm 4 without tracking (β₃ = 0).
+      arXiv 2502.07752, Alice without tracking (β₃ = 0).
+      Differs in the order of the random complement: uniform among the other singular vectors.
 
     Example:
       >>> import jax.numpy as jnp

@@ -38,7 +38,7 @@ def apollo(
       {shared}
 
     Reference:
-      arXiv 2412.05270, algorithm 1.
+      arXiv 2412.05270.
       Differs in a random orthonormal P scaled by √(n/r), where the paper draws normal numbers of
       variance 1/r.
 
@@ -79,7 +79,7 @@ def apollo_mini(
       {shared}
 
     Reference:
-      arXiv 2412.05270, section 4.3.
+      arXiv 2412.05270.
 
     Example:
       >>> import jax.numpy as jnp

@@ -40,7 +40,7 @@ def dion2(
       {shared}
 
     Reference:
-      arXiv 2512.16928, algorithm 1.
+      arXiv 2512.16928.
 
     Example:
       >>> import jax.numpy as jnp

@@ -72,7 +72,7 @@ def normuon(
       {shared}
 
     Reference:
-      arXiv 2510.05491, algorithm 1.
+      arXiv 2510.05491.
 
     Example:
       >>> import jax.numpy as jnp

@@ -153,7 +153,7 @@ def gradient_scaling(
       ValueError: if `by` is unknown.
 
     Reference:
-      arXiv 2412.05270, algorithm 1.
+      arXiv 2412.05270 (APOLLO).
 
     Example:
       >>> import lowrank_optax as lro
@@ -183,7 +183,7 @@ def column_scaling(
       ValueError: if `decay` lies outside [0, 1].
 
     Reference:
-      arXiv 2502.07752, algorithm 3 (optimal compensation).
+      arXiv 2502.07752 (Alice), its compensation.
 
     Example:
       >>> import lowrank_optax as lro

@@ -1,5 +1,6 @@
 """Residuals that step along what is left over, without remembering any of it."""
 
+import abc
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,8 +13,24 @@ from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.transforms.orthonormalize import orthonormalizer
 
 
+class StateFree(Residual):
+    """Step along a matrix that is made of what is left over alone."""
+
+    scale: Any
+
+    @abc.abstractmethod
+    def rest(self, E: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """The step outside the subspace, in the domain."""
+
+    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
+        """scale_engine · (P u + scale · rest(E)); at full rank, where nothing is left, P u."""
+        if step.a.shape == step.A.shape:
+            return step.lifted(), state
+        return step.with_rest(self.rest(step.outside()), self.scale), state
+
+
 @axis_value("scale")
-class Orthonormal(Residual):
+class Orthonormal(StateFree):
     """Step along it, orthonormalised block by block; build with `residuals.orthonormal`."""
 
     blocks: int
@@ -21,33 +38,31 @@ class Orthonormal(Residual):
     ns_steps: int
     ns_coeffs: Any
 
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """scale (P u + rest · orth(E))."""
-        E = step.outside()
+    def rest(self, E: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """Every block of rows orthonormalised."""
         *batch, n, m = E.shape
         blocks = min(self.blocks, n)
         missing = -n % blocks
         E = jnp.pad(E, [*[(0, 0)] * len(batch), (0, missing), (0, 0)])
         parts = E.reshape(*batch, blocks, -1, m)
         parts = orthonormalizer(self.ns_steps, self.ns_coeffs)(parts)
-        return step.with_rest(parts.reshape(*batch, n + missing, m)[..., :n, :], self.scale), state
+        return parts.reshape(*batch, n + missing, m)[..., :n, :]
 
 
 @axis_value("scale")
-class Sinkhorn(Residual):
+class Sinkhorn(StateFree):
     """Step along it with rows and columns of equal lengths; build with `residuals.sinkhorn`."""
 
     rounds: int
     scale: Any
 
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """scale (P u + rest · balanced(E))."""
-        E = step.outside()
+    def rest(self, E: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+        """Columns and rows normalised in turn."""
         n, m = E.shape[-2:]
         for _ in range(self.rounds):
             E = _normalized(E, -2) * (n / m) ** 0.5
             E = _normalized(E, -1)
-        return step.with_rest(E, self.scale), state
+        return E
 
 
 def _normalized(E: Float[Array, "*batch n m"], axis: int) -> Float[Array, "*batch n m"]:
@@ -114,7 +129,7 @@ def sinkhorn(rounds: int = 3, scale: Any = 1.0) -> Residual:
       ValueError: if `rounds` is not positive.
 
     Reference:
-      arXiv 2502.06742 (SinkGD), algorithm 1, where the whole gradient is the rest.
+      arXiv 2502.06742 (SinkGD), where the whole gradient is the rest.
 
     Example:
       >>> import lowrank_optax as lro

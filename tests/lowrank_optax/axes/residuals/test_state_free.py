@@ -1,5 +1,6 @@
 """What is left of a gradient, orthonormalised in blocks or with rows and columns balanced."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -72,6 +73,18 @@ def test_the_rest_is_as_long_as_the_engine_and_its_own_scale_say(residual):
     G = draw((8, 20), 4)
     got = step(G, residual(scale=0.5), scale=lambda spec: float(spec.m))
     np.testing.assert_allclose(got, 10 * step(G, residual()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [lro.residuals.orthonormal(), lro.residuals.sinkhorn()])
+def test_at_full_rank_nothing_is_left_to_compute(residual):
+    make = lambda residual: lro.scale_by_low_rank(
+        optax.identity(), lro.projections.identity(1.0), residual=residual, dimension_numbers=KERNEL
+    )
+    G, programs = draw((8, 20)), []
+    for tx in (make(residual), make(lro.residuals.discard())):
+        compiled = jax.jit(tx.update).lower(G, tx.init(G)).compile()
+        programs.append(compiled.cost_analysis()["flops"])
+    assert programs[0] == programs[1]
 
 
 @pytest.mark.parametrize("residual", [lro.residuals.orthonormal(), lro.residuals.sinkhorn()])
