@@ -104,5 +104,7 @@ def _residual(
     if rest not in RESTS:
         raise ValueError(f"rest={rest!r} is unknown; use one of {RESTS}, or one of `residuals`.")
     if rest == "orthonormal":
-        return residuals.orthonormal(blocks or 4, ns_steps=ns_steps, ns_coeffs=ns_coeffs)
+        return residuals.orthonormal(
+            4 if blocks is None else blocks, ns_steps=ns_steps, ns_coeffs=ns_coeffs
+        )
     return residuals.sinkhorn() if rest == "sinkhorn" else residuals.discard()

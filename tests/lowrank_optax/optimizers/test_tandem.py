@@ -129,6 +129,7 @@ def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, res
     [
         ({"rest": "sign"}, "rest='sign' is unknown; use one of"),
         ({"rest": "none", "blocks": 2}, "blocks=2 are those of rest='orthonormal', not of"),
+        ({"blocks": 0}, "blocks=0 must be at least 1"),
         ({"momentum": 2.0}, r"momentum=2.0 must lie in \[0, 1\]"),
         ({"projection": "pca"}, "projection='pca' is unknown"),
     ],
