@@ -145,7 +145,8 @@ def _along(runs: Any, method: str, setting: Setting, best: Numbers, name: str) -
         # A run that diverged has no loss.
         ranked = [loss if loss == loss else float("inf") for loss in losses]
         winner = near[ranked.index(min(ranked))]
-        if winner in (0, len(grid) - 1):
+        # No decay lies below zero: that end is the numbers' own.
+        if winner in (0, len(grid) - 1) and grid[winner] != 0:
             raise ValueError(
                 f"{method} in {setting.name} is best at {name} {grid[winner]:g}, an end of its "
                 "grid: extend GRIDS"
