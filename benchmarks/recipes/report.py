@@ -23,9 +23,7 @@ HEADLINE = (
     "muon",
     "normuon int8",
     "normuon int4",
-    "muon int4",
     "trion",
-    "tandem n/2 int8",
     "tandem n/2 int4",
     "tandem n/16 int8",
 )

@@ -53,7 +53,7 @@ def test_only_what_is_asked_for_is_tuned():
 
 def test_a_best_at_an_end_of_its_grid_is_no_result_unless_that_is_zero():
     last = GRIDS["momentum"][-1]
-    with pytest.raises(ValueError, match="muon in w64-s2-b2 is best at momentum 0.99, an end of"):
+    with pytest.raises(ValueError, match=r"muon in w64-s2-b2 is best at momentum 0\.99, an end of"):
         tune(Bowl(learning_rate=0.02, momentum=last), "muon", TINY, None, None)
     assert tune(Bowl(learning_rate=0.02, momentum=0.0), "muon", TINY, None, None)["momentum"] == 0
 
