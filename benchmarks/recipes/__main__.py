@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 
-from benchmarks.recipes.methods import CHANGES, COMPETITORS, METHODS
+from benchmarks.recipes.methods import BLOCKS, CHANGES, COMPETITORS, METHODS
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
 from benchmarks.recipes.task import Setting, write_tokens
 from benchmarks.timing import RESULTS, check_clean
@@ -25,8 +25,6 @@ ABLATIONS = tuple(f"tandem n/4, {name}" for name in CHANGES)
 FINALISTS = (
     "adamw",
     "muon",
-    "muon int4",
-    "normuon int8",
     "normuon int4",
     "tandem n/2 int4",
     "tandem n/4 int8",
@@ -55,10 +53,17 @@ class Stage:
 STAGES = {
     "main": Stage(MAIN, COMPETITORS),
     "ablations": Stage(MAIN, ABLATIONS, "tandem n/4", ("learning_rate",)),
-    "width 64": Stage(Setting(width=64, steps=300), FINALISTS, ""),
+    "blocks": Stage(
+        MAIN,
+        tuple(f"tandem n/2 int4, blocks {blocks}" for blocks in BLOCKS),
+        "tandem n/2 int4",
+        ("learning_rate",),
+    ),
+    "one rate": Stage(MAIN, ("tandem at one rate", "trion at one rate")),
+    "width 64": Stage(Setting(width=64, steps=300), FINALISTS, "", ("learning_rate",)),
     "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", ("learning_rate",)),
     "long": Stage(Setting(steps=1000), FINALISTS, "", ("learning_rate",)),
-    "large batch": Stage(Setting(steps=200, batch_size=32), FINALISTS, ""),
+    "large batch": Stage(Setting(steps=200, batch_size=32), FINALISTS, "", ("learning_rate",)),
 }
 
 

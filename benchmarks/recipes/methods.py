@@ -48,6 +48,26 @@ def _ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
     return Method(build, start)
 
 
+def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
+    """Embeddings, head and norms at the matrices' rate too, as if it were AdamW in one line."""
+
+    def build(
+        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
+    ) -> optax.GradientTransformation:
+        del share
+        return make(
+            rate,
+            dimension_numbers=dimension_numbers,
+            fallback_learning_rate=rate,
+            shape_scale="rms",
+            rank_scale="sqrt",
+            **options,
+            **numbers,
+        )
+
+    return Method(build, start)
+
+
 def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
     """What treats all parameters alike, at one rate."""
 
@@ -140,6 +160,21 @@ COMPETITORS = (
     "galore",
 )
 """In the order in which they are tried, for whoever stops early."""
+
+BLOCKS = (1, 2)
+"""In how many blocks the rest of the default, half of the columns in 4 bits, may be."""
+
+METHODS |= {
+    f"tandem n/2 int4, blocks {blocks}": _tandem(rank=1 / 2, mu_dtype="int4", blocks=blocks)
+    for blocks in BLOCKS
+}
+
+AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}
+
+METHODS |= {
+    "tandem at one rate": _at_one_rate(lro.tandem, AT_ADAMW_RATE),
+    "trion at one rate": _at_one_rate(lro.trion, AT_ADAMW_RATE, rank=QUARTER),
+}
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))
