@@ -14,14 +14,19 @@ import json
 import os
 import pathlib
 
-from benchmarks.recipes.methods import BLOCKS, CHANGES, COMPETITORS, METHODS
+from benchmarks.recipes.methods import CHANGES, COMPETITORS, METHODS
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
 from benchmarks.recipes.task import Setting, write_tokens
 from benchmarks.timing import RESULTS, check_clean
 
 FOLDER = RESULTS / "recipes"
 MAIN = Setting(steps=300)
-ABLATIONS = tuple(f"tandem n/4, {name}" for name in CHANGES)
+ABLATIONS = ("tandem n/4", *(f"tandem n/4, {name}" for name in CHANGES))
+BLOCKS = (
+    "tandem n/2 int4",
+    "tandem n/2 int4, blocks 2",
+    "tandem n/2 int4, blocks 1",
+)
 FINALISTS = (
     "adamw",
     "muon",
@@ -50,20 +55,20 @@ class Stage:
     only: tuple[str, ...] | None = None
 
 
+RATE_ONLY = ("learning_rate",)
+NARROW = Setting(width=64, steps=300)
+
 STAGES = {
     "main": Stage(MAIN, COMPETITORS),
-    "ablations": Stage(MAIN, ABLATIONS, "tandem n/4", ("learning_rate",)),
-    "blocks": Stage(
-        MAIN,
-        tuple(f"tandem n/2 int4, blocks {blocks}" for blocks in BLOCKS),
-        "tandem n/2 int4",
-        ("learning_rate",),
+    "width 64": Stage(NARROW, FINALISTS, "", RATE_ONLY),
+    "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
+    "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
+    "one rate": Stage(
+        NARROW, ("adamw", "tandem at one rate", "trion at one rate"), None, RATE_ONLY
     ),
-    "one rate": Stage(MAIN, ("tandem at one rate", "trion at one rate")),
-    "width 64": Stage(Setting(width=64, steps=300), FINALISTS, "", ("learning_rate",)),
-    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", ("learning_rate",)),
-    "long": Stage(Setting(steps=1000), FINALISTS, "", ("learning_rate",)),
-    "large batch": Stage(Setting(steps=200, batch_size=32), FINALISTS, "", ("learning_rate",)),
+    "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
+    "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
+    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", RATE_ONLY),
 }
 
 

@@ -161,12 +161,9 @@ COMPETITORS = (
 )
 """In the order in which they are tried, for whoever stops early."""
 
-BLOCKS = (1, 2)
-"""In how many blocks the rest of the default, half of the columns in 4 bits, may be."""
-
 METHODS |= {
     f"tandem n/2 int4, blocks {blocks}": _tandem(rank=1 / 2, mu_dtype="int4", blocks=blocks)
-    for blocks in BLOCKS
+    for blocks in (1, 2)
 }
 
 AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}

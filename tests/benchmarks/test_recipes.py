@@ -111,5 +111,5 @@ def test_differences_are_those_of_equal_seeds():
         "main", [line("muon", 1.0, 2.0, 3.0), line("x", 1.5, 2.5, 3.5)], {"muon": 4.0, "x": 1.0}
     )
     assert [row["method"] for row in rows] == ["muon", "x"]
-    assert "+0.500 ± 0.000" in report.table(rows)
-    assert "3.000" not in report.table(rows[:1])
+    assert "+0.500 ± 0.000" in report.table(rows, "muon")
+    assert "3.000" not in report.table(rows[:1], "muon")
