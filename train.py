@@ -19,18 +19,18 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from training.compare import compare
-from training.config import CompareConfig, PretrainConfig
-from training.distributed import is_first, start
+from training.commands.compare import compare
+from training.commands.evaluate import EvaluateConfig, evaluate
+from training.commands.finetune import finetune
+from training.commands.prepare import PrepareConfig, prepare
+from training.commands.pretrain import pretrain
+from training.commands.problems import ProblemsConfig, write_problems
+from training.commands.report import ReportConfig, report
+from training.config.finetuning import FinetuneConfig
+from training.config.pretraining import CompareConfig, PretrainConfig
 from training.errors import TrainingFailedError, UserError
-from training.evaluate import EvaluateConfig, evaluate
-from training.finetune import finetune
-from training.finetune_config import FinetuneConfig
-from training.interruption import InterruptedRunError
-from training.prepare import PrepareConfig, prepare
-from training.pretrain import pretrain
-from training.problems import ProblemsConfig, write_problems
-from training.report import ReportConfig, report
+from training.runs.distributed import is_first, start
+from training.runs.interruption import InterruptedRunError
 
 Command = (
     Annotated[PretrainConfig, tyro.conf.subcommand("pretrain")]

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from benchmarks.timing import markdown_table, write_json
-from training.metrics import read_metrics
+from training.runs.metrics import read_metrics
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "faults.json"

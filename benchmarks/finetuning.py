@@ -26,21 +26,21 @@ import jax
 from rich.console import Console
 
 from benchmarks.timing import ROUNDS, markdown_table, median, ratio, write_json
-from training.bpe import train_bpe
-from training.config import Hyperparameters, PretrainConfig
-from training.evaluate import EvaluateConfig, evaluate
-from training.finetune import compile_for, finetune, resolve_for
-from training.finetune_config import FinetuneConfig
-from training.finetune_data import FinetuneData, load_finetune_data
-from training.huggingface_tokenizer import HuggingFaceTokenizer
-from training.mesh import make_mesh
-from training.pretrain import pretrain
-from training.pretrained import open_model
-from training.problems import ProblemsConfig, write_problems
-from training.questions import read_examples
-from training.step import CompiledSteps
-from training.step_arguments import step_arguments
-from training.summary import readable_bytes
+from training.checkpoints.pretrained import open_model
+from training.commands.evaluate import EvaluateConfig, evaluate
+from training.commands.finetune import compile_for, finetune, resolve_for
+from training.commands.pretrain import pretrain
+from training.commands.problems import ProblemsConfig, write_problems
+from training.config.finetuning import FinetuneConfig
+from training.config.pretraining import Hyperparameters, PretrainConfig
+from training.data.bpe import train_bpe
+from training.data.huggingface_tokenizer import HuggingFaceTokenizer
+from training.data.questions import read_examples
+from training.data.questions_corpus import FinetuneData, load_finetune_data
+from training.runs.summary import readable_bytes
+from training.steps.arguments import step_arguments
+from training.steps.compiled import CompiledSteps
+from training.steps.mesh import make_mesh
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

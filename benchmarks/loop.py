@@ -30,15 +30,15 @@ from benchmarks.timing import (
     ratio,
     write_json,
 )
-from training.config import PretrainConfig
-from training.corpus import Corpus, load_corpus
-from training.interruption import StopRequest
-from training.loop import Run, open_run
-from training.mesh import make_mesh, parse_mesh
-from training.prepare import PrepareConfig, prepare
-from training.pretrain import model_config, resolve_config
-from training.step import CompiledSteps, compile_steps
-from training.step_arguments import step_arguments
+from training.commands.prepare import PrepareConfig, prepare
+from training.commands.pretrain import model_config, resolve_config
+from training.config.pretraining import PretrainConfig
+from training.data.corpus import Corpus, load_corpus
+from training.runs.interruption import StopRequest
+from training.runs.loop import Run, open_run
+from training.steps.arguments import step_arguments
+from training.steps.compiled import CompiledSteps, compile_steps
+from training.steps.mesh import make_mesh, parse_mesh
 
 PIPELINE_SECONDS = 2.0
 HOST_STEPS = 500

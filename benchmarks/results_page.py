@@ -10,8 +10,8 @@ from benchmarks import dct as transform
 from benchmarks import optimizers, subspaces, svd, trade_offs
 from benchmarks.pages import ROOT, fill, read_results
 from benchmarks.timing import markdown_table
-from training.results import caption
-from training.results import markdown_table as comparison_table
+from training.reports.results import caption
+from training.reports.results import markdown_table as comparison_table
 
 PAGE = ROOT / "docs" / "results.md"
 TIMES = ("| Training time", "| Tokens per second")

@@ -29,10 +29,10 @@ from lowrank_optax.axes.projections.base import Choice, Projection
 from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
-from training.data import load_documents, tokenize, train_loader
-from training.objective import next_token_loss
-from training.plots import COLOURS
-from training.tokenizers import get_tokenizer
+from training.data.batches import load_documents, tokenize, train_loader
+from training.data.tokenizers import get_tokenizer
+from training.reports.plots import COLOURS
+from training.steps.objective import next_token_loss
 
 ROOT = pathlib.Path(__file__).parents[1]
 PRESET, LAYER = "small", 2

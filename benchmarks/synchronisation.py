@@ -29,10 +29,10 @@ from benchmarks.collectives import collectives
 from benchmarks.timing import markdown_table, write_json
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
-from training.config import PretrainConfig
-from training.corpus import load_corpus
-from training.data import train_loader, validation_batches
-from training.objective import next_token_loss
+from training.config.pretraining import PretrainConfig
+from training.data.batches import train_loader, validation_batches
+from training.data.corpus import load_corpus
+from training.steps.objective import next_token_loss
 
 DEVICES = 4
 STEPS, BATCH, SEQ_LEN = 200, 16, 64

@@ -20,13 +20,13 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
-from training.config import PretrainConfig
-from training.corpus import Corpus, load_corpus
-from training.loop import train_run
-from training.mesh import make_mesh, parse_mesh
-from training.metrics import read_metrics
-from training.pretrain import model_config, resolve_config
-from training.step import CompiledSteps, compile_steps
+from training.commands.pretrain import model_config, resolve_config
+from training.config.pretraining import PretrainConfig
+from training.data.corpus import Corpus, load_corpus
+from training.runs.loop import train_run
+from training.runs.metrics import read_metrics
+from training.steps.compiled import CompiledSteps, compile_steps
+from training.steps.mesh import make_mesh, parse_mesh
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tokenizers.json"
 TOKENIZERS = ("bytes", "bpe:1024", "bpe:2048", "bpe:4096")

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
-from training.compare import Comparison
-from training.config import CompareConfig, Hyperparameters
-from training.corpus import load_corpus
+from training.commands.compare import Comparison
+from training.config.pretraining import CompareConfig, Hyperparameters
+from training.data.corpus import load_corpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 BASE = CompareConfig(

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from training.reading import DataError
+from training.data.reading import DataError
 
 
 def import_extra(module: str, what: str, *, extra: str) -> ModuleType:

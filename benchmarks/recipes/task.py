@@ -16,10 +16,10 @@ from flax import nnx
 import lowrank_optax as lro
 from benchmarks.recipes.methods import METHODS
 from models.llama import Llama, matrix_dimension_numbers
-from training.config import CompareConfig, PretrainConfig
-from training.corpus import load_corpus
-from training.objective import next_token_loss
-from training.pretrain import model_config
+from training.commands.pretrain import model_config
+from training.config.pretraining import CompareConfig, PretrainConfig
+from training.data.corpus import load_corpus
+from training.steps.objective import next_token_loss
 
 VOCABULARY = 257
 VALIDATION_ROWS = 128

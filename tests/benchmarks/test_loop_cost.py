@@ -4,9 +4,9 @@ import pytest
 
 import benchmarks.loop
 from benchmarks.loop import compare, pipeline_rates
-from training.config import PretrainConfig
-from training.metrics import read_metrics
-from training.pretrain import resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.pretraining import PretrainConfig
+from training.runs.metrics import read_metrics
 
 
 def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypatch):

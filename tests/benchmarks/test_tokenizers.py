@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.tokenizers import BASE, experiment, step_flops, table, training_curve
-from training.corpus import load_corpus
-from training.pretrain import resolve_config
+from training.commands.pretrain import resolve_config
+from training.data.corpus import load_corpus
 
 
 @pytest.fixture

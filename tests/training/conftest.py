@@ -6,13 +6,13 @@ import jax
 import pytest
 from rich.console import Console
 
-from training.config import Hyperparameters, PretrainConfig
-from training.corpus import load_corpus
-from training.loop import train_run
-from training.mesh import make_mesh, parse_mesh
-from training.pretrain import model_config, resolve_config
-from training.run_folder import check_run_folder
-from training.step import compile_steps
+from training.commands.pretrain import model_config, resolve_config
+from training.config.pretraining import Hyperparameters, PretrainConfig
+from training.data.corpus import load_corpus
+from training.runs.folder import check_run_folder
+from training.runs.loop import train_run
+from training.steps.compiled import compile_steps
+from training.steps.mesh import make_mesh, parse_mesh
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,194 @@
+"""Evaluation: batched greedy answers, scored as GSM-8k's own scorer does, and what it refuses."""
+
+import io
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from huggingface_folders import DATA, golden
+from question_files import TEMPLATE, character_tokenizer, model_folder, sums, write_questions
+from rich.console import Console
+
+import train
+from models import huggingface
+from training.commands import evaluate as evaluation
+from training.commands.evaluate import EvaluateConfig
+from training.data.huggingface_tokenizer import HuggingFaceTokenizer
+from training.data.prompts import Prompt
+from training.errors import UserError
+from training.inference.answers import answer, padded_width, plan_batches
+from training.inference.generate import greedy
+from training.steps.mesh import make_mesh
+
+NEW = 12
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with a tiny model and questions."""
+    folder = tmp_path_factory.mktemp("files")
+    write_questions(folder / "test.jsonl", sums(13, start=95))
+    model_folder(folder / "tiny_llama")
+    return folder
+
+
+def run(files, out, **changes):
+    """Evaluates; returns (summary, what was printed)."""
+    defaults = {
+        "model": files / "tiny_llama",
+        "data": files / "test.jsonl",
+        "template": TEMPLATE,
+        "batch_size": 8,
+        "max_new_tokens": NEW,
+        "mesh": "data=1",
+    }
+    console = Console(file=io.StringIO(), width=200)
+    config = EvaluateConfig(**(defaults | changes), out=out)
+    return evaluation.evaluate(config, console), console.file.getvalue()
+
+
+def outputs(folder):
+    return [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
+
+
+def test_batches_hold_prompts_of_about_the_same_length():
+    lengths = [9, 40, 3, 8, 41, 10, 2]
+    batches = plan_batches(lengths, 3)
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    assert [[lengths[i] for i in batch] for batch in batches] == [[2, 3, 8], [9, 10, 40], [41]]
+
+
+def test_widths_are_few():
+    widths = {padded_width(length, 1000) for length in range(1, 1001)}
+    assert widths == {32, 64, 128, 256, 512, 1000}
+    assert all(padded_width(length, 1000) >= length for length in range(1, 1001))
+
+
+def test_outputs_are_each_prompts_own_continuation_in_the_order_of_the_file(files, tmp_path):
+    run(files, tmp_path / "out")
+    model = huggingface.load(files / "tiny_llama")
+    tokenizer = HuggingFaceTokenizer(character_tokenizer(), "characters")
+    prompt = Prompt(TEMPLATE, tokenizer.prefix_ids)
+    records = outputs(tmp_path / "out")
+    assert [record["question"] for record in records] == [x["question"] for x in sums(13, 95)]
+    for record in records[:2] + records[-1:]:
+        (tokens,) = prompt.encode([record["question"]], tokenizer)
+        alone = np.asarray(greedy(model, jnp.asarray(tokens[None]), NEW))[0].tolist()
+        alone = alone[: alone.index(tokenizer.eos_id)] if tokenizer.eos_id in alone else alone
+        text = tokenizer.decode([token for token in alone if token < tokenizer.vocab_size])
+        assert record["output"] == text
+
+
+def test_the_mesh_changes_nothing(files, tmp_path):
+    run(files, tmp_path / "one")
+    run(files, tmp_path / "eight", mesh="data=2,fsdp=2,tensor=2")
+    assert outputs(tmp_path / "one") == outputs(tmp_path / "eight")
+
+
+def test_accuracy_counts_outputs_whose_number_is_right(files, tmp_path, monkeypatch):
+    replies = {"95+4?": "#### 99", "96+5?": "so\n#### 1,01", "97+6?": "103", "98+0?": "#### 98."}
+
+    def reply(model, tokenizer, prompts, **options):
+        questions = [tokenizer.decode(tokens).removesuffix("\n") for tokens in prompts]
+        return [replies.get(question, "#### -1") for question in questions]
+
+    monkeypatch.setattr(evaluation, "answer", reply)
+    summary, printed = run(files, tmp_path / "out")
+    assert (summary["examples"], summary["correct"], summary["without_number"]) == (13, 2, 1)
+    assert summary["accuracy"] == 2 / 13
+    assert json.loads((tmp_path / "out/summary.json").read_text()) == summary
+    assert [record["correct"] for record in outputs(tmp_path / "out")] == [True, True] + [
+        False
+    ] * 11
+    assert [r["number"] for r in outputs(tmp_path / "out")][:4] == ["99", "101", None, "98."]
+    assert "exact match 15.4%: 2 of 13 (1 outputs without a number)" in printed
+    assert "question 13/13 | exact match 15.4%" in printed
+
+
+def test_the_first_questions_only_on_request(files, tmp_path):
+    summary, _ = run(files, tmp_path / "out", limit=3)
+    assert summary["examples"] == len(outputs(tmp_path / "out")) == 3
+
+
+def test_a_model_is_asked_as_it_was_fine_tuned(files, tmp_path):
+    folder = model_folder(tmp_path / "model")
+    Prompt("Say {question}\n", ()).save(folder)
+    summary, _ = run(files, tmp_path / "out", model=folder, template=None, limit=1)
+    assert summary["template"] == "Say {question}\n"
+
+
+def test_an_answer_ends_at_its_end_of_text():
+    class Ending(HuggingFaceTokenizer):
+        """A tokenizer whose end of text is the token that the model says third."""
+
+    data = golden("tiny_llama")
+    tokenizer = Ending(character_tokenizer(), "characters")
+    tokenizer.eos_id = int(data["greedy"][0, 2])
+    model = huggingface.load(DATA / "tiny_llama")
+    (text,) = answer(
+        model,
+        tokenizer,
+        [data["tokens"][0]],
+        batch_size=2,
+        max_new_tokens=8,
+        mesh=make_mesh({"data": 1}),
+    )
+    first = [int(token) for token in data["greedy"][0, :2]]
+    assert text == tokenizer.decode([token for token in first if token < tokenizer.vocab_size])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "none"}, "--model none: there is no such folder"),
+        ({"data": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"template": "Q:"}, "--template 'Q:' has no {question}"),
+        ({"batch_size": 0}, "--batch-size is 0, but must be at least 1"),
+        ({"limit": 0}, "--limit is 0, but must be at least 1"),
+        (
+            {"batch_size": 9, "mesh": "data=8"},
+            r"--batch-size 9 cannot be divided over 8 device\(s\)",
+        ),
+        ({"mesh": "dat=2"}, "unknown axis 'dat'"),
+        (
+            {"max_new_tokens": 60},
+            r"test.jsonl, line \d+: its prompt of 8 tokens and --max-new-tokens 60 exceed the 64 "
+            r"tokens that .*: give at most --max-new-tokens 57",
+        ),
+        ({"template": "x" * 90 + "{question}"}, r"its prompt of 97 tokens is longer than the 64"),
+    ],
+)
+def test_bad_input_is_explained_and_leaves_no_folder(files, tmp_path, changes, message):
+    changes = {k: Path(v) if k in ("model", "data") else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        run(files, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_without_a_number_is_named(files, tmp_path):
+    records = [*sums(2), {"question": "1+1?", "answer": "2"}]
+    data = write_questions(tmp_path / "a.jsonl", records)
+    with pytest.raises(UserError, match=r"a.jsonl, line 3: the answer has no number after"):
+        run(files, tmp_path / "out", data=data)
+
+
+def test_a_folder_in_use_is_refused(files, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"exists already: give another folder with --out"):
+        run(files, tmp_path)
+
+
+def test_the_command_line_writes_problems_and_evaluates(files, tmp_path, capsys):
+    problems, out = tmp_path / "problems", tmp_path / "out"
+    numbers = ["--train", "3", "--test", "2"]
+    assert train.main(["problems", "--out", str(problems), *numbers]) == 0
+    assert "3 problems in train.jsonl, 2 in test.jsonl, e.g." in capsys.readouterr().out
+    command = ["evaluate", "--model", str(files / "tiny_llama"), "--mesh", "data=1"]
+    command += ["--max-new-tokens", str(NEW), "--out", str(out), "--template", r"{question}\n"]
+    assert train.main([*command, "--data", str(problems / "test.jsonl")]) == 2
+    assert "is longer than the 64 tokens" in capsys.readouterr().err
+    assert train.main([*command, "--data", str(files / "test.jsonl"), "--batch-size", "8"]) == 0
+    assert "exact match 0.0%: 0 of 13" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text())["template"] == TEMPLATE

@@ -1,0 +1,346 @@
+"""Fine-tuning end to end: from a Hugging Face folder or a run to a model folder, and resumed."""
+
+import dataclasses
+import io
+import json
+import re
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from huggingface_folders import change_fields, forward, parameters
+from question_files import BOS_ID, TEMPLATE, model_folder, sums, write_questions
+from rich.console import Console
+
+import train
+from models import huggingface
+from training.checkpoints.pretrained import open_model
+from training.commands import finetune as finetuning
+from training.config.finetuning import FinetuneConfig
+from training.data.huggingface_tokenizer import HuggingFaceTokenizer
+from training.data.questions import Example
+from training.data.questions_corpus import load_finetune_data, split_examples
+from training.errors import UserError
+from training.runs.interruption import InterruptedRunError
+from training.runs.metrics import ProgressLine, read_metrics
+from training.steps.answer_loss import TOKENS
+from training.steps.mesh import make_mesh
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Runs that differ in what is not compiled in share their compiled functions."""
+    compiled = {}
+    compile_steps = finetuning.compile_steps
+
+    def cached(config, model, mesh, objective):
+        key = dataclasses.replace(
+            config, model=None, data="", validation=None, template=None, out=None, resume=False,
+            learning_rate=None, fallback_learning_rate=None, skip_long=False,
+        )  # fmt: skip
+        key = repr((key, model, mesh))
+        if key not in compiled:
+            compiled[key] = compile_steps(config, model, mesh, objective)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "compile_steps", cached)
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with tiny models and questions."""
+    folder = tmp_path_factory.mktemp("files")
+    write_questions(folder / "train.jsonl", sums(40))
+    for name in ("tiny_llama", "tiny_qwen2"):
+        model_folder(folder / name, name)
+    return folder
+
+
+def config_of(files, out, **changes):
+    defaults = {
+        "model": files / "tiny_llama",
+        "data": str(files / "train.jsonl"),
+        "template": TEMPLATE,
+        "seq_len": 40,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "batch_size": 8,
+        "steps": 4,
+        "mesh": "data=1",
+        "checkpoint_every": 1,
+        "eval_every": 2,
+    }
+    return FinetuneConfig(**(defaults | changes), out=out)
+
+
+def run(config):
+    """Fine-tunes; returns (summary, what was printed)."""
+    console = Console(file=io.StringIO(), width=200)
+    return finetuning.finetune(config, console), console.file.getvalue()
+
+
+def curve(folder):
+    """The records of a run without what the clock wrote."""
+    timed = ("seconds", "tokens_per_second")
+    return [
+        {key: value for key, value in record.items() if key not in timed}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def tuned(files, tmp_path_factory):
+    """The folder of a finished run of AdamW, its summary and what it printed."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    return folder, *run(config_of(files, folder))
+
+
+def test_the_run_has_metrics_a_summary_and_a_model(files, tuned):
+    folder, summary, printed = tuned
+    assert {path.name for path in (folder / "model").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "prompt.json",
+    }
+    assert [record["step"] for record in curve(folder)] == [1, 2, 3, 4]
+    assert summary["val_loss"] == curve(folder)[-1]["val_loss"] < curve(folder)[1]["val_loss"]
+    assert json.loads((folder / "config.json").read_text())["template"] == TEMPLATE
+    assert "38 examples to train on in 38 rows of" in printed
+    assert ", 2 held out" in printed
+
+
+def test_the_model_is_the_last_checkpoints_and_reads_back_with_its_prompt(files, tuned):
+    folder, _, _ = tuned
+    source = open_model(folder)  # a run of finetune stands for its model
+    assert source.prompt.template == TEMPLATE
+    assert source.prompt.prefix_ids == (BOS_ID,)
+    assert source.fine_tuned
+    before = parameters(huggingface.load(files / "tiny_llama"))
+    after = parameters(source.load(make_mesh({"data": 1})))
+    moved = [float(np.abs(after[path] - before[path]).max()) for path in before]
+    assert min(moved) > 1e-5
+    assert max(moved) < 4 * 1.1e-3  # four steps of AdamW at 1e-3
+    fields = json.loads((folder / "model/config.json").read_text())
+    assert fields["eos_token_id"] == source.tokenizer.eos_id
+    original = (files / "tiny_llama/tokenizer.json").read_bytes()
+    assert (folder / "model/tokenizer.json").read_bytes() == original
+
+
+def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_path):
+    """Counted apart from the training step: every answer's mean, on the whole validation part."""
+    summary, _ = run(config_of(files, tmp_path / "run", learning_rate=1e-12))
+    tokenizer = HuggingFaceTokenizer((files / "tiny_llama/tokenizer.json").read_text(), "x")
+    model = huggingface.load(files / "tiny_llama")
+    examples = [Example(**record, where="") for record in sums(40)]
+    _, held_out = split_examples(examples, 0.05)
+    losses = []
+    for example in held_out:
+        prompt = [BOS_ID, *tokenizer.encode(example.question + "\n")]
+        tokens = [*prompt, *tokenizer.encode(example.answer), tokenizer.eos_id]
+        padded = np.zeros((1, 41), np.int32)
+        padded[0, : len(tokens)] = tokens
+        logits = np.asarray(forward(model, padded)[0], np.float64)
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        losses += [-log_p[i - 1, tokens[i]] for i in range(len(prompt), len(tokens))]
+    assert summary["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch):
+    config = config_of(
+        files, tmp_path / "whole", optimizer="trion", packing=True, seq_len=60, template=None
+    )
+    run(config)
+    show = ProgressLine.show
+
+    def show_and_signal(self, record):
+        show(self, record)
+        if record["step"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressLine, "show", show_and_signal)
+        with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
+            run(parts)
+    assert len(curve(parts.out)) < 4
+    with pytest.raises(UserError, match=r"parts: this fine-tuning run has not written its model"):
+        open_model(parts.out)
+    run(dataclasses.replace(parts, resume=True))
+    assert curve(parts.out) == curve(config.out)
+    one, other = (out / "model/model.safetensors" for out in (parts.out, config.out))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_eight_devices_and_micro_batches_train_to_the_losses_of_one(files, tmp_path, tuned):
+    layout = {"mesh": "data=2,fsdp=2", "zero": True, "accumulate_steps": 2}
+    run(config_of(files, tmp_path / "run", **layout))
+    for name in ("loss", "grad_norm", "val_loss"):
+        one, several = (
+            [record[name] for record in curve(folder) if name in record]
+            for folder in (tuned[0], tmp_path / "run")
+        )
+        np.testing.assert_allclose(several, one, rtol=2e-4)
+
+
+def test_a_bfloat16_qwen_is_trained_and_written_in_bfloat16(files, tmp_path):
+    types = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
+    run(config_of(files, tmp_path / "run", model=files / "tiny_qwen2", **types))
+    model = huggingface.load(tmp_path / "run/model")
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {np.dtype("bfloat16")}
+    assert model.config.qkv_bias
+
+
+def test_a_run_of_pretrain_is_a_model_too(files, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{i} and {i * i}\n" for i in range(400)))
+    options = {
+        "data": text,
+        "hidden-size": 32,
+        "num-layers": 1,
+        "seq-len": 16,
+        "batch-size": 8,
+        "steps": 2,
+        "optimizer": "adamw",
+        "mesh": "data=1",
+        "out": tmp_path / "base",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    assert train.main(["pretrain", *flags]) == 0
+    base = open_model(tmp_path / "base")
+    assert (base.config.num_layers, base.config.vocab_size) == (1, 264)
+    assert base.tokenizer.name == "bytes"
+    run(config_of(files, tmp_path / "run", model=tmp_path / "base", learning_rate=1e-12))
+    tuned = open_model(tmp_path / "run")
+    assert tuned.tokenizer.encode("né").tolist() == [110, 195, 169]
+    assert (tuned.tokenizer.eos_id, tuned.prompt.template) == (256, TEMPLATE)
+    mesh = make_mesh({"data": 1})
+    one, other = (parameters(source.load(mesh)) for source in (base, tuned))
+    for path in one:
+        np.testing.assert_allclose(one[path], other[path], rtol=1e-5, atol=1e-9)
+
+
+def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
+    examples = [Example(**record, where="") for record in sums(30)]
+    training, held_out = split_examples(examples, 0.1)
+    assert len(held_out) == 3
+    again = split_examples(examples[::-1], 0.1)
+    assert {e.question for e in again[1]} == {e.question for e in held_out}
+    assert not {e.question for e in training} & {e.question for e in held_out}
+    doubled = split_examples(examples + examples, 0.1)
+    assert len(doubled[1]) == 6
+
+
+def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(files, tmp_path):
+    source = open_model(files / "tiny_llama")
+    config = config_of(files, tmp_path, seq_len=None)
+    padded = load_finetune_data(config, source)
+    examples = (*padded.training.examples, *padded.validation.examples)
+    assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
+    packed = load_finetune_data(dataclasses.replace(config, packing=True), source)
+    assert packed.seq_len == 64  # as far as the model takes them
+    assert len(packed.training) < len(padded.training) / 1.5
+
+
+def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
+    config = config_of(files, tmp_path)
+    data = load_finetune_data(config, open_model(config.model))
+    batches = data.train_batches(config, 0, 0, 1)
+    seen = [row.tobytes() for _ in range(19) for row in next(batches)[TOKENS]]
+    assert {seen.count(row) for row in seen} == {4}  # 19 batches of 8 are 4 passes over 38
+
+
+def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
+    config = config_of(files, tmp_path)
+    data = load_finetune_data(config, open_model(config.model))
+    whole = next(data.train_batches(config, 3, 0, 1))
+    parts = [next(data.train_batches(config, 3, i, 2)) for i in range(2)]
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(rows[0::2], parts[0][name])
+        np.testing.assert_array_equal(rows[1::2], parts[1][name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "none"}, "--model none: there is no such folder"),
+        ({"template": "Q:"}, "--template 'Q:' has no {question}"),
+        ({"data": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"validation": "none.jsonl"}, "none.jsonl: no such file"),
+        ({"optimizer": "trian"}, "unknown optimizer 'trian'. Did you mean 'trion'"),
+        ({"rank": 4}, "--rank is not an option of adamw"),
+        ({"batch_size": 0}, "--batch-size is 0, but must be at least 1"),
+        ({"epochs": 0.0, "steps": None}, "--epochs is 0.0, but must be greater than 0"),
+        ({"seq_len": 20}, r"examples are longer than --seq-len 20; the longest, .*line \d+, takes"),
+        ({"seq_len": 65}, r"--seq-len 65 is longer than .*tiny_llama takes \(64\)"),
+        ({"seq_len": 5, "skip_long": True}, r"no example of .*train.jsonl fits --seq-len 5"),
+        (
+            {"template": "x" * 60 + "{question}", "seq_len": None},
+            r"line \d+: prompt and answer take \d+ tokens, and .*takes at most 64: leave such",
+        ),
+    ],
+)
+def test_bad_input_is_explained_and_leaves_no_folder(files, tmp_path, changes, message):
+    changes = {k: Path(v) if k in ("model", "validation") else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        run(config_of(files, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_long_examples_can_be_left_out(files, tmp_path):
+    records = [*sums(40), {"question": "9+9?", "answer": "so " * 30 + "\n#### 18"}]
+    data = write_questions(tmp_path / "long.jsonl", records)
+    config = config_of(files, tmp_path / "run", data=str(data))
+    with pytest.raises(UserError, match=r"1 of 41 examples are longer .*line 41, takes.*--skip-lo"):
+        run(config)
+    _, printed = run(dataclasses.replace(config, skip_long=True))
+    assert "1 too long and left out" in printed
+
+
+def test_folders_that_are_no_models_are_named(files, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=r"empty has no config.json; is it the folder of a model"):
+        open_model(empty)
+    folder = model_folder(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"there is neither tokenizer.json nor tokenizer.model"):
+        open_model(folder)
+    folder = model_folder(tmp_path / "small")
+    change_fields(folder, vocab_size=60)
+    with pytest.raises(UserError, match=r"its tokenizer has 98 tokens and its model only 60"):
+        open_model(folder)
+
+
+def test_changed_data_are_noticed_at_a_resume(files, tmp_path):
+    data = write_questions(tmp_path / "a.jsonl", sums(20))
+    config = config_of(files, tmp_path / "run", data=str(data))
+    run(config)
+    write_questions(data, sums(21))
+    with pytest.raises(UserError, match=r"its data are not what they were:\n.*a.jsonl has changed"):
+        run(dataclasses.replace(config, resume=True))
+
+
+def test_help_shows_the_options_of_finetune_and_none_that_make_a_model(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        train.parse(["finetune", "--help"])
+    assert leaving.value.code == 0
+    printed = " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    for option in ("--model", "--packing", "--template", "--param-dtype", "--residual-decay"):
+        assert option in printed
+    for option in ("--preset", "--hidden-size", "--tokenizer", "--verify"):
+        assert option not in printed
+    assert "default: a tenth of the optimizer's" in printed
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["finetune", "--model", "none", "--data", "train.jsonl"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: --model none: there is no such folder. Give a Hugging Face")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,222 @@
+"""Batches: every window once per epoch, the same order from the same seed, exact resumption."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data.batches import (
+    DataError,
+    Document,
+    Documents,
+    PackedDataset,
+    tokenize,
+    train_loader,
+    validation_batches,
+)
+from training.data.tokenizers import ByteTokenizer
+
+SEQ_LEN = 4
+# 23 windows: a prime, so that epochs never end where batches do.
+TOKENS = np.arange(23 * SEQ_LEN + 1, dtype=np.uint16)
+
+
+def first_tokens(batches):
+    """Returns the window number of every row of the batches, in order."""
+    return [int(row[0]) // SEQ_LEN for batch in batches for row in batch["tokens"]]
+
+
+def take(loader, count):
+    return [next(loader) for _ in range(count)]
+
+
+def assert_same_batches(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a["tokens"], b["tokens"])
+
+
+def test_documents_are_separated_by_end_of_text():
+    documents = Documents("x", (Document("a", b"ab"), Document("b", b"c"), Document("c", b"d")))
+    tokens = tokenize(documents, ByteTokenizer())
+    assert tokens.tolist() == [97, 98, 256, 99, 256, 100]
+    assert tokens.dtype == np.uint16
+
+
+@given(num_tokens=st.integers(0, 60), seq_len=st.integers(1, 20))
+def test_windows_predict_every_token_once_but_for_an_incomplete_tail(num_tokens, seq_len):
+    windows = PackedDataset(np.arange(num_tokens, dtype=np.uint8), seq_len)
+    rows = [windows[index]["tokens"] for index in range(len(windows))]
+    assert all(row.shape == (seq_len + 1,) and row.dtype == np.int32 for row in rows)
+    targets = [token for row in rows for token in row[1:]]
+    assert targets == list(range(1, 1 + len(targets)))
+    assert num_tokens - 1 - len(targets) < seq_len
+
+
+def test_batches_are_int32_rows_of_consecutive_tokens():
+    tokens = next(train_loader(TOKENS, 5, SEQ_LEN, seed=0))["tokens"]
+    assert tokens.shape == (5, SEQ_LEN + 1)
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(np.diff(tokens, axis=1), 1)
+
+
+def test_each_epoch_holds_every_window_once_in_a_new_order():
+    loader = train_loader(TOKENS, 5, SEQ_LEN, seed=0)
+    seen = first_tokens(take(loader, 23))
+    epochs = [seen[start : start + 23] for start in range(0, 5 * 23, 23)]
+    assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [*epochs, list(range(23))]}) == 6
+
+
+def test_the_order_follows_from_the_seed():
+    assert_same_batches(
+        take(train_loader(TOKENS, 5, SEQ_LEN, seed=7), 12),
+        take(train_loader(TOKENS, 5, SEQ_LEN, seed=7), 12),
+    )
+
+
+def test_different_seeds_share_no_epoch():
+    orders = set()
+    for seed in range(4):
+        seen = first_tokens(take(train_loader(TOKENS, 1, SEQ_LEN, seed=seed), 4 * 23))
+        orders |= {tuple(seen[start : start + 23]) for start in range(0, 4 * 23, 23)}
+    assert len(orders) == 16
+
+
+@given(batches_before=st.integers(0, 30), seed=st.integers(0, 2**63))
+def test_resume_is_bit_for_bit(batches_before, seed):
+    loader = train_loader(TOKENS, 5, SEQ_LEN, seed=seed)
+    take(loader, batches_before)
+    state = json.loads(json.dumps(loader.get_state()))
+    expected = take(loader, 10)
+    fresh = train_loader(TOKENS, 5, SEQ_LEN, seed=seed)
+    fresh.set_state(state)
+    assert_same_batches(take(fresh, 10), expected)
+
+
+def test_a_loader_can_be_set_back():
+    loader = train_loader(TOKENS, 5, SEQ_LEN, seed=1)
+    state = loader.get_state()
+    expected = take(loader, 8)
+    loader.set_state(state)
+    assert_same_batches(take(loader, 8), expected)
+
+
+def test_another_process_resumes_with_the_same_batches():
+    loader = train_loader(TOKENS, 5, SEQ_LEN, seed=3)
+    take(loader, 6)
+    state = loader.get_state()
+    expected = first_tokens(take(loader, 6))
+    program = (
+        "import json, sys, numpy as np\n"
+        "from training.data.batches import train_loader\n"
+        f"loader = train_loader(np.arange({len(TOKENS)}), 5, {SEQ_LEN}, seed=3)\n"
+        "loader.set_state(json.loads(sys.argv[1]))\n"
+        f"rows = [row for _ in range(6) for row in next(loader)['tokens'][:, 0] // {SEQ_LEN}]\n"
+        "print([int(row) for row in rows])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, json.dumps(state)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert json.loads(result.stdout) == expected
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("shard_count", [2, 3, 6])
+def test_shards_partition_every_batch(shard_count):
+    whole = take(train_loader(TOKENS, 6, SEQ_LEN, seed=2), 12)
+    shards = [
+        take(
+            train_loader(
+                TOKENS, 6, SEQ_LEN, seed=2, shard_index=shard_index, shard_count=shard_count
+            ),
+            12,
+        )
+        for shard_index in range(shard_count)
+    ]
+    for step, batch in enumerate(whole):
+        parts = [shard[step]["tokens"] for shard in shards]
+        assert {len(part) for part in parts} == {6 // shard_count}
+        together = np.concatenate(parts)
+        assert sorted(together.tolist()) == sorted(batch["tokens"].tolist())
+
+
+def test_a_run_resumes_on_another_number_of_shards():
+    whole = train_loader(TOKENS, 6, SEQ_LEN, seed=2)
+    take(whole, 7)
+    state = whole.get_state()
+    expected = first_tokens([next(whole)])
+    seen = []
+    for shard_index in range(2):
+        shard = train_loader(TOKENS, 6, SEQ_LEN, 2, shard_index=shard_index, shard_count=2)
+        shard.set_state(state)
+        seen += first_tokens([next(shard)])
+    assert sorted(seen) == sorted(expected)
+
+
+@given(num_windows=st.integers(1, 40), batch_size=st.integers(1, 8), max_batches=st.integers(1, 10))
+def test_validation_windows_are_distinct_and_evenly_spread(num_windows, batch_size, max_batches):
+    num_batches = min(num_windows // batch_size, max_batches)
+    tokens = np.arange(num_windows * SEQ_LEN + 1, dtype=np.uint16)
+    if num_batches == 0:
+        with pytest.raises(DataError, match="the validation data are too small"):
+            validation_batches(tokens, batch_size, SEQ_LEN, max_batches)
+        return
+    batches = validation_batches(tokens, batch_size, SEQ_LEN, max_batches)
+    assert batches.shape == (num_batches, batch_size, SEQ_LEN + 1)
+    assert batches.dtype == np.int32
+    windows = batches.reshape(-1, SEQ_LEN + 1)
+    np.testing.assert_array_equal(np.diff(windows, axis=1), 1)
+    chosen = windows[:, 0] // SEQ_LEN
+    gaps = np.diff([*chosen, num_windows])
+    assert chosen[0] == 0
+    assert gaps.min() >= 1
+    # Differences of consecutive multiples, rounded down, are at most one apart.
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_all_validation_batches_are_used_without_a_limit():
+    batches = validation_batches(TOKENS, 5, SEQ_LEN)
+    assert batches.shape == (4, 5, SEQ_LEN + 1)
+
+
+def test_too_small_a_corpus_is_refused_with_the_numbers():
+    message = (
+        r"the training data are too small: 93 tokens give 23 windows of seq_len 4, and one batch "
+        r"takes 24 \(97 tokens\)\. Give more data, or reduce batch_size or seq_len\."
+    )
+    with pytest.raises(DataError, match=message):
+        train_loader(TOKENS, 24, SEQ_LEN, seed=0)
+    next(train_loader(TOKENS, 23, SEQ_LEN, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"shard_index": 2, "shard_count": 2}, r"shard_index must be in 0 \.\.\. 1, got 2"),
+        ({"shard_count": 3}, "batch_size 5 is not divisible by the 3 shards that load it"),
+        ({"tokens": TOKENS.astype(np.float32)}, "must be a vector of integers, got float32"),
+        ({"tokens": TOKENS[None]}, r"must be a vector of integers, got uint16 of shape \(1, 93\)"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    defaults = {"tokens": TOKENS, "batch_size": 5, "seq_len": SEQ_LEN, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        train_loader(**(defaults | arguments))
+
+
+def test_zero_validation_batches_are_refused():
+    with pytest.raises(ValueError, match="max_batches must be at least 1 or None, got 0"):
+        validation_batches(TOKENS, 5, SEQ_LEN, 0)

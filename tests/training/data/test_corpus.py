@@ -1,0 +1,174 @@
+"""The corpus of a run: its tokenizer, bits per byte, and data that change between two runs."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from training.commands.prepare import PrepareConfig, prepare
+from training.config.pretraining import TrainingConfig
+from training.data.corpus import load_corpus
+from training.data.tokenizers import stored_tokenizer
+from training.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def data(corpus_folder, tmp_path):
+    """A copy of the test corpus that may be changed."""
+    return shutil.copytree(corpus_folder, tmp_path / "data")
+
+
+def prepared(data, out, **options):
+    prepare(PrepareConfig(data=str(data), out=out, workers=1, **options), Console(quiet=True))
+    return str(out)
+
+
+def test_a_bpe_is_trained_on_the_training_text_only(tmp_path):
+    words = [f"word{chr(97 + i) * 6}" for i in range(20)]
+    for i, word in enumerate(words):
+        (tmp_path / f"{i}.txt").write_text(f"{word} " * 50)
+    corpus = load_corpus(
+        TrainingConfig(data=str(tmp_path), tokenizer="bpe:600", validation_fraction=0.1)
+    )
+    held_out = corpus.tokenizer.decode(corpus.validation.tolist())
+    lengths = {word: len(corpus.tokenizer.encode(f" {word}")) for word in words}
+    assert {word for word in words if word in held_out}
+    # A word that was seen is one token; the letters of an unseen one have no merges.
+    assert {word for word, length in lengths.items() if length > 1} == {
+        word for word in words if word in held_out
+    }
+
+
+def test_a_bpe_trained_for_a_preparation_is_the_one_of_a_run(data, tmp_path):
+    folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
+    tokenizer = stored_tokenizer(tmp_path / "out", "bpe:300")
+    config = TrainingConfig(data=str(data), tokenizer="bpe:300")
+    assert load_corpus(config).tokenizer.checksum == tokenizer.checksum
+    mapped = load_corpus(TrainingConfig(data=folder, tokenizer="bpe:300"))
+    assert mapped.tokenizer.checksum == tokenizer.checksum
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(data, tokenizer):
+    """A model that gives every byte, and so every token of n bytes, 2**-3 a byte has 3 of them."""
+    corpus = load_corpus(TrainingConfig(data=str(data), tokenizer=tokenizer))
+    text = corpus.tokenizer.decode(corpus.validation.tolist())
+    assert corpus.validation_bytes == len(text.encode())
+    val_loss = 3 * math.log(2) * corpus.validation_bytes / len(corpus.validation)
+    assert corpus.bits_per_byte(val_loss) == pytest.approx(3, rel=1e-12)
+    total = sum(path.stat().st_size for path in data.iterdir())
+    assert corpus.training_bytes + corpus.validation_bytes == total
+
+
+def test_another_tokenizer_than_that_of_prepared_data_is_refused(data, tmp_path):
+    folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
+    with pytest.raises(UserError) as caught:
+        load_corpus(TrainingConfig(data=folder))
+    assert str(caught.value) == (
+        f"{folder}: these data were prepared with the tokenizer bpe:300, and --tokenizer is bytes. "
+        "Give --tokenizer bpe:300, or prepare the data again with the other one."
+    )
+    with pytest.raises(UserError, match="prepared with the tokenizer bpe:300"):
+        load_corpus(TrainingConfig(data=folder, tokenizer="bpe:400"))
+
+
+def test_the_same_tokenizer_by_another_path_is_accepted(data, tmp_path):
+    bpe = prepared(data, tmp_path / "bpe", tokenizer="bpe:300")
+    here = shutil.copytree(bpe, tmp_path / "here")
+    folder = prepared(data, tmp_path / "out", tokenizer=str(here))
+    moved = here.rename(tmp_path / "moved")
+    load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
+    definition = moved / "tokenizer.json"
+    definition.write_text(definition.read_text() + "\n")
+    with pytest.raises(UserError, match=r"prepared with the tokenizer .*here, and --tokenizer is"):
+        load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
+
+
+def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
+    folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
+    definition = tmp_path / "out" / "tokenizer.json"
+    definition.write_text(definition.read_text() + "\n")
+    with pytest.raises(UserError, match="the tokenizer's file in this folder has changed"):
+        load_corpus(TrainingConfig(data=folder, tokenizer="bpe:300"))
+
+
+def test_verify_reaches_prepared_data(data, tmp_path):
+    folder = prepared(data, tmp_path / "out")
+    path = tmp_path / "out" / "train-00000.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    load_corpus(TrainingConfig(data=folder))
+    with pytest.raises(UserError, match=r"train-00000\.npy: its checksum differs"):
+        load_corpus(TrainingConfig(data=folder, verify=True))
+
+
+def test_a_moved_prepared_folder_is_the_same_corpus(data, tmp_path):
+    first = load_corpus(TrainingConfig(data=prepared(data, tmp_path / "out")))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    second = load_corpus(TrainingConfig(data=str(tmp_path / "moved")))
+    assert second.checksum == first.checksum
+    np.testing.assert_array_equal(first.training[:], second.training[:])
+
+
+class TestAResumedRun:
+    """A run of four steps, its data changed, resumed for two more."""
+
+    @pytest.fixture
+    def config(self, trainer, data, tmp_path):
+        config = trainer.config(tmp_path / "run", data=str(data), steps=4, schedule="constant")
+        config = dataclasses.replace(config, warmup_steps=0)
+        trainer(config)
+        return dataclasses.replace(config, resume=True, steps=6)
+
+    def test_goes_on_with_unchanged_data(self, trainer, config):
+        assert trainer(config)[0]["step"] == 6
+
+    def test_keeps_checksums_and_tokenizer(self, config, data):
+        checksums = json.loads((config.out / "data.json").read_text())
+        assert sorted(checksums) == sorted(path.name for path in data.iterdir())
+        assert stored_tokenizer(config.out, config.tokenizer).name == "bytes"
+
+    @pytest.mark.parametrize(
+        ("change", "difference"),
+        [
+            (lambda folder: (folder / "3.txt").unlink(), "  3.txt has vanished"),
+            (lambda folder: (folder / "3.txt").write_text("else " * 300), "  3.txt has changed"),
+            (lambda folder: (folder / "new.txt").write_text("x"), "  new.txt is new"),
+        ],
+    )
+    def test_refuses_changed_data_unless_allowed(self, trainer, config, data, change, difference):
+        change(data)
+        before = {path: path.read_bytes() for path in config.out.glob("*.json*")}
+        with pytest.raises(UserError) as caught:
+            trainer(config)
+        assert str(caught.value) == (
+            f"cannot resume {config.out}: its data are not what they were:\n{difference}\nRestore "
+            "the files, or go on with the data as they are by --allow-changed-data."
+        )
+        assert {path: path.read_bytes() for path in before} == before
+        allowed = dataclasses.replace(config, allow_changed_data=True)
+        assert trainer(allowed)[0]["step"] == 6
+        # From now on these are the run's data.
+        trainer(dataclasses.replace(config, steps=7))
+
+    def test_keeps_its_trained_tokenizer_when_the_data_change(self, data, tmp_path, trainer):
+        config = trainer.config(tmp_path / "run", data=str(data), tokenizer="bpe:300")
+        corpus = load_corpus(config)
+        config.out.mkdir()
+        corpus.save_to_run(config.out)
+        for path in data.iterdir():
+            path.write_text(path.read_text().replace("numbers", "integers"))
+        resumed = dataclasses.replace(config, resume=True, allow_changed_data=True)
+        assert load_corpus(resumed).tokenizer.checksum == corpus.tokenizer.checksum
+        fresh = dataclasses.replace(config, out=tmp_path / "fresh")
+        assert load_corpus(fresh).tokenizer.checksum != corpus.tokenizer.checksum

@@ -1,0 +1,355 @@
+"""The training loop's promises: its files, resuming bit for bit, and stopping cleanly."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import training.runs.loop
+from training.checkpoints.manager import Checkpoints
+from training.config.pretraining import to_json
+from training.data.corpus import load_corpus
+from training.errors import TrainingFailedError, UserError
+from training.runs.interruption import InterruptedRunError
+from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
+from training.runs.folder import check_run_folder
+from training.steps.compiled import learning_rate_schedule, mean_gradient
+
+
+def curve(folder):
+    """The records of a run without what the clock wrote."""
+    timed = ("seconds", "tokens_per_second")
+    return [
+        {key: value for key, value in record.items() if key not in timed}
+        for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """signal_at(step, number) sends this process a signal when that step has been reported."""
+
+    def arrange(step, number):
+        show = ProgressLine.show
+
+        def show_and_signal(self, record):
+            show(self, record)
+            if record["step"] == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+
+    return arrange
+
+
+def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, tmp_path):
+    summary, printed = trainer(trainer.config(tmp_path / "run"))
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "data.json",
+        "summary.json",
+        "loss.png",
+        "checkpoints",
+    }
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if "val_loss" in record] == [3, 6]
+    for record in records:
+        assert {"loss", "grad_norm", "learning_rate", "seconds", "tokens_per_second"} <= set(record)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["step"] == 6
+    assert summary["val_loss"] == records[-1]["val_loss"]
+    assert summary["val_perplexity"] == pytest.approx(np.exp(summary["val_loss"]))
+    assert summary["train_loss"] == records[-1]["loss"]
+    assert summary["optimizer_state_bytes"] >= 2 * 4 * summary["parameters"]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "step 6/6 | loss" in printed
+
+
+def test_training_lowers_the_loss(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", steps=60, learning_rate=0.01, warmup_steps=0)
+    trainer(dataclasses.replace(config, checkpoint_every=0, eval_every=0), trainer.steps(config))
+    losses = [record["loss"] for record in curve(tmp_path / "run")]
+    assert losses[-1] < losses[0] - 1.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, number):
+    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
+    trainer(whole)
+    before = signal.getsignal(number)
+    signal_at(3, number)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved .*checkpoints"):
+        trainer(parts)
+    assert signal.getsignal(number) is before
+    assert len(curve(tmp_path / "parts")) < 6
+    trainer(dataclasses.replace(parts, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["evaluate", "all_finite", "save", "wait"])
+def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
+    trainer, tmp_path, monkeypatch, moment
+):
+    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
+    trainer(whole)
+    steps, sent = trainer.steps(parts), []
+
+    def signalling(function):
+        def call(*arguments):
+            if not sent:
+                sent.append(moment)
+                signal.raise_signal(signal.SIGTERM)
+            return function(*arguments)
+
+        return call
+
+    if moment in ("save", "wait"):
+        manager = ocp.CheckpointManager
+        name = {"save": "save", "wait": "check_for_errors"}[moment]
+        original = getattr(manager, name)
+        called = signalling(lambda self: None)
+        monkeypatch.setattr(
+            manager, name, lambda self, *a, **k: (called(self), original(self, *a, **k))[1]
+        )
+    else:
+        steps = dataclasses.replace(steps, **{moment: signalling(getattr(steps, moment))})
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved .*checkpoints"):
+        trainer(parts, steps)
+    assert sent
+    monkeypatch.undo()
+    trainer(dataclasses.replace(parts, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "where", ["MetricsLog.__init__", "MetricsLog.write", "plot_run", "summary"]
+)
+def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued(
+    trainer, tmp_path, monkeypatch, where
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if where.startswith("log"):
+        monkeypatch.setattr(MetricsLog, where.partition(".")[2], full)
+    elif where == "plot_run":
+        monkeypatch.setattr(training.runs.loop, "plot_run", full)
+    else:
+        monkeypatch.setattr(training.runs.loop, "write_json", full)
+    config = trainer.config(tmp_path / "run")
+    with pytest.raises(TrainingFailedError, match=f"no space left to save {config.out}.*--resume"):
+        trainer(config)
+    monkeypatch.undo()
+    summary, _ = trainer(dataclasses.replace(config, resume=True))
+    assert summary["step"] == 6
+    assert [record["step"] for record in curve(config.out)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.tmp").write_text('{"opt')
+    summary, _ = trainer(trainer.config(tmp_path / "run"))
+    assert summary["step"] == 6
+    assert not (tmp_path / "run/config.tmp").exists()
+
+
+def test_validation_losses_come_in_bits_per_byte_too(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    trainer(config)
+    corpus = load_corpus(config)
+    for record in curve(tmp_path / "run"):
+        assert ("val_loss" in record) == ("val_bits_per_byte" in record)
+        if "val_loss" in record:
+            assert record["val_bits_per_byte"] == corpus.bits_per_byte(record["val_loss"])
+            assert record["val_bits_per_byte"] == pytest.approx(
+                record["val_loss"] / np.log(2), rel=0.01
+            )
+
+
+def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp_path, monkeypatch):
+    trainer(trainer.config(tmp_path / "whole"))
+    write = MetricsLog.write
+
+    def crash_at_step_five(self, record):
+        write(self, record)
+        if record["step"] == 5:
+            raise MemoryError
+
+    config = trainer.config(tmp_path / "parts")
+    monkeypatch.setattr(MetricsLog, "write", crash_at_step_five)
+    with pytest.raises(MemoryError):
+        trainer(config)
+    monkeypatch.undo()
+    assert len(curve(tmp_path / "parts")) == 5
+    with (tmp_path / "parts/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 6, "lo')
+    trainer(dataclasses.replace(config, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_resume_of_a_low_rank_optimizer_is_bit_for_bit(trainer, tmp_path, signal_at):
+    trainer(trainer.config(tmp_path / "whole", optimizer="trion"))
+    config = trainer.config(tmp_path / "parts", optimizer="trion")
+    signal_at(3, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError):
+        trainer(config)
+    trainer(dataclasses.replace(config, resume=True))
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_path):
+    folder = tmp_path / "run"
+    trainer(trainer.config(folder))
+    # As if this configuration had meant another optimizer state when the run was started.
+    config = trainer.config(folder, optimizer="sgd", resume=True)
+    written = json.dumps(to_json(config, load_corpus(config).checksum))
+    (folder / "config.json").write_text(written)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match=r"checkpoints/6 is of another(?s:.*)state/1/0/mu/"):
+        trainer(config)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert (folder / "config.json").read_text() == written
+
+
+def test_resuming_a_finished_run_changes_nothing(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    first, _ = trainer(config)
+    again, _ = trainer(dataclasses.replace(config, resume=True))
+    assert again == first
+
+
+def test_second_ctrl_c_stops_at_once(trainer, tmp_path, signal_at, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "wait", lambda self: signal.raise_signal(signal.SIGINT))
+    signal_at(2, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(trainer.config(tmp_path / "run"))
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_checkpoint(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+
+    def poisoned(state, tokens, peaks):
+        state, metrics = steps.train(state, tokens, peaks)
+        if state.step == 5:
+            metrics["loss"] = jnp.float32(jnp.nan)
+        return state, metrics
+
+    with pytest.raises(TrainingFailedError, match=r"loss is nan at step 5") as failure:
+        trainer(config, dataclasses.replace(steps, train=poisoned))
+    assert failure.value.diverged
+    assert f"last good checkpoint: {tmp_path}/run/checkpoints/4" in str(failure.value)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+
+    def poisoned(state, tokens, peaks):
+        state, metrics = steps.train(state, tokens, peaks)
+        if state.step == 4:
+            state = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+        return state, metrics
+
+    with pytest.raises(TrainingFailedError, match="not finite after step 4") as failure:
+        trainer(config, dataclasses.replace(steps, train=poisoned))
+    assert f"last good checkpoint: {tmp_path}/run/checkpoints/2" in str(failure.value)
+
+
+def test_eight_devices_give_the_numbers_of_one(trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "one", optimizer="sgd"))
+    trainer(trainer.config(tmp_path / "eight", optimizer="sgd", mesh="data=8"))
+    for name in ("loss", "grad_norm"):
+        one, eight = (
+            [record[name] for record in curve(tmp_path / run)] for run in ("one", "eight")
+        )
+        np.testing.assert_allclose(eight, one, rtol=2e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
+    tokens = jax.random.randint(jax.random.key(0), (8, 5), 0, 9)
+    params = {"table": jax.random.normal(jax.random.key(1), (9, 9))}
+
+    def loss_fn(params, tokens):
+        logits = params["table"][tokens[:, :-1]]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    loss, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, tokens, parts)
+    expected_loss, expected = jax.value_and_grad(loss_fn)(params, tokens)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(gradient["table"], expected["table"], atol=1e-7)
+
+
+def test_small_gradients_of_many_micro_batches_are_not_lost_in_bfloat16():
+    """A bfloat16 sum of 1 and 255 times 1/256 is 1: every term is half of its last bit."""
+    coefficients = jnp.full((256, 3), 1 / 256).at[0].set(1)
+    params = {"scale": jnp.ones(3, jnp.bfloat16)}
+
+    def loss_fn(params, rows):
+        return jnp.mean(rows.astype(jnp.bfloat16) @ params["scale"]).astype(jnp.float32)
+
+    _, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, coefficients, 256)
+    assert gradient["scale"].dtype == jnp.bfloat16  # as optax's states of such parameters expect
+    expected = np.asarray(coefficients).mean(axis=0)
+    np.testing.assert_allclose(gradient["scale"].astype(np.float32), expected, rtol=2**-8)
+
+
+def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
+    bfloat16 = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
+    config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
+    trainer(config)
+    steps = trainer.steps(config)
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
+    state, _ = checkpoints.read(6, steps.abstract_state)
+    checkpoints.close()
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)]
+)
+def test_schedule_warms_up_to_the_peak_and_ends_at_its_ratio(trainer, tmp_path, schedule, last):
+    config = trainer.config(tmp_path, schedule=schedule, steps=50, warmup_steps=10)
+    rate = learning_rate_schedule(config)
+    assert float(rate(0)) == pytest.approx(0.1)
+    assert float(rate(4)) == pytest.approx(0.5)
+    assert float(rate(10)) == pytest.approx(1.0)
+    assert float(rate(50)) == pytest.approx(last)
+
+
+def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trainer(trainer.config(tmp_path / name, seed=seed))
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert curve(tmp_path / "a")[0]["loss"] != curve(tmp_path / "c")[0]["loss"]
+
+
+def test_a_folder_in_use_is_refused_and_named(trainer, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=rf"{tmp_path} exists already.*--resume.*--out"):
+        check_run_folder(trainer.config(tmp_path), "checksum")
+
+
+def test_resuming_nothing_is_refused(trainer, tmp_path):
+    with pytest.raises(UserError, match="there is no run in"):
+        check_run_folder(trainer.config(tmp_path / "none", resume=True), "checksum")
+
+
+def test_too_little_data_leaves_no_folder_behind(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+    with pytest.raises(UserError, match="the training data are too small"):
+        trainer(dataclasses.replace(config, batch_size=10_000), steps)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,222 @@
+import dataclasses
+import json
+import signal
+import struct
+import sys
+
+import pytest
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
+
+from training.runs import writers
+from training.errors import UserError
+from training.runs.interruption import InterruptedRunError
+from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
+from training.config.watching import WatchingOptions
+from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_names
+
+
+def records(*steps):
+    return [{"step": step, "loss": 1 / step, "seconds": 0.5 * step} for step in steps]
+
+
+def scalars(folder):
+    """What TensorBoard reads: name -> [(step, value)], in the order of the file."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
+def write(writer, records):
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_tensorboard_reads_every_number_at_its_step(tmp_path):
+    named = [{**record, "note": "text is no scalar"} for record in records(1, 2, 3)]
+    write(TensorBoardWriter(tmp_path, []), named)
+    assert scalars(tmp_path) == {
+        "loss": [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))],
+        "seconds": [(1, 0.5), (2, 1.0), (3, 1.5)],
+    }
+
+
+def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
+    write(TensorBoardWriter(tmp_path, []), records(1, 2, 3, 4, 5))
+    write(TensorBoardWriter(tmp_path, records(1, 2, 3)), records(4, 5, 6))
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch):
+    config = trainer.config(tmp_path / "run", watching=WatchingOptions(log="tensorboard"))
+    show = ProgressLine.show
+
+    def show_and_signal(self, record):
+        show(self, record)
+        if record["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+    with pytest.raises(InterruptedRunError):
+        trainer(config)
+    monkeypatch.undo()
+    trainer(dataclasses.replace(config, resume=True))
+    metrics, found = read_metrics(config.out / "metrics.jsonl"), scalars(config.out)
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "val_loss", "grad_norm", "learning_rate"):
+        expected = [(record["step"], record[name]) for record in metrics if name in record]
+        assert dict(found[name]) == pytest.approx(dict(expected)), name
+
+
+def test_a_run_may_get_its_writer_at_a_resume(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", schedule="constant")
+    trainer(config)
+    watched = dataclasses.replace(
+        config, steps=8, resume=True, watching=WatchingOptions(log="tensorboard")
+    )
+    trainer(watched)
+    assert [step for step, _ in scalars(config.out)["loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Weights & Biases on this machine alone, and silent."""
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def stored(path):
+    """The records of a .wandb file: a log of LevelDB's format after a header of seven bytes."""
+    data, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        if (room := 2**15 - position % 2**15) < 7:
+            position += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+def sent(folder):
+    """What is kept for the server: [(id, project, name, [(step, loss)])], by part of the run."""
+    wandb.teardown()  # as at the program's end, which waits until all is written
+    parts = []
+    for path in sorted(folder.glob("*/offline-run-*/*.wandb")):
+        run, history = None, []
+        for record in stored(path):
+            if record.WhichOneof("record_type") == "run":
+                run = record.run
+            if record.WhichOneof("record_type") == "history":
+                items = {
+                    (item.key or "/".join(item.nested_key)): json.loads(item.value_json)
+                    for item in record.history.item
+                }
+                history.append((items["_step"], items["loss"]))
+        parts.append((run.run_id, run.project, run.display_name, history))
+    return parts
+
+
+def test_weights_and_biases_keeps_a_run_as_one_over_a_resume(tmp_path, offline):
+    config = {"optimizer": "trion"}
+    write(WandbWriter(tmp_path, [], config), records(1, 2, 3))
+    # Its folders are named by the second that they are made in.
+    (tmp_path / "wandb").rename(tmp_path / "before")
+    write(WandbWriter(tmp_path, records(1, 2), config), records(3, 4))
+    identifier = (tmp_path / "wandb_id.txt").read_text().strip()
+    loss = lambda *steps: [(step, 1 / step) for step in steps]
+    name = tmp_path.name
+    assert sent(tmp_path) == [
+        (identifier, "lowrank_optax", name, loss(1, 2, 3)),
+        (identifier, "lowrank_optax", name, loss(3, 4)),  # the server ignores a step that it has
+    ]
+
+
+def test_weights_and_biases_gets_the_records_before_it_came(tmp_path, offline):
+    write(WandbWriter(tmp_path, records(1, 2), {}), records(3))
+    assert sent(tmp_path)[0][-1] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_a_refusal_of_weights_and_biases_names_the_remedies(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=r"--log wandb: .*No API key.*wandb login.*WANDB_MODE=off"):
+        WandbWriter(tmp_path, [], {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_reported_before_anything_is_written(
+    trainer, tmp_path, monkeypatch, name
+):
+    monkeypatch.setitem(sys.modules, name, None)
+    remedy = rf"package {name}, which is not installed.*pip install -e \"\.\[{name}\]\""
+    with pytest.raises(UserError, match=remedy):
+        trainer.config(tmp_path / "run", watching=WatchingOptions(log=name))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_writer_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"--log tensorbord: unknown 'tensorbord'.*'tensorboard'"):
+        check_writers("tensorbord")
+
+
+def test_names_are_a_list_without_repetition():
+    assert parse_names(" wandb, tensorboard,wandb,") == ["wandb", "tensorboard"]
+    assert parse_names("") == []
+
+
+def test_only_the_process_that_writes_metrics_writes_copies(tmp_path):
+    class Copy:
+        def __init__(self):
+            self.records = []
+
+        def write(self, record):
+            self.records.append(record)
+
+        def close(self):
+            pass
+
+    for write, expected in ((True, records(1)), (False, [])):
+        log, copy = MetricsLog(tmp_path / f"{write}.jsonl", 0, write=write), Copy()
+        log.copy_to([copy])
+        log.write(records(1)[0])
+        log.close()
+        assert copy.records == expected
+
+
+def test_writers_are_closed_when_a_later_one_cannot_start(tmp_path, monkeypatch):
+    closed = []
+
+    class Writer:
+        def close(self):
+            closed.append(self)
+
+    def fail(*_):
+        raise UserError("no")
+
+    first = writers.WRITERS["tensorboard"]._replace(open=lambda *_: Writer())
+    monkeypatch.setitem(writers.WRITERS, "tensorboard", first)
+    monkeypatch.setitem(writers.WRITERS, "wandb", first._replace(open=fail))
+    with (
+        pytest.raises(UserError, match="no"),
+        writers.open_writers("tensorboard,wandb", tmp_path, [], {}),
+    ):
+        pass
+    assert len(closed) == 1
+
+
+def test_a_broken_line_of_metrics_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 1.0}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a record .*Repair"):
+        read_metrics(path)

@@ -1,0 +1,250 @@
+import dataclasses
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import lowrank_optax as lro
+from models.llama import Llama
+from training.commands.pretrain import model_config, resolve_config
+from training.config.pretraining import Hyperparameters, PretrainConfig
+from training.config.watching import WatchingOptions
+from training.errors import UserError
+from training.reports.diagnostics_plots import MOST_LABELS, plot_diagnostics, row_labels
+from training.runs.interruption import InterruptedRunError
+from training.runs.metrics import ProgressLine, read_metrics
+from training.steps.diagnostics import DIAGNOSTICS_FILE, fixed_projection, look, overlaps
+from training.steps.optimizers import OPTIMIZERS, accepted_options, build_optimizer
+
+LAYERS, FAN_IN, FAN_OUT, RANK = 3, 8, 12, 2
+# NorMuon runs on the same engine, at full rank.
+LOW_RANK = ["normuon", *(name for name in OPTIMIZERS if "rank" in accepted_options(name))]
+
+
+def one_step(name, **hyperparameters):
+    """Parameters, gradient, updates, state after one step, and its configuration."""
+    config = PretrainConfig(
+        optimizer=name,
+        rank=RANK if name in LOW_RANK else None,
+        hyperparameters=Hyperparameters(**hyperparameters),
+        clip_norm=0.5,
+    )
+    shapes = {"layers": {"proj": {"kernel": (LAYERS, FAN_IN, FAN_OUT)}}, "norm": {"scale": (8,)}}
+    rng = np.random.default_rng(0)
+    draw = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    is_shape = lambda node: isinstance(node, tuple)
+    params, gradient = (jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2))
+    optimizer = build_optimizer(name, config, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    return config, params, gradient, updates, state
+
+
+def kernel(tree):
+    return np.asarray(tree["layers"]["proj"]["kernel"], np.float64)
+
+
+def columns(basis, name):
+    """Orthonormal columns (layers, n, r) of what a state holds, by NumPy."""
+    basis = np.asarray(basis)
+    if not np.issubdtype(basis.dtype, np.integer):
+        return np.linalg.qr(basis.astype(np.float64))[0]
+    full = {
+        "dct": np.asarray(lro.dct_matrix(FAN_IN), np.float64),
+        "identity": np.eye(FAN_IN),
+    }[name]
+    return np.stack([full[:, chosen] for chosen in basis])
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [
+        ("trion", {}),
+        ("galore", {}),
+        ("dion", {}),
+        ("online_subspace_descent", {}),
+        ("frugal", {"projection": "identity"}),
+        ("low_rank", {"projection": "dct"}),
+    ],
+)
+def test_a_look_is_what_numpy_computes_for_every_layer(name, hyperparameters):
+    config, params, gradient, updates, state = one_step(name, **hyperparameters)
+    found = look(config, params, gradient, updates, state)
+    path = "layers/proj/kernel"
+    U = columns(found.bases[path], fixed_projection(config))
+    G = kernel(gradient).swapaxes(-1, -2)  # (layers, out, in): the smaller side, in, is compressed
+    energy = np.sum((G @ U) ** 2, axis=(-2, -1)) / np.sum(G**2, axis=(-2, -1))
+    norm = np.sqrt(np.sum(kernel(updates) ** 2, axis=(-2, -1)))
+    expected = {
+        "captured_energy": energy,
+        "update_norm": norm,
+        "update_rms": norm / np.sqrt(FAN_IN * FAN_OUT),
+    }
+    assert set(found.measures) == set(expected)
+    for quantity, values in expected.items():
+        assert set(found.measures[quantity]) == {path}
+        np.testing.assert_allclose(found.measures[quantity][path], values, rtol=2e-5)
+    assert (energy > RANK / FAN_IN / 2).all()
+    assert (energy < 1).all()
+
+
+def test_an_oblique_basis_counts_no_direction_twice():
+    """Columns of Dion and Online Subspace Descent are not orthogonal to each other."""
+    config, params, gradient, updates, state = one_step("dion")
+    q = np.random.default_rng(1).normal(size=(LAYERS, FAN_IN, RANK)).astype(np.float32)
+    q[:, :, 1] = q[:, :, 0] + 0.05 * q[:, :, 1]
+    has_basis = lambda node: "basis" in getattr(node, "_fields", ())
+    oblique = jax.tree.map(
+        lambda node: (
+            node._replace(basis={**node.basis, "layers": {"proj": {"kernel": jnp.asarray(q)}}})
+            if has_basis(node)
+            else node
+        ),
+        state,
+        is_leaf=has_basis,
+    )
+    found = look(config, params, gradient, updates, oblique)
+    G, U = kernel(gradient).swapaxes(-1, -2), np.linalg.qr(q.astype(np.float64))[0]
+    energy = np.sum((G @ U) ** 2, axis=(-2, -1)) / np.sum(G**2, axis=(-2, -1))
+    values = found.measures["captured_energy"]["layers/proj/kernel"]
+    np.testing.assert_allclose(values, energy, rtol=1e-3)
+
+
+def test_overlap_is_the_share_of_common_columns_or_the_projected_energy():
+    before = {"fixed": jnp.array([[0, 1, 5], [2, 3, 4]], jnp.int32)}
+    now = {"fixed": jnp.array([[1, 2, 5], [2, 3, 4]], jnp.int32)}
+    rng = np.random.default_rng(0)
+    U, V = (np.linalg.qr(rng.normal(size=(2, 6, 3)).astype(np.float32))[0] for _ in range(2))
+    before["learned"], now["learned"] = jnp.asarray(U), jnp.asarray(V)
+    found = overlaps(before, now)
+    np.testing.assert_allclose(found["fixed"], [2 / 3, 1])
+    expected = np.sum((np.swapaxes(U, 1, 2) @ V) ** 2, axis=(1, 2)) / 3
+    np.testing.assert_allclose(found["learned"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
+    config = resolve_config(PretrainConfig(optimizer=name, num_layers=2, mesh="data=1"))
+    model = nnx.eval_shape(lambda: Llama(model_config(config, 257), rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = build_optimizer(name, config, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
+    state = jax.eval_shape(optimizer.init, params)
+    found = jax.eval_shape(lambda *trees: look(config, *trees), params, params, params, state)
+    low_rank = {"captured_energy"} if name in LOW_RANK else set()
+    assert set(found.measures) == {"update_norm", "update_rms"} | low_rank
+    for values in found.measures.values():
+        assert len(values) == 7
+        assert {value.shape for value in values.values()} == {(2,)}
+    assert len(found.bases) == (7 if name in LOW_RANK else 0)
+
+
+def test_staggered_groups_are_all_found():
+    config, params, gradient, updates, state = one_step("galore", stagger=True, update_interval=4)
+    found = look(config, params, gradient, updates, state)
+    assert list(found.measures["captured_energy"]) == ["layers/proj/kernel"]
+
+
+WATCHED = WatchingOptions(diagnostics_every=2)
+TIMED = ("seconds", "tokens_per_second")
+
+
+def curve(folder):
+    records = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
+
+
+def test_looks_change_nothing_of_a_run_and_are_written_and_drawn(trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "plain", optimizer="trion"))
+    config = trainer.config(tmp_path / "watched", optimizer="trion", watching=WATCHED)
+    trainer(config)
+    assert curve(tmp_path / "watched") == curve(tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("diagnostics*"))
+    looks = read_metrics(tmp_path / "watched" / DIAGNOSTICS_FILE)
+    assert [record["step"] for record in looks] == [2, 4, 6]
+    assert [record["subspace_overlap"] is None for record in looks] == [True, False, False]
+    for record in looks:
+        assert len(record["captured_energy"]) == 7
+        for quantity in ("captured_energy", "subspace_overlap"):
+            for values in (record[quantity] or {}).values():
+                assert all(0 <= value <= 1 for value in values)
+    assert (tmp_path / "watched/diagnostics.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_looks_their_function_is_never_called(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", optimizer="trion")
+
+    def look(*_):
+        raise AssertionError("looked")
+
+    trainer(config, dataclasses.replace(trainer.steps(config), look=look))
+    watched = dataclasses.replace(config, out=tmp_path / "watched", watching=WATCHED)
+    with pytest.raises(AssertionError, match="looked"):
+        trainer(watched, dataclasses.replace(trainer.steps(config), look=look))
+
+
+def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
+    whole = trainer.config(tmp_path / "whole", optimizer="trion", watching=WATCHED)
+    parts = dataclasses.replace(whole, out=tmp_path / "parts")
+    trainer(whole)
+    show = ProgressLine.show
+
+    def show_and_signal(self, record):
+        show(self, record)
+        if record["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+    with pytest.raises(InterruptedRunError):
+        trainer(parts)
+    monkeypatch.undo()
+    with (parts.out / DIAGNOSTICS_FILE).open("a") as file:  # as a crash after the checkpoint would
+        file.write(json.dumps({"step": 6, "update_rms": {}}) + "\n")
+    trainer(dataclasses.replace(parts, resume=True))
+    looks, expected = (read_metrics(folder / DIAGNOSTICS_FILE) for folder in (parts.out, whole.out))
+    assert [record["step"] for record in looks] == [2, 4, 6]
+    for record, other in zip(looks, expected, strict=True):
+        # What the subspace was at the last look before the interruption is not saved.
+        if record["subspace_overlap"] is None:
+            other["subspace_overlap"] = None
+        assert record == other
+    assert looks[-1]["subspace_overlap"] is not None
+
+
+@pytest.mark.parametrize("name", ["trion", "dion"])
+def test_looks_are_the_same_where_rows_and_columns_are_split(name):
+    config, *trees = one_step(name)
+    mesh = jax.make_mesh((2, 4), ("tensor", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    split = NamedSharding(mesh, PartitionSpec(None, "tensor", "fsdp"))
+
+    def place(tree):
+        kernel = jax.device_put(tree["layers"]["proj"]["kernel"], split)
+        return tree | {"layers": {"proj": {"kernel": kernel}}}
+
+    sharded = [*map(place, trees[:3]), trees[3]]
+    found = jax.jit(lambda *trees: look(config, *trees))(*sharded)
+    expected = look(config, *trees)
+    for quantity, values in expected.measures.items():
+        for path in values:
+            np.testing.assert_allclose(found.measures[quantity][path], values[path], rtol=2e-5)
+
+
+def test_a_negative_interval_is_refused(trainer, tmp_path):
+    watching = WatchingOptions(diagnostics_every=-1)
+    with pytest.raises(UserError, match=r"--diagnostics-every is -1, but must be 0 \(none\) or"):
+        trainer.config(tmp_path / "run", watching=watching)
+
+
+def test_a_picture_of_many_layers_labels_as_many_rows_as_fit(tmp_path):
+    kinds = [f"layers/{name}/kernel" for name in ("q_proj", "up_proj", "down_proj")]
+    labels = row_labels(dict.fromkeys(kinds, 80))
+    assert len(labels) <= MOST_LABELS
+    assert list(labels)[:2] == [0, 5]
+    assert labels[80] == "up_proj 0"
+    values = {kind: [0.5, None] * 40 for kind in kinds}
+    records = [{"step": 10, "update_rms": values, "captured_energy": values}]
+    plot_diagnostics(records, tmp_path / "looks.png", title="many")
+    assert (tmp_path / "looks.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,293 @@
+"""Models to start from: Hugging Face folders, and runs of `train.py`; and fine-tuned ones to keep.
+
+DIR                     config.json, *.safetensors, tokenizer.json: a Hugging Face model
+DIR                     config.json, checkpoints/: a run of `train.py pretrain`
+DIR                     config.json, checkpoints/, model/: one of `train.py finetune`; its model
+"""
+
+import abc
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from models import huggingface
+from models.configs import LlamaConfig
+from models.huggingface_config import read_config
+from models.llama import Llama
+from models.partitioning import partition_specs
+from training.checkpoints.fingerprints import fingerprints
+from training.checkpoints.trees import describe_differences
+from training.commands.pretrain import model_config
+from training.config.pretraining import PretrainConfig
+from training.data.byte_definition import byte_tokenizer_definition
+from training.data.huggingface_tokenizer import HuggingFaceTokenizer
+from training.data.prompts import Prompt, stored_prompt
+from training.data.tokenizers import ByteTokenizer, Tokenizer, get_tokenizer, stored_tokenizer
+from training.errors import UserError, as_user_error
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"  # of a fine-tuning run
+
+# Beside the weights in Hugging Face folders: what tokenises, and what generates.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja"),
+    "generation_config.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedModel(abc.ABC):
+    """A model on disk.
+
+    Attributes:
+        folder: of the model or run.
+        config: of the model, in the types that it is stored in.
+        tokenizer: that it was trained with.
+        prompt: that it was fine-tuned with, or how one of its kind is asked.
+        fine_tuned: whether `prompt` is what it was fine-tuned with.
+    """
+
+    folder: Path
+    config: LlamaConfig
+    tokenizer: Tokenizer
+    prompt: Prompt
+    fine_tuned: bool
+
+    @abc.abstractmethod
+    def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
+        """Reads the parameters onto a mesh.
+
+        Args:
+            mesh: with any of the axes data, fsdp and tensor.
+            dtype: of the computation; default: as stored.
+            param_dtype: of the parameters; default: as stored.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+
+    @abc.abstractmethod
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes the tokenizer's files as they are expected beside a Hugging Face model."""
+
+
+class HuggingFaceModel(PretrainedModel):
+    """A folder of config.json and safetensors."""
+
+    def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
+        with as_user_error():
+            return huggingface.load(self.folder, mesh=mesh, dtype=dtype, param_dtype=param_dtype)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)
+
+
+class RunModel(PretrainedModel):
+    """The newest checkpoint of a pretraining run."""
+
+    def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
+        params = read_parameters(self.folder, self.config, mesh)
+        config = dataclasses.replace(
+            self.config,
+            dtype=dtype or self.config.dtype,
+            param_dtype=param_dtype or self.config.param_dtype,
+        )
+        with jax.set_mesh(mesh):
+            params = jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+        return with_parameters(config, params)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, ByteTokenizer):
+            tokenizer = HuggingFaceTokenizer(byte_tokenizer_definition(), tokenizer.name)
+        tokenizer.save(folder)
+
+
+def open_model(folder: Path) -> PretrainedModel:
+    """Looks at a model's folder without reading its parameters.
+
+    Raises:
+        UserError: there is no model in it, or not one that can be used, or its tokenizer is missing
+            or has tokens that the model does not know; the message names the file.
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--model {folder}: there is no such folder. Give a Hugging Face folder (download "
+            "one with `hf download NAME --local-dir FOLDER`), or the folder of a run of "
+            "`train.py pretrain`"
+        )
+    if not (folder / CHECKPOINTS).is_dir():
+        return _open_huggingface(folder)
+    fields = _run_fields(folder)
+    if "model" not in fields:
+        return _open_run(folder, fields)
+    if not (folder / MODEL).is_dir():
+        raise UserError(
+            f"--model {folder}: this fine-tuning run has not written its model yet; finish it with "
+            "`train.py finetune ... --resume`"
+        )
+    return _open_huggingface(folder / MODEL)
+
+
+def _open_huggingface(folder: Path) -> HuggingFaceModel:
+    with as_user_error():
+        config, _ = read_config(folder)
+        tokenizer = get_tokenizer(str(folder))
+    _check_vocabulary(folder, tokenizer, config)
+    prompt = stored_prompt(folder)
+    return HuggingFaceModel(
+        folder=folder,
+        config=config,
+        tokenizer=tokenizer,
+        prompt=prompt or Prompt(prefix_ids=tokenizer.prefix_ids),
+        fine_tuned=prompt is not None,
+    )
+
+
+def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
+    with as_user_error():
+        tokenizer = stored_tokenizer(folder, fields["tokenizer"])
+    names = ("preset", "hidden_size", "num_layers", "seq_len", "dtype", "param_dtype")
+    config = model_config(
+        PretrainConfig(**{name: fields[name] for name in names}), tokenizer.vocab_size
+    )
+    # Texts began with nothing in pretraining.
+    return RunModel(
+        folder=folder, config=config, tokenizer=tokenizer, prompt=Prompt(), fine_tuned=False
+    )
+
+
+def _run_fields(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as the configuration of a run: {error}") from error
+    if "model" not in fields and "preset" not in fields:
+        raise UserError(f"{path} is not the configuration of a run of train.py")
+    return fields
+
+
+def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
+            f"{config.vocab_size} (vocab_size in config.json): they do not belong together"
+        )
+
+
+def read_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
+    """The parameters in a run's newest checkpoint; the optimizer's state is not read.
+
+    Args:
+        run: its folder; nothing in it is changed.
+        config: of the model.
+        mesh: that the parameters are spread over.
+
+    Returns:
+        A pure dict of arrays.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged or of another model.
+    """
+    shapes = nnx.to_pure_dict(_abstract(config)[1])
+    expected = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        partition_specs(shapes, mesh),
+    )
+    folders = [path for path in (run / CHECKPOINTS).resolve().iterdir() if path.name.isdecimal()]
+    if not folders:
+        raise UserError(f"{run / CHECKPOINTS}: the run has no checkpoint yet")
+    folder = max(folders, key=lambda path: int(path.name))
+    # Past Orbax's manager, which would change the folder of a run that may be under way.
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(folder / "state").tree["params"]
+    differences = describe_differences(saved, expected)
+    if differences:
+        raise UserError(
+            f"checkpoint {folder} is not of the model in {run / 'config.json'}. Its arrays differ "
+            f"in\n{differences}"
+        )
+    restored = handler.restore(
+        folder / "state",
+        args=ocp.args.PyTreeRestore(
+            {"params": expected},
+            restore_args={"params": ocp.checkpoint_utils.construct_restore_args(expected)},
+            partial_restore=True,
+        ),
+    )
+    _check_fingerprints(folder, restored)
+    return restored["params"]
+
+
+def _check_fingerprints(folder: Path, arrays: Any) -> None:
+    """Refuses arrays that are not what was saved, if the checkpoint says what that was."""
+    if not (folder / "fingerprints").exists():
+        return
+    stored = ocp.JsonCheckpointHandler().restore(folder / "fingerprints")["state"]
+    changed = [path for path, found in fingerprints(arrays).items() if stored[path] != found]
+    if changed:
+        raise UserError(
+            f"checkpoint {folder} is damaged: {changed[0]} is not what was saved. Move the folder "
+            "away to use the checkpoint before it"
+        )
+
+
+def with_parameters(config: LlamaConfig, params: Any) -> Llama:
+    """The model that has these parameters, a pure dict."""
+    structure, state = _abstract(config)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(structure, state)
+
+
+def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and shapes of a model, nothing allocated."""
+    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
+
+
+def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: Path) -> None:
+    """Writes a model that was fine-tuned from another one as a Hugging Face folder.
+
+    All processes must call this; the first one writes. The folder appears complete or not at all.
+
+    Args:
+        model: the fine-tuned one.
+        source: that it was made from, for its tokenizer.
+        prompt: that it was fine-tuned with.
+        folder: does not exist.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if jax.process_count() > 1:
+        structure, state = nnx.split(model)
+        whole = multihost_utils.process_allgather(nnx.to_pure_dict(state), tiled=True)
+        nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, whole))
+        model = nnx.merge(structure, state)
+    if jax.process_index() != 0:
+        return
+    temporary = folder.with_name(folder.name + ".tmp")
+    try:
+        if temporary.exists():  # left by an interrupted save
+            shutil.rmtree(temporary)
+        with as_user_error():
+            huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
+        source.save_tokenizer(temporary)
+        prompt.save(temporary)
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error

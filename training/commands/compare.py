@@ -1,0 +1,226 @@
+"""`train.py compare`: the same model, data and steps for several optimizers, tabulated."""
+
+import dataclasses
+import json
+import math
+import shlex
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.markdown import Markdown
+
+from training.commands.pretrain import model_config, resolve_config
+from training.config.pretraining import CompareConfig, PretrainConfig, TrainingConfig, to_json
+from training.data.corpus import Corpus, check_unchanged, load_corpus
+from training.errors import TrainingFailedError, UserError
+from training.reports.results import (
+    describe_device,
+    describe_versions,
+    diverged_summary,
+    git_commit,
+    write_results,
+)
+from training.runs.distributed import all_or_none, is_first
+from training.runs.folder import check_run_folder
+from training.runs.loop import train_run
+from training.steps.compiled import CompiledSteps, compile_steps
+from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.optimizers import accepted_options, check_options, get_entry
+
+MOST_EXTENSIONS = 8  # factors of 2 that --tune goes beyond its first three rates
+
+
+def parse_names(text: str) -> list[str]:
+    """Optimizer names from "a,b,c".
+
+    Raises:
+        UserError: for an empty list, a name given twice or an unknown one.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError("--optimizers is empty: give names, e.g. --optimizers adamw,trion")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"--optimizers names {', '.join(repeated)} more than once")
+    for name in names:
+        get_entry(name)
+    return names
+
+
+def parse_learning_rates(text: str, names: list[str]) -> dict[str, float]:
+    """Learning rates from "trion=0.02,adamw=0.003".
+
+    Raises:
+        UserError: for a pair that is not name=positive number, or a name not compared.
+    """
+    rates: dict[str, float] = {}
+    for pair in (part.strip() for part in text.split(",") if part.strip()):
+        name, _, value = pair.partition("=")
+        if name not in names:
+            raise UserError(f"--learning-rates {pair}: {name!r} is not one of {', '.join(names)}")
+        rates[name] = _positive_number(value, pair)
+    return rates
+
+
+def _positive_number(text: str, pair: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"--learning-rates {pair}: expected name=number > 0, e.g. trion=0.02")
+    return value
+
+
+def run_config(
+    config: CompareConfig, optimizer: str, learning_rate: float | None, seed: int
+) -> PretrainConfig:
+    """The configuration of one run, resolved, in its own folder under `config.out`.
+
+    Options that this optimizer does not take are left out; `check_options` has seen to it that
+    another one of the comparison takes them.
+    """
+    accepted = accepted_options(optimizer)
+    shared = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingConfig)
+    }
+    shared["fallback_learning_rate"] = config.fallback_learning_rate
+    for option in ("rank", "fallback_learning_rate"):
+        shared[option] = shared[option] if option in accepted else None
+    unused = {name: None for name in vars(config.hyperparameters) if name not in accepted}
+    shared["hyperparameters"] = dataclasses.replace(config.hyperparameters, **unused)
+    resolved = resolve_config(
+        PretrainConfig(**shared, optimizer=optimizer, learning_rate=learning_rate, seed=seed)
+    )
+    folder = config.out / "runs" / f"{optimizer}-lr{resolved.learning_rate:g}-seed{seed}"
+    return dataclasses.replace(resolved, out=folder, resume=(folder / "config.json").exists())
+
+
+class Comparison:
+    """Runs under one roof: the data is read once, and runs that differ only in learning rate or
+    seed share their compiled functions.
+
+    Args:
+        config: of the comparison.
+        corpus: its data.
+        console: for progress.
+    """
+
+    def __init__(self, config: CompareConfig, corpus: Corpus, console: Console):
+        self.config = config
+        self.corpus = corpus
+        self.console = console
+        self._steps: dict[str, CompiledSteps] = {}
+
+    def run(self, optimizer: str, learning_rate: float | None, seed: int) -> dict[str, Any]:
+        """One run's summary, with its folder; trained unless it is finished already.
+
+        A run that diverges has a `failure` and no losses.
+        """
+        with all_or_none():
+            run = run_config(self.config, optimizer, learning_rate, seed)
+            if run.resume:
+                check_unchanged(run.out, self.corpus.checksums, "compare anew in another --out")
+            check_run_folder(run, self.corpus.checksum)
+        summary_file, failure_file = run.out / "summary.json", run.out / "failure.txt"
+        with all_or_none():  # so that no process looks for files that another is writing already
+            done = summary_file.exists() or failure_file.exists()
+        if not done:
+            self.console.print(f"[bold]{run.out.name}[/bold]", highlight=False)
+            try:
+                train_run(run, self._compiled(run), self.corpus, self.console)
+            except TrainingFailedError as error:
+                if not error.diverged:
+                    raise
+                self.console.print(str(error), highlight=False)
+                with all_or_none():
+                    if is_first():
+                        failure_file.write_text(f"{error}\n")
+        if failure_file.exists():
+            reason = failure_file.read_text().strip()
+            return diverged_summary(run.out, run.learning_rate, seed, reason)
+        return {"folder": str(run.out), **json.loads(summary_file.read_text())}
+
+    def _compiled(self, run: PretrainConfig) -> CompiledSteps:
+        if run.optimizer not in self._steps:
+            model = model_config(run, self.corpus.vocab_size)
+            mesh = make_mesh(parse_mesh(run.mesh, jax.device_count()))
+            self._steps[run.optimizer] = compile_steps(run, model, mesh)
+        return self._steps[run.optimizer]
+
+    def tune(self, optimizer: str, start: float) -> dict[float, float]:
+        """Validation losses at seed 0 over learning rates start * 2**k, for consecutive k from
+        -1 to 1 and on until the best one has a worse neighbour on either side.
+
+        Returns:
+            learning rate -> validation loss, in increasing order of the rates.
+        """
+
+        def loss(k: int) -> float:
+            return self.run(optimizer, start * 2.0**k, 0).get("val_loss", math.inf)
+
+        losses = {k: loss(k) for k in (0, -1, 1)}
+        for _ in range(MOST_EXTENSIONS):
+            best = min(losses, key=losses.__getitem__)
+            beyond = best - 1 if best == min(losses) else best + 1
+            if beyond in losses:
+                break
+            losses[beyond] = loss(beyond)
+        return {start * 2.0**k: losses[k] for k in sorted(losses)}
+
+
+def compare(config: CompareConfig, console: Console, command: list[str]) -> dict[str, Any]:
+    """Trains all runs of a comparison and writes table.md, results.json and curves.png.
+
+    Args:
+        config: as given.
+        console: for progress and the table.
+        command: the command line, for the record.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        UserError: for options that make no sense together, before anything is trained.
+    """
+    names = parse_names(config.optimizers)
+    rates = parse_learning_rates(config.learning_rates, names)
+    if config.seeds < 1:
+        raise UserError(f"--seeds is {config.seeds}, but must be at least 1")
+    check_options(config, names)
+    with all_or_none():
+        for name in names:
+            run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
+        comparison = Comparison(config, load_corpus(config), console)
+    grids: dict[str, dict[float, float]] = {}
+    if config.tune:
+        for name in names:
+            grids[name] = comparison.tune(name, rates.get(name) or get_entry(name).learning_rate)
+            rates[name] = min(grids[name], key=grids[name].__getitem__)
+            console.print(_describe_grid(name, grids[name]), highlight=False)
+    runs = {
+        name: [comparison.run(name, rates.get(name), seed) for seed in range(config.seeds)]
+        for name in names
+    }
+    results = {
+        "command": shlex.join(["python", *command]),
+        "config": to_json(config, comparison.corpus.checksum),
+        "device": describe_device(),
+        "versions": describe_versions(),
+        "git_commit": git_commit(),
+        "tuning": grids,
+        "runs": runs,
+    }
+    if is_first():
+        write_results(config.out, results)
+        console.print(Markdown((config.out / "table.md").read_text()))
+    return results
+
+
+def _describe_grid(name: str, grid: dict[float, float]) -> str:
+    best = min(grid, key=grid.__getitem__)
+    cells = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in grid.items())
+    interior = min(grid) < best < max(grid)
+    note = "" if interior else " (at the edge of the grid: the best may lie beyond)"
+    return f"{name}: best learning rate {best:g}{note}; validation losses {cells}"

@@ -1,0 +1,130 @@
+"""`train.py pretrain`: from options to a trained model and its closing table."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from models.configs import get_config
+from models.llama import LlamaConfig
+from training.config.pretraining import PretrainConfig, check, resolve
+from training.data.corpus import Corpus, load_corpus
+from training.errors import UserError, as_user_error
+from training.runs.distributed import all_or_none
+from training.runs.folder import check_run_folder
+from training.runs.loop import train_run
+from training.runs.summary import summary_table
+from training.steps.compiled import compile_steps
+from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.optimizers import accepted_options, check_options, check_zero, get_entry
+
+# The vocabulary is rounded up to this: odd sizes are slow, and do not divide over devices.
+VOCABULARY_MULTIPLE = 8
+
+
+def resolve_config(config: PretrainConfig) -> PretrainConfig:
+    """Checks everything that needs neither data nor a model and fills in the defaults.
+
+    Raises:
+        UserError: naming the option, its value and the remedy.
+    """
+    mesh = parse_mesh(config.mesh, jax.device_count(), jax.process_count())
+    entry = get_entry(config.optimizer)
+    check_options(config, [config.optimizer])
+    check(config, mesh)
+    if config.zero:
+        check_zero(config.optimizer)
+    accepted = accepted_options(config.optimizer)
+    return resolve(
+        config,
+        mesh,
+        entry.learning_rate,
+        low_rank="rank" in accepted,
+        has_fallback="fallback_learning_rate" in accepted,
+    )
+
+
+def model_config(config: PretrainConfig, vocab_size: int) -> LlamaConfig:
+    """The preset with the overrides of the command line.
+
+    Another width keeps the width of the heads and the proportions of everything else.
+
+    Raises:
+        UserError: for an unknown preset, a width that the heads do not divide, or a sequence that
+            is too long.
+    """
+    with as_user_error():
+        preset = get_config(
+            config.preset,
+            vocab_size=-(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            remat=config.remat,
+        )
+        overrides: dict[str, Any] = {}
+        if config.num_layers is not None:
+            overrides["num_layers"] = config.num_layers
+        if config.hidden_size is not None:
+            overrides |= _scaled_width(preset, config.hidden_size)
+        if config.seq_len > preset.max_position:
+            raise UserError(
+                f"--seq-len {config.seq_len} is longer than preset {config.preset!r} takes "
+                f"({preset.max_position})"
+            )
+        return dataclasses.replace(preset, **overrides)
+
+
+def _scaled_width(preset: LlamaConfig, hidden_size: int) -> dict[str, int]:
+    heads, remainder = divmod(hidden_size, preset.head_dim)
+    kv_heads = max(1, heads * preset.num_kv_heads // preset.num_heads)
+    if hidden_size < 1 or remainder or heads % kv_heads:
+        raise UserError(
+            f"--hidden-size {hidden_size} does not suit heads of width {preset.head_dim} with "
+            f"{preset.num_heads // preset.num_kv_heads} query head(s) per key head: use a "
+            f"multiple of {preset.head_dim * preset.num_heads // preset.num_kv_heads}"
+        )
+    intermediate = round(preset.intermediate_size * hidden_size / preset.hidden_size / 8) * 8
+    return {
+        "hidden_size": hidden_size,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "intermediate_size": intermediate,
+    }
+
+
+def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
+    """Trains one model from random weights and prints the closing table.
+
+    Args:
+        config: as given; resolved here.
+        console: for progress and the table.
+
+    Returns:
+        The content of the run's summary.json.
+    """
+    with all_or_none():
+        config = resolve_config(config)
+        corpus = load_corpus(config)
+        model = model_config(config, corpus.vocab_size)
+        check_run_folder(config, corpus.checksum)
+    announce(config, corpus, console)
+    steps = compile_steps(config, model, make_mesh(parse_mesh(config.mesh, jax.device_count())))
+    summary = train_run(config, steps, corpus, console)
+    console.print(summary_table(summary, f"{config.out} (step {summary['step']})"))
+    return summary
+
+
+def announce(config: PretrainConfig, corpus: Corpus, console: Console) -> None:
+    """Says what is about to happen."""
+    rank = "" if config.rank is None else f", rank {config.rank}"
+    zero = ", ZeRO" if config.zero else ""
+    count = jax.process_count()
+    processes = f", {count} processes" if count > 1 else ""
+    console.print(
+        f"{config.preset} Llama | {config.optimizer}, learning rate {config.learning_rate:g}"
+        f"{rank} | {config.steps} steps of {config.batch_size} x {config.seq_len} "
+        f"tokens | {config.mesh}{zero} ({jax.default_backend()}{processes})\n"
+        f"{config.data}: {corpus.description}",
+        highlight=False,
+    )

@@ -1,0 +1,249 @@
+"""Token batches from text: tokenised once, cut into windows, shuffled and batched by Grain.
+
+    documents -> split by document -> tokens (tokens,) -> windows (seq_len + 1,) -> batches
+
+Reading and splitting of files is in `training.data.documents`, whose names are also found here.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from training.data.documents import (
+    DataError,
+    Document,
+    Documents,
+    describe,
+    load_documents,
+    split_documents,
+)
+from training.data.token_arrays import MappedTokens
+from training.data.tokenizers import Tokenizer
+
+__all__ = [
+    "BatchIterator",
+    "DataError",
+    "Document",
+    "Documents",
+    "PackedDataset",
+    "Tokens",
+    "checked_windows",
+    "describe",
+    "endless_batches",
+    "load_documents",
+    "split_documents",
+    "tokenize",
+    "train_loader",
+    "validation_batches",
+]
+
+# (tokens,) of any integer type, in memory or in memory-mapped files.
+Tokens = np.ndarray | MappedTokens
+
+# Texts given to a tokenizer at a time.
+_BATCH_DOCUMENTS = 256
+
+
+class BatchIterator(Protocol):
+    """The part of Grain's `DatasetIterator` that a training loop uses."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> dict[str, int]: ...
+
+    def set_state(self, state: dict[str, int]) -> None: ...
+
+
+def tokenize(documents: Documents, tokenizer: Tokenizer) -> np.ndarray:
+    """Returns all documents as one stream of tokens, end-of-text between documents.
+
+    Args:
+        documents: what to tokenise, in this order.
+        tokenizer: its `eos_id` separates the documents.
+
+    Returns:
+        (tokens,) in the smallest unsigned type that holds the vocabulary (uint16 for bytes).
+    """
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    separator = np.array([tokenizer.eos_id], dtype)
+    pieces = []
+    texts = [document.text for document in documents.documents]
+    for start in range(0, len(texts), _BATCH_DOCUMENTS):
+        for tokens in tokenizer.encode_batch(texts[start : start + _BATCH_DOCUMENTS]):
+            pieces += [tokens.astype(dtype), separator]
+    return np.concatenate(pieces[:-1])
+
+
+class PackedDataset:
+    """A stream of tokens as windows of `seq_len` inputs and their next tokens: a Grain source.
+
+    Window i is tokens[i * seq_len : (i + 1) * seq_len + 1]. Windows overlap by one token, so that
+    every token but the first is predicted exactly once; a last incomplete window is left out.
+    Documents are packed: a window may hold the end of one and the start of the next.
+
+    Args:
+        tokens: (tokens,) of any integer type.
+        seq_len: number of predicted tokens in a window.
+
+    Raises:
+        ValueError: `tokens` is not a vector of integers, or `seq_len` is less than 1.
+    """
+
+    def __init__(self, tokens: Tokens, seq_len: int):
+        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(
+                f"tokens must be a vector of integers, got {tokens.dtype} of shape {tokens.shape}: "
+                "pass what `tokenize` returns."
+            )
+        if seq_len < 1:
+            raise ValueError(f"seq_len must be at least 1, got {seq_len}.")
+        self.tokens = tokens
+        self.seq_len = seq_len
+
+    def __len__(self) -> int:
+        return max(0, len(self.tokens) - 1) // self.seq_len
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Returns {"tokens": int32 (seq_len + 1,)}."""
+        start = index * self.seq_len
+        return {"tokens": self.tokens[start : start + self.seq_len + 1].astype(np.int32)}
+
+
+def train_loader(
+    tokens: Tokens,
+    batch_size: int,
+    seq_len: int,
+    seed: int,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> BatchIterator:
+    """Returns an endless Grain iterator of shuffled training batches.
+
+    All windows are shuffled anew in every epoch, and every window is seen exactly once per epoch;
+    a batch may hold the end of one epoch and the start of the next. The order depends on the
+    tokens, `seq_len` and `seed` only: with several shards, the k-th batches of all shards hold
+    together the rows of the k-th batch of a single loader.
+
+    The iterator's `get_state()` is a small JSON-able dictionary; `set_state` on a loader built
+    with the same arguments, in any process, continues with exactly the batches that would have
+    come. The state is the same for all shards, and `shard_count` may change in between.
+
+    No thread or process is started: cutting windows out of an array costs far less than a
+    training step.
+
+    Args:
+        tokens: (tokens,) of any integer type.
+        batch_size: windows in a batch, over all shards together.
+        seq_len: number of predicted tokens in a window.
+        seed: seed of the shuffling, at least 0.
+        shard_index: which shard this is, for data that is loaded by several processes.
+        shard_count: number of shards; must divide `batch_size`.
+
+    Returns:
+        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}.
+
+    Raises:
+        DataError: there are fewer windows than `batch_size`.
+        ValueError: an argument is out of range.
+    """
+    windows = checked_windows(tokens, batch_size, seq_len, "training")
+    batches = endless_batches(
+        windows, batch_size, seed, shard_index=shard_index, shard_count=shard_count
+    )
+    return iter(batches)
+
+
+def endless_batches(
+    source: Any, batch_size: int, seed: int, *, shard_index: int = 0, shard_count: int = 1
+) -> grain.IterDataset:
+    """What `train_loader` promises, of any rows.
+
+    Args:
+        source: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal shapes.
+        batch_size: rows in a batch, over all shards together.
+        seed: of the shuffling, at least 0.
+        shard_index: which shard this is.
+        shard_count: number of shards; must divide `batch_size`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}.")
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index must be in 0 ... {shard_count - 1}, got {shard_index}.")
+    if batch_size % shard_count:
+        raise ValueError(
+            f"batch_size {batch_size} is not divisible by the {shard_count} shards that load it: "
+            f"use a multiple of {shard_count}."
+        )
+    dataset = (
+        grain.MapDataset.source(source)
+        .shuffle(seed=_shuffle_seed(seed))
+        .repeat()
+        .slice(slice(shard_index, None, shard_count))
+        # drop_remainder drops nothing of an endless stream: it keeps Grain from computing the
+        # number of batches in floating point, which overflows for batches of one.
+        .batch(batch_size // shard_count, drop_remainder=True)
+    )
+    in_this_thread = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    return dataset.to_iter_dataset(in_this_thread)
+
+
+def validation_batches(
+    tokens: Tokens, batch_size: int, seq_len: int, max_batches: int | None = None
+) -> np.ndarray:
+    """Returns the fixed batches that the validation loss is measured on.
+
+    Args:
+        tokens: (tokens,) of any integer type.
+        batch_size: windows in a batch.
+        seq_len: number of predicted tokens in a window.
+        max_batches: at most so many batches, evenly spread over the tokens; None = all of them.
+
+    Returns:
+        int32 (batches, batch_size, seq_len + 1), batches >= 1; no window occurs twice.
+
+    Raises:
+        DataError: there are fewer windows than `batch_size`.
+        ValueError: an argument is out of range.
+    """
+    if max_batches is not None and max_batches < 1:
+        raise ValueError(f"max_batches must be at least 1 or None, got {max_batches}.")
+    windows = checked_windows(tokens, batch_size, seq_len, "validation")
+    num_batches = len(windows) // batch_size
+    if max_batches is not None:
+        num_batches = min(num_batches, max_batches)
+    num_chosen = num_batches * batch_size
+    indices = np.arange(num_chosen) * len(windows) // num_chosen
+    chosen = np.stack([windows[int(index)]["tokens"] for index in indices])
+    return chosen.reshape(num_batches, batch_size, seq_len + 1)
+
+
+def checked_windows(tokens: Tokens, batch_size: int, seq_len: int, split: str) -> PackedDataset:
+    """Returns the windows, or raises DataError where they do not fill one batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    windows = PackedDataset(tokens, seq_len)
+    if len(windows) < batch_size:
+        needed = batch_size * seq_len + 1
+        raise DataError(
+            f"the {split} data are too small: {len(tokens)} tokens give {len(windows)} windows of "
+            f"seq_len {seq_len}, and one batch takes {batch_size} ({needed} tokens). "
+            "Give more data, or reduce batch_size or seq_len."
+        )
+    return windows
+
+
+def _shuffle_seed(seed: int) -> int:
+    """Returns a 32-bit seed for Grain, which shuffles epoch e with seed + e.
+
+    Hashing keeps runs with the seeds 0, 1, 2 from sharing each other's epochs.
+    """
+    return int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")

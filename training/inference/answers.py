@@ -1,0 +1,89 @@
+"""Answers to many prompts of different lengths, generated in batches of few shapes."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from models.llama import Llama
+from training.data.tokenizers import Tokenizer
+from training.inference.generate import greedy
+from training.steps.mesh import batch_sharding
+
+SHORTEST_WIDTH = 32
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Which prompts are answered together: those of about the same length, the shortest first.
+
+    Args:
+        lengths: of the prompts.
+        batch_size: prompts in every batch but the last.
+
+    Returns:
+        The batches, as lists of indices.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def padded_width(length: int, longest: int) -> int:
+    """The width that a batch is padded to: a power of two, so that few programs are compiled.
+
+    Args:
+        length: of its longest prompt.
+        longest: prompt that the model takes.
+
+    Example:
+        >>> [padded_width(length, 100) for length in (5, 33, 64, 65)]
+        [32, 64, 64, 100]
+    """
+    width = SHORTEST_WIDTH
+    while width < length:
+        width *= 2
+    return min(width, longest)
+
+
+def answer(
+    model: Llama,
+    tokenizer: Tokenizer,
+    prompts: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    mesh: Mesh,
+) -> list[str]:
+    """The model's most likely continuation of each prompt, up to its end of text.
+
+    Args:
+        model: its parameters are on the mesh.
+        tokenizer: the model's.
+        prompts: of int32 (tokens,), at least one and at most `batch_size`; the batch is filled up,
+            so that all batches of a width share one program.
+        batch_size: a multiple of the number of parts that the mesh splits a batch into.
+        max_new_tokens: longest continuation.
+        mesh: of one process.
+    """
+    longest = model.config.max_position - max_new_tokens + 1
+    width = padded_width(max(map(len, prompts)), longest)
+    tokens = np.zeros((batch_size, width), np.int32)
+    mask = np.zeros((batch_size, width), bool)
+    for row in range(batch_size):
+        prompt = prompts[min(row, len(prompts) - 1)]
+        tokens[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
+    generated = greedy(
+        model,
+        jax.device_put(tokens, batch_sharding(mesh)),
+        max_new_tokens,
+        mask=mask,
+        eos_id=tokenizer.eos_id,
+    )
+    return [_text(row, tokenizer) for row in np.asarray(generated)[: len(prompts)]]
+
+
+def _text(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+    """The text before the end; a model's vocabulary may have ids that stand for no text."""
+    ends = np.flatnonzero(tokens == tokenizer.eos_id)
+    text = tokens[: ends[0]] if ends.size else tokens
+    return tokenizer.decode(text[text < tokenizer.vocab_size])

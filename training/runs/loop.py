@@ -1,0 +1,269 @@
+"""The training loop: one run from its configuration to its summary."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from training.checkpoints.manager import Checkpoints
+from training.config.pretraining import PretrainConfig, to_json
+from training.data.batches import BatchIterator
+from training.steps.diagnostics import Diagnostics
+from training.runs.distributed import all_or_none, is_first
+from training.errors import TrainingFailedError, as_user_error
+from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
+from training.runs.metrics import MetricsLog, ProgressLine, TrainingClock, perplexity
+from training.reports.plots import plot_run
+from training.checkpoints.resume import find_start
+from training.runs.folder import create_run_folder
+from training.steps.spikes import checked_metrics
+from training.steps.compiled import CompiledSteps, TrainState
+from training.steps.arguments import StepArguments, step_arguments
+from training.runs.summary import summarize
+from training.data.token_arrays import write_json
+from training.runs.writers import open_writers
+
+RATE_WINDOW = 20  # steps that tokens_per_second is averaged over
+
+
+class RunData(Protocol):
+    """What a run is trained and evaluated on; see `training.data.corpus.Corpus` for the methods.
+
+    Attributes:
+        checksum: that a resumed run's data must have again.
+    """
+
+    checksum: str
+
+    def train_batches(
+        self, config: PretrainConfig, seed: int, shard_index: int, shard_count: int
+    ) -> BatchIterator: ...
+
+    def validation_batches(self, config: PretrainConfig) -> list[Any]: ...
+
+    def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
+
+    def save_to_run(self, folder: Path) -> None: ...
+
+
+@dataclasses.dataclass
+class Run:
+    """A run under way. `train_run` is the way in; the methods are the steps of its loop."""
+
+    config: PretrainConfig
+    steps: CompiledSteps
+    checkpoints: Checkpoints
+    log: MetricsLog
+    diagnostics: Diagnostics
+    progress: ProgressLine
+    clock: TrainingClock
+    corpus: RunData
+    data: BatchIterator  # of this process's rows
+    validation: list[Any]  # batches on the devices
+    state: TrainState
+    step: int  # steps dispatched
+    pending: dict[str, jax.Array] | None = None  # metrics of a step, not read yet
+    pending_step: int = 0
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the next record
+
+    def train(self, stop: StopRequest) -> None:
+        """Runs the remaining steps.
+
+        Raises:
+            TrainingFailedError: at a non-finite loss, or a full disk.
+            InterruptedRunError: after a signal, with the state saved.
+        """
+        arguments = self.steps.replicate(step_arguments(self.config))
+        agreed = AgreedStop(stop, self.steps.mesh)
+        self.clock.start()
+        while self.step < self.config.steps:
+            batch = self.steps.shard_batch(next(self.data))
+            if self.diagnostics.due(self.step + 1):
+                self.look(batch, arguments)
+            self.state, metrics = self.steps.train(self.state, batch, arguments)
+            self.step += 1
+            # Reading the metrics of the step before, while this one runs, keeps the device busy.
+            self.write_pending()
+            self.pending, self.pending_step = metrics, self.step
+            last = self.step == self.config.steps
+            if last or self._due(self.config.eval_every):
+                self.evaluate()
+            signal_number = agreed.signal_number()
+            if last or signal_number or self._due(self.config.checkpoint_every):
+                self.save()
+            if signal_number and not last:
+                self.leave(signal_number)
+        self.clock.stop()
+
+    def look(self, batch: Any, arguments: StepArguments) -> None:
+        """Measures the matrices at the step that comes next, in its own time."""
+        jax.block_until_ready(self.pending)
+        self.clock.stop()
+        self.diagnostics.record(self.step + 1, self.steps.look(self.state, batch, arguments))
+        self.clock.start()
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def write_pending(self, **extra: float) -> None:
+        """Waits for the pending metrics, checks and writes them."""
+        if self.pending is None:
+            return
+        metrics, problem = checked_metrics(jax.device_get(self.pending), self.config.spikes)
+        self.pending = None
+        step = self.pending_step
+        if problem:
+            raise self.diverged(f"{problem} at step {step}")
+        seconds = self.clock.seconds
+        rate = self.tokens_per_second(step, seconds)
+        record = {"step": step, **metrics, **extra, **self.notes}
+        self.notes = {}
+        record |= {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
+        self.log.write(record)
+        self.progress.show(record)
+
+    def tokens_per_second(self, step: int, seconds: float) -> float:
+        """Rate over the last steps; over several, as one step's share of the clock is noisy."""
+        before = self.log.records[-RATE_WINDOW:][:1] or [{"step": 0, "seconds": 0.0}]
+        tokens = (step - before[0]["step"]) * self.config.batch_size * self.config.seq_len
+        return tokens / max(seconds - before[0]["seconds"], 1e-9)
+
+    def evaluate(self) -> None:
+        """Writes the newest step's metrics with the validation loss."""
+        jax.block_until_ready(self.pending)
+        self.clock.stop()
+        losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
+        val_loss = float(np.mean([float(loss) for loss in losses]))
+        self.write_pending(
+            val_loss=val_loss,
+            val_perplexity=perplexity(val_loss),
+            **self.corpus.validation_metrics(val_loss),
+        )
+        if not math.isfinite(val_loss):
+            raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
+        self.clock.start()
+
+    def save(self) -> None:
+        """Writes the newest step's metrics, then a checkpoint of its state, if that is finite."""
+        jax.block_until_ready(self.pending)
+        self.clock.stop()
+        self.write_pending()
+        if not self.steps.all_finite(self.state):
+            raise self.diverged(
+                f"a parameter or optimizer state is not finite after step {self.step}"
+            )
+        self.checkpoints.save(self.step, self.state, self.data.get_state())
+        self.clock.start()
+
+    def leave(self, signal_number: int) -> None:
+        """Completes the save and reports the interruption."""
+        self.checkpoints.wait()
+        raise InterruptedRunError(
+            signal_number,
+            f"stopped after step {self.step}; saved {self.checkpoints.describe_latest()}",
+        )
+
+    def diverged(self, what: str) -> TrainingFailedError:
+        """The error of a run whose numbers are not finite any more."""
+        self.checkpoints.wait()
+        return TrainingFailedError(
+            f"{what}; last good checkpoint: {self.checkpoints.describe_latest()}. "
+            "Try a lower --learning-rate, a longer --warmup-steps or a lower --clip-norm.",
+            diverged=True,
+        )
+
+
+@contextlib.contextmanager
+def open_run(
+    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
+) -> Iterator[Run]:
+    """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
+    index, count = steps.process_rows
+    with all_or_none(), as_user_error():
+        data = corpus.train_batches(config, config.seed, index, count)
+        validation = corpus.validation_batches(config)
+        if not config.resume:
+            create_run_folder(config, corpus.checksum)
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(config.out / "checkpoints", config.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        stack.enter_context(checkpoints.full_disk_explained())
+        say = functools.partial(console.print, markup=False, highlight=False)
+        start = find_start(config, steps, checkpoints, say)
+        if start.data_state is not None:
+            data.set_state(start.data_state)
+        with all_or_none():
+            # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
+            create_run_folder(config, corpus.checksum, start.before)
+            if is_first():
+                corpus.save_to_run(config.out)
+        log = MetricsLog(config.out / "metrics.jsonl", start.step, write=is_first())
+        stack.callback(log.close)
+        watching = config.watching
+        with all_or_none():
+            if is_first():
+                saved = to_json(config, corpus.checksum)
+                writers = open_writers(watching.log, config.out, log.records, saved)
+                log.copy_to(stack.enter_context(writers))
+        diagnostics = Diagnostics(
+            config.out, watching.diagnostics_every, start.step, steps.overlaps, write=is_first()
+        )
+        stack.callback(diagnostics.close)
+        tokens_per_step = config.batch_size * config.seq_len
+        progress = ProgressLine(console, config.steps, start.step, tokens_per_step)
+        yield Run(
+            config=config,
+            steps=steps,
+            checkpoints=checkpoints,
+            log=log,
+            diagnostics=diagnostics,
+            progress=stack.enter_context(progress),
+            clock=TrainingClock(log.records[-1]["seconds"] if log.records else 0.0),
+            corpus=corpus,
+            data=data,
+            validation=[steps.shard_whole_batch(batch) for batch in validation],
+            state=start.state,
+            step=start.step,
+            notes=dict(start.notes),
+        )
+
+
+def train_run(
+    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
+) -> dict[str, Any]:
+    """Trains one run and writes everything that its folder holds.
+
+    Args:
+        config: resolved; its folder, `out`, has passed `check_run_folder`.
+        steps: compiled for this configuration.
+        corpus: its data.
+        console: for progress.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UserError: for data or a folder that cannot be used.
+        TrainingFailedError: for a non-finite loss or a full disk.
+        InterruptedRunError: after a signal, with the state saved.
+    """
+    folder = config.out
+    with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
+        try:
+            run.train(stop)
+            run.checkpoints.wait()
+        finally:
+            if run.log.records and is_first():
+                plot_run(run.log.records, folder / "loss.png", title=folder.name)
+        summary = summarize(config, steps, run.log.records)
+        with all_or_none():
+            if is_first():
+                write_json(folder / "summary.json", summary)
+    return summary

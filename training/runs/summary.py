@@ -1,0 +1,97 @@
+"""The figures of a finished run: summary.json and the table printed at the end."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+import lowrank_optax as lro
+from training.config.pretraining import PretrainConfig
+from training.runs.metrics import perplexity
+from training.steps.compiled import CompiledSteps
+
+
+def final_train_loss(records: list[dict[str, Any]]) -> float:
+    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy."""
+    losses = [record["loss"] for record in records if record["loss"] is not None]
+    last = max(1, min(100, len(losses) // 10))
+    return float(np.mean(losses[-last:])) if losses else math.nan
+
+
+def summarize(
+    config: PretrainConfig, steps: CompiledSteps, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        config: resolved.
+        steps: of the run, for its optimizer and the shapes of its parameters.
+        records: of metrics.jsonl; the last one holds a validation loss.
+    """
+    params = steps.abstract_state.params
+    with jax.set_mesh(steps.mesh):
+        memory = lro.memory_report(steps.optimizer, params)
+    seconds = records[-1]["seconds"]
+    train_loss = final_train_loss(records)
+    return {
+        "optimizer": config.optimizer,
+        "learning_rate": config.learning_rate,
+        "seed": config.seed,
+        "step": records[-1]["step"],
+        "train_loss": train_loss,
+        "train_perplexity": perplexity(train_loss),
+        "val_loss": records[-1]["val_loss"],
+        "val_perplexity": perplexity(records[-1]["val_loss"]),
+        "seconds": seconds,
+        "compile_seconds": round(steps.compile_seconds, 3),
+        "tokens_per_second": round(
+            records[-1]["step"] * config.batch_size * config.seq_len / seconds, 1
+        ),
+        "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+        "optimizer_state_bytes": memory.total_bytes,
+        "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
+        "adamw_state_bytes": memory.adamw_bytes,
+    }
+
+
+def bytes_per_device(arrays: Any) -> int:
+    """Bytes that each device holds of a pytree of sharded arrays, or of their shapes."""
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(arrays)
+    )
+
+
+def summary_table(summary: dict[str, Any], title: str) -> Table:
+    """The table printed at the end of a run."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    state, adamw = summary["optimizer_state_bytes"], summary["adamw_state_bytes"]
+    rows = {
+        "train loss (perplexity)": f"{summary['train_loss']:.4f} "
+        f"({summary['train_perplexity']:.2f})",
+        "validation loss (perplexity)": f"{summary['val_loss']:.4f} "
+        f"({summary['val_perplexity']:.2f})",
+        "training time": f"{summary['seconds']:.1f} s "
+        f"(+ {summary['compile_seconds']:.1f} s to compile)",
+        "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
+        "parameters": f"{summary['parameters']:,}",
+        "optimizer state": f"{readable_bytes(state)} (AdamW would hold {readable_bytes(adamw)})",
+    }
+    on_device = summary["optimizer_state_bytes_per_device"]
+    if on_device < state:
+        rows["optimizer state per device"] = readable_bytes(on_device)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def readable_bytes(count: int) -> str:
+    """A number of bytes in decimal units, e.g. "1.5 MB"."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,50 @@
+"""What a run minimises: a loss of batches, pytrees of arrays whose first axes are their rows."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from training.config.pretraining import TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A loss, and the batches that it is of.
+
+    The loss of a batch is the mean of the losses of its micro-batches, of equally many rows each,
+    once `balance` has seen the whole batch.
+
+    Attributes:
+        batch_shapes: configuration -> pytree of `jax.ShapeDtypeStruct`, batches over all processes.
+        balance: (batch, number of micro-batches) -> batch, before it is split.
+        loss: (the model's static part, its parameters, micro-batch) -> scalar.
+    """
+
+    batch_shapes: Callable[[TrainingConfig], Any]
+    balance: Callable[[Any, int], Any]
+    loss: Callable[[nnx.GraphDef, Any, Any], jax.Array]
+
+
+def next_token_loss(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> jax.Array:
+    """Mean cross entropy in nats of tokens[:, 1:] given what precedes each.
+
+    Args:
+        graphdef: the model's static part.
+        params: its parameters, a pure dict.
+        tokens: int32 (batch, time + 1).
+    """
+    logits = nnx.merge(graphdef, params)(tokens[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+
+def _token_rows(config: TrainingConfig) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((config.batch_size, config.seq_len + 1), jnp.int32)
+
+
+# Of pretraining: every token counts the same, so micro-batches are balanced as they are.
+NEXT_TOKEN = Objective(_token_rows, lambda tokens, parts: tokens, next_token_loss)

@@ -1,0 +1,252 @@
+"""Optimizers by name, for the command line.
+
+To add one: write (or name) a builder `build(learning_rate, *, ...)` and add a line to `OPTIMIZERS`.
+A builder's keyword arguments decide which options of the command line it takes.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+import lowrank_optax as lro
+from models.llama import matrix_dimension_numbers
+from training.config.pretraining import Hyperparameters, TrainingConfig
+from training.errors import UserError, as_flag, as_user_error, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerEntry:
+    """How to build an optimizer, and a peak learning rate that suits small Llamas."""
+
+    build: Callable[..., optax.GradientTransformation]
+    learning_rate: float
+
+
+def decay_mask(params: optax.Params) -> Any:
+    """True for matrices and embeddings, False for norms and biases, as a pytree of params' shape.
+
+    By name and not by rank: a stacked norm has two axes as well.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) in ("kernel", "embedding"), params
+    )
+
+
+def _adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, mu_dtype=None, weight_decay=0.0):
+    return optax.adamw(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=decay_mask,
+    )
+
+
+def _lion(learning_rate, *, b1=0.9, b2=0.99, mu_dtype=None, weight_decay=0.0):
+    return optax.lion(
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        mask=decay_mask,
+    )
+
+
+def _sgd(learning_rate, *, momentum=0.9, nesterov=False, mu_dtype=None, weight_decay=0.0):
+    return optax.chain(
+        optax.trace(momentum, nesterov=nesterov, accumulator_dtype=mu_dtype),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def _muon(
+    learning_rate,
+    *,
+    momentum=0.95,
+    nesterov=True,
+    ns_steps=5,
+    eps=1e-8,
+    mu_dtype=None,
+    weight_decay=0.0,
+    fallback_learning_rate=None,
+    dimension_numbers=None,
+):
+    return optax.contrib.muon(
+        learning_rate,
+        beta=momentum,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        weight_decay=weight_decay,
+        # Decays the matrices only, as optax.contrib.muon does by default.
+        adam_learning_rate=fallback_learning_rate,
+        muon_weight_dimension_numbers=dimension_numbers,
+    )
+
+
+def _adam8bit(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
+    return optax.chain(
+        lro.scale_by_adam8bit(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "adamw": OptimizerEntry(_adamw, 0.003),
+    "lion": OptimizerEntry(_lion, 0.0005),
+    "sgd": OptimizerEntry(_sgd, 0.1),
+    "muon": OptimizerEntry(_muon, 0.01),
+    "tandem": OptimizerEntry(lro.tandem, 0.04),
+    "normuon": OptimizerEntry(lro.normuon, 0.01),
+    "trion": OptimizerEntry(lro.trion, 0.02),
+    "dct_adamw": OptimizerEntry(lro.dct_adamw, 0.003),
+    "dion": OptimizerEntry(lro.dion, 0.02),
+    "galore": OptimizerEntry(lro.galore, 0.01),
+    "golore": OptimizerEntry(lro.golore, 0.01),
+    "ldadamw": OptimizerEntry(lro.ldadamw, 0.003),
+    "frugal": OptimizerEntry(lro.frugal, 0.003),
+    "fira": OptimizerEntry(lro.fira, 0.01),
+    "online_subspace_descent": OptimizerEntry(lro.online_subspace_descent, 0.003),
+    "low_rank": OptimizerEntry(lro.low_rank, 0.003),
+    "adam8bit": OptimizerEntry(_adam8bit, 0.003),
+}
+
+
+# Optimizers of optax whose update of an entry of a matrix depends on no other entry.
+ELEMENTWISE = ("adamw", "lion", "sgd")
+
+# Mesh axis that --zero splits optimizer states over.
+ZERO_AXIS = "data"
+
+
+def get_entry(name: str) -> OptimizerEntry:
+    """The registry's entry for an optimizer.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(f"unknown optimizer {name!r}.{nearest(name, OPTIMIZERS)}")
+    return OPTIMIZERS[name]
+
+
+def accepted_options(name: str) -> list[str]:
+    """Names of the command line's optimizer options that an optimizer takes."""
+    parameters = inspect.signature(get_entry(name).build).parameters
+    return [option for option in optimizer_options() if option in parameters]
+
+
+def optimizer_options() -> list[str]:
+    """Names of all options that only some optimizers take."""
+    hyperparameters = [field.name for field in dataclasses.fields(Hyperparameters)]
+    return ["rank", "fallback_learning_rate", *hyperparameters]
+
+
+def set_options(config: TrainingConfig) -> list[str]:
+    """Names of the optimizer options that were set."""
+    values = {**vars(config), **vars(config.hyperparameters)}
+    return [option for option in optimizer_options() if values.get(option) is not None]
+
+
+def check_options(config: TrainingConfig, names: list[str]) -> None:
+    """Checks that every optimizer option that was set is taken by one of the optimizers.
+
+    Args:
+        config: as given, before any default is filled in.
+        names: of the optimizers.
+
+    Raises:
+        UserError: naming the option, the optimizers, and what these do take.
+    """
+    accepted = {name: accepted_options(name) for name in names}
+    for option in set_options(config):
+        if not any(option in options for options in accepted.values()):
+            takes = "; ".join(
+                f"{name} takes {', '.join(map(as_flag, options))}"
+                for name, options in accepted.items()
+            )
+            raise UserError(f"{as_flag(option)} is not an option of {', '.join(names)}: {takes}")
+
+
+def check_zero(name: str) -> None:
+    """Checks that an optimizer's state can be split over the data axis.
+
+    Raises:
+        UserError: naming it, and the optimizers that can.
+    """
+    able = [
+        other
+        for other, entry in OPTIMIZERS.items()
+        if other in ELEMENTWISE or "zero_axis" in inspect.signature(entry.build).parameters
+    ]
+    if name not in able:
+        raise UserError(
+            f"--zero does not go with {name}, which updates whole matrices only; use one of "
+            f"{', '.join(able)}, or split {name}'s state by --mesh fsdp=N"
+        )
+
+
+def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """The hyperparameters that were set, as arguments for a builder."""
+    values = {name: value for name, value in vars(hyperparameters).items() if value is not None}
+    if values.get("error_feedback") == "none":
+        values["error_feedback"] = None
+    return values
+
+
+def build_optimizer(
+    name: str,
+    config: TrainingConfig,
+    *,
+    learning_rate: Any,
+    fallback_learning_rate: Any,
+    seed: int,
+) -> optax.GradientTransformation:
+    """Builds an optimizer, gradient clipping included.
+
+    Args:
+        name: a key of `OPTIMIZERS`.
+        config: supplies rank, weight decay, clipping, ZeRO and the hyperparameters.
+        learning_rate: a float, or a float32 scalar array (traced or not).
+        fallback_learning_rate: the same, for the leaves that are not matrices.
+        seed: of the optimizers that draw random numbers.
+
+    Raises:
+        UserError: for an unknown name or a value that the optimizer rejects.
+    """
+    build = get_entry(name).build
+    parameters = inspect.signature(build).parameters
+    zero_axis = ZERO_AXIS if config.zero else None
+    mu_dtype = config.hyperparameters.mu_dtype
+    if mu_dtype in ("int8", "int4") and "zero_axis" not in parameters:
+        raise UserError(
+            f"--mu-dtype {mu_dtype} is for the optimizers of lowrank_optax; {name} stores its "
+            "moments in float32 or bfloat16"
+        )
+    context = {
+        "rank": config.rank,
+        "weight_decay": config.weight_decay,
+        "mask": decay_mask,
+        "dimension_numbers": matrix_dimension_numbers,
+        "fallback_learning_rate": fallback_learning_rate,
+        "seed": seed,
+        "zero_axis": zero_axis,
+    }
+    arguments = {key: value for key, value in context.items() if key in parameters}
+    with as_user_error():
+        optimizer = build(learning_rate, **(arguments | builder_arguments(config.hyperparameters)))
+    if zero_axis and name in ELEMENTWISE:
+        optimizer = lro.zero(optimizer, zero_axis)
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
