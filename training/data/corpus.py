@@ -203,7 +203,7 @@ def _read_text(config: TrainingConfig, resumed: Path | None) -> Corpus:
 
 
 def _trained(config: TrainingConfig, documents: Documents, training: Documents) -> Tokenizer:
-    texts = (document.text for document in training.data.documents)
+    texts = (document.text for document in training.documents)
     return trained_tokenizer(
         config.tokenizer, texts, documents.checksums, config.validation_fraction
     )

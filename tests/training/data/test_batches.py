@@ -125,7 +125,7 @@ def test_another_process_resumes_with_the_same_batches():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert json.loads(result.stdout) == expected
     assert result.stderr == ""

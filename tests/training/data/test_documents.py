@@ -254,15 +254,15 @@ def test_a_file_name_that_is_not_utf8_does_not_stop_a_run(tmp_path):
 def test_a_split_parts_the_files_within_the_fraction(sizes, fraction, seed):
     documents = corpus(sizes)
     training, validation = split_documents(documents, fraction, seed)
-    assert training.data.documents
+    assert training.documents
     assert validation.documents
-    names = {document.name for document in training.data.documents}
+    names = {document.name for document in training.documents}
     assert names.isdisjoint(document.name for document in validation.documents)
-    together = sorted([*training.data.documents, *validation.documents])
+    together = sorted([*training.documents, *validation.documents])
     assert together == sorted(documents.documents)
     room = fraction * documents.num_bytes - validation.num_bytes
     # Nothing more fits, unless nothing did and the smallest was taken all the same.
-    assert room < min(len(document.text) for document in training.data.documents)
+    assert room < min(len(document.text) for document in training.documents)
     assert room >= 0 or validation.num_bytes == min(sizes)
 
 
@@ -287,7 +287,7 @@ def test_a_single_file_is_split_at_its_tail_between_characters():
     text = ("é" * 100).encode()
     documents = Documents("book.txt", (Document("book.txt", text),))
     training, validation = split_documents(documents, 0.055, seed=0)
-    assert training.data.documents == (Document("book.txt[:188]", text[:188]),)
+    assert training.documents == (Document("book.txt[:188]", text[:188]),)
     assert validation.documents == (Document("book.txt[188:]", text[188:]),)
     assert validation.documents[0].text.decode() == "é" * 6
 

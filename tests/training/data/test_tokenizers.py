@@ -140,7 +140,7 @@ def test_training_does_not_depend_on_threads():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONIOENCODING": "utf-8"},
     )
     assert result.stdout == DEFINITION
