@@ -14,7 +14,8 @@ from training.config.pretraining import PretrainConfig, to_json
 from training.errors import UserError
 from training.runs.folder import differing_options
 from training.runs.summary import readable_bytes
-from training.steps.compiled import CompiledSteps, TrainState
+from training.steps.compiled import CompiledSteps
+from training.steps.update import TrainState
 
 # Options that decide what the arrays of a low-rank state mean, beside their shapes.
 _METHOD = ("optimizer", "projection", "compress", "residual", "inner", "transport")

@@ -28,9 +28,10 @@ from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.summary import summary_table
 from training.steps.answer_loss import answers_only
-from training.steps.compiled import CompiledSteps, TrainState, compile_steps
+from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh, parse_mesh
 from training.steps.optimizers import get_entry
+from training.steps.update import TrainState
 
 # Default learning rate over the optimizer's own, which is for random weights.
 RATE_RATIO = 0.1

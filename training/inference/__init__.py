@@ -1,1 +1,5 @@
 """Answers of a trained model."""
+
+from training.inference.generate import greedy
+
+__all__ = ["greedy"]

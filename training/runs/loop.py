@@ -15,7 +15,7 @@ from rich.console import Console
 from training.checkpoints.manager import Checkpoints
 from training.config.pretraining import PretrainConfig, to_json
 from training.data.batches import BatchIterator
-from training.steps.diagnostics import Diagnostics
+from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError, as_user_error
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
@@ -24,7 +24,8 @@ from training.reports.plots import plot_run
 from training.checkpoints.resume import find_start
 from training.runs.folder import create_run_folder
 from training.steps.spikes import checked_metrics
-from training.steps.compiled import CompiledSteps, TrainState
+from training.steps.compiled import CompiledSteps
+from training.steps.update import TrainState
 from training.steps.arguments import StepArguments, step_arguments
 from training.runs.summary import summarize
 from training.data.token_arrays import write_json

@@ -20,23 +20,16 @@ step's gradient.
 
 import inspect
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import lowrank_optax as lro
 from models.llama import matrix_dimension_numbers
 from training.config.pretraining import PretrainConfig
-from training.reports.diagnostics_plots import plot_diagnostics
-from training.runs.metrics import MetricsLog
 from training.steps.optimizers import get_entry
-
-DIAGNOSTICS_FILE = "diagnostics.jsonl"
 
 # Of Newton-Schulz steps that converge to singular values of 1: (15 x - 10 x³ + 3 x⁵) / 8.
 CONVERGENT = (1.875, -1.25, 0.375)
@@ -140,70 +133,3 @@ def _size(update: jax.Array) -> dict[str, jax.Array]:
     """Norms of updates (*batch, n, m)."""
     norm = jnp.sqrt(jnp.sum(jnp.square(update.astype(jnp.float32)), axis=(-2, -1)))
     return {"update_norm": norm, "update_rms": norm / math.sqrt(math.prod(update.shape[-2:]))}
-
-
-class Diagnostics:
-    """The looks of a run: taken every `every` steps, written, and drawn in the end.
-
-    Args:
-        folder: of the run.
-        every: steps between looks; 0 for none.
-        last_step: later looks in the file are dropped (they are taken again after a resume).
-        overlaps: compiled.
-        write: whether this process writes.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        every: int,
-        last_step: int,
-        overlaps: Callable[[Bases, Bases], dict[str, jax.Array]],
-        *,
-        write: bool,
-    ):
-        self._every = every
-        self._overlaps = overlaps
-        self._plot = folder / "diagnostics.png" if write else None
-        path = folder / DIAGNOSTICS_FILE
-        # A run resumed without looks keeps those that it has.
-        self._log = MetricsLog(path, last_step, write=write) if every else None
-        self._bases: Bases | None = None
-
-    def due(self, step: int) -> bool:
-        """Whether there is a look at this step."""
-        return self._every > 0 and step % self._every == 0
-
-    def record(self, step: int, result: Look) -> None:
-        """Writes a look.
-
-        Args:
-            step: the number of the step that it was taken at.
-            result: from the compiled `look`.
-        """
-        assert self._log is not None
-        quantities: dict[str, Any] = dict(result.measures)
-        if result.bases:
-            if self._bases is None:
-                quantities["subspace_overlap"] = None
-            else:
-                quantities["subspace_overlap"] = self._overlaps(self._bases, result.bases)
-        self._bases = result.bases
-        self._log.write({"step": step, **_readable(jax.device_get(quantities))})
-
-    def close(self) -> None:
-        """Draws the picture and closes the file."""
-        if self._log is None:
-            return
-        self._log.close()
-        if self._plot is not None and self._log.records:
-            plot_diagnostics(self._log.records, self._plot, title=self._plot.parent.name)
-
-
-def _readable(quantities: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as lists of four digits, what is not finite as None: JSON has no word for it."""
-
-    def number(value: np.floating) -> float | None:
-        return float(f"{value:.4g}") if np.isfinite(value) else None
-
-    return jax.tree.map(lambda values: [number(value) for value in values], quantities)

@@ -21,7 +21,8 @@ from training.errors import TrainingFailedError, UserError
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
 from training.runs.folder import check_run_folder
-from training.steps.compiled import learning_rate_schedule, mean_gradient
+from training.steps.schedule import learning_rate_schedule
+from training.steps.update import mean_gradient
 
 
 def curve(folder):

@@ -12,8 +12,8 @@ from models.configs import LlamaConfig
 from training.data.answer_rows import AnswerRows, pack, validation_batches
 from training.data.prompts import EncodedExample
 from training.steps.answer_loss import answer_loss, answers_only, shares
-from training.steps.compiled import mean_gradient
 from training.steps.mesh import batch_sharding, make_mesh
+from training.steps.update import mean_gradient
 
 CONFIG = LlamaConfig(48, 32, 48, num_layers=1, num_heads=4, num_kv_heads=2, max_position=64)
 SEQ_LEN = 24

@@ -16,9 +16,10 @@ from training.config.pretraining import Hyperparameters, PretrainConfig
 from training.config.watching import WatchingOptions
 from training.errors import UserError
 from training.reports.diagnostics_plots import MOST_LABELS, plot_diagnostics, row_labels
+from training.runs.diagnostics import DIAGNOSTICS_FILE
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import ProgressLine, read_metrics
-from training.steps.diagnostics import DIAGNOSTICS_FILE, fixed_projection, look, overlaps
+from training.steps.diagnostics import fixed_projection, look, overlaps
 from training.steps.optimizers import OPTIMIZERS, accepted_options, build_optimizer
 
 LAYERS, FAN_IN, FAN_OUT, RANK = 3, 8, 12, 2
