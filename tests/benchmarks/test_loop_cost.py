@@ -9,6 +9,7 @@ from training.metrics import read_metrics
 from training.pretrain import resolve_config
 
 
+@pytest.mark.slow
 def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypatch):
     text = tmp_path / "text"
     text.mkdir()
