@@ -1,20 +1,22 @@
 """Shared test set-up: eight host devices, run-time shape checks, float64 on request."""
 
-import importlib.metadata
 import os
+from importlib.metadata import version
 
 # Before jax is imported anywhere: the sharding tests need several devices on one host. And most of
 # the time goes into compiling programs that run once: LLVM takes a sixth of it when it leaves them
 # as they are. What XLA makes of a program before that, which the tests of HLO read, is the same.
-FLAGS = [
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_parallel_codegen_split_count=1",
-]
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # later versions know no such flag
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        # Later versions know no such flag, and end the process.
+        "--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

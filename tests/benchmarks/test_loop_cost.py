@@ -9,6 +9,7 @@ from training.config.pretraining import PretrainConfig
 from training.runs.metrics import read_metrics
 
 
+@pytest.mark.slow
 def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypatch):
     text = tmp_path / "text"
     text.mkdir()

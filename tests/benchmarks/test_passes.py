@@ -69,6 +69,7 @@ def test_an_update_holds_few_matrices_beside_its_arguments(one_leaf, name):
     assert round(one_leaf[name]["temporaries"], 1) <= TEMPORARIES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["trion", "dct_adamw (no feedback)", "dct_adamw (int8)", "frugal (dct)", "ldadamw", "dion"],

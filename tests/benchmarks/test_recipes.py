@@ -66,6 +66,7 @@ def data(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_repeats_from_its_seed_and_another_seed_is_another_run(data):
     numbers = dict(METHODS["tandem n/4 int8"].start)
     runs = [task.run("tandem n/4 int8", TINY, numbers, seed, data) for seed in (0, 0, 1)]

@@ -22,6 +22,7 @@ def optimum(matrix: jax.Array) -> float:
     return float(np.linalg.norm(values[RANK:]) / np.linalg.norm(values))
 
 
+@pytest.mark.slow
 def test_the_svd_is_the_optimum_and_nothing_beats_it():
     matrix = decaying(0)
     errors = subspace_errors(matrix, decaying(1), RANK)
@@ -39,6 +40,7 @@ def test_power_iteration_from_the_matrix_itself_finds_the_optimum():
     assert float(errors[WARM_STARTED]) == pytest.approx(optimum(matrix), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_gives_every_matrix_its_own_errors():
     matrices, previous = (jnp.stack([decaying(k), decaying(k + 1)]) for k in (0, 2))
     together = subspace_errors(matrices, previous, RANK)
@@ -49,6 +51,7 @@ def test_a_batch_gives_every_matrix_its_own_errors():
             np.testing.assert_allclose(together[name][i], alone[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hadamard_is_left_out_where_n_is_no_power_of_two():
     errors = subspace_errors(decaying(0, n=6), decaying(1, n=6), RANK)
     assert set(errors) == set(PROJECTIONS) - {"hadamard"}

@@ -24,6 +24,7 @@ def small(monkeypatch):
     monkeypatch.setattr(optimizers, "EVERY_STEP", {galore: EVERY_STEP[galore]})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_updates_are_compared_with_adamw_muon_and_galore_in_one_run():
     result = kept(optimizers.measure(1 / 4, rounds=7))
@@ -44,6 +45,7 @@ def test_singular_subspaces_are_compared_with_the_exact_ones():
     assert svd.table({"shapes": [result]}).count("(") == 2
 
 
+@pytest.mark.slow
 def test_transforms_are_compared_with_scipys():
     result = kept(dct.measure(16, rounds=7))
     speedup = dct.speedup(result, "dct")

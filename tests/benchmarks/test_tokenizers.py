@@ -34,6 +34,7 @@ def base(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_operations_are_counted_for_every_layer(base):
     """The compiler alone would count the scanned layer once, however many there are."""
     counts = []
@@ -44,6 +45,7 @@ def test_operations_are_counted_for_every_layer(base):
     assert counts[1] > 1.3 * counts[0]
 
 
+@pytest.mark.slow
 def test_all_tokenizers_spend_the_same_operations(base):
     console = Console(file=io.StringIO())
     results = experiment(base, ("bytes", "bpe:300"), (0.01,), 12, console)

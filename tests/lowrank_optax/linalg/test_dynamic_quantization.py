@@ -147,8 +147,9 @@ def test_bytes_are_those_of_the_formula(batch, size, block_size):
 def test_jit_and_vmap_agree_with_the_plain_call(signed):
     x = jax.random.uniform(jax.random.key(0), (3, 2, 11))
     function = functools.partial(round_trip, signed=signed, block_size=4)
-    np.testing.assert_array_equal(jax.jit(function)(x), function(x))
-    np.testing.assert_array_equal(jax.vmap(function)(x), function(x))
+    # To the last bit or so: what is compiled together may multiply and add in one operation.
+    np.testing.assert_allclose(jax.jit(function)(x), function(x), rtol=2.5e-7)
+    np.testing.assert_allclose(jax.vmap(function)(x), function(x), rtol=2.5e-7)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
@@ -163,7 +164,7 @@ def test_sharded_rows_need_no_communication(axis_type):
         assert y.sharding.is_equivalent_to(rows, 2)
         text = function.lower(placed).compile().as_text()
     assert not any(name in text for name in ("all-gather", "all-reduce", "all-to-all"))
-    np.testing.assert_array_equal(y, round_trip(x, True, block_size=8))
+    np.testing.assert_allclose(y, round_trip(x, True, block_size=8), rtol=2.5e-7)
 
 
 def test_half_precision_goes_in_and_float64_keeps_its_scale(float64):
