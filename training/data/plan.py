@@ -1,7 +1,8 @@
 """What decides the tokens of a corpus: its sources, the tokenizer and the split."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ class Plan:
         data: what the user gave.
         sources: ordered by name.
         checksums: SHA-256 of every file by its name; None for what is not on this machine.
+        stamps: size and time of every file before its checksum was taken.
         num_binary: files of a folder that were left out.
         tokenizer_name: as the user gave it.
         tokenizer: or None if it is to be trained on the training documents.
@@ -31,6 +33,7 @@ class Plan:
     data: str
     sources: tuple[Source, ...]
     checksums: Mapping[str, str | None]
+    stamps: list[tuple[int, int]]
     num_binary: int
     tokenizer_name: str
     tokenizer: Tokenizer | None
@@ -47,12 +50,12 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Of the files, as they are on disk."""
-        return sum(size for size, _ in self.stamps())
+        return sum(size for size, _ in self.stamps)
 
-    def stamps(self) -> list[tuple[int, int]]:
-        """Size and time of every file: what changes when it is written to."""
-        statuses = [source.path.stat() for source in self.sources if source.path is not None]
-        return [(status.st_size, status.st_mtime_ns) for status in statuses]
+    @property
+    def is_stale(self) -> bool:
+        """Whether a file has been written to since its checksum was taken."""
+        return _stamps(self.sources) != self.stamps
 
 
 def make_plan(
@@ -80,17 +83,30 @@ def make_plan(
     else:
         parse_size(tokenizer)
     sources, num_binary = find_sources(data)
+    stamps = _stamps(sources)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         checksums = list(threads.map(_checksum, sources))
     return Plan(
         data=data,
         sources=tuple(sources),
         checksums={source.name: sum for source, sum in zip(sources, checksums, strict=True)},
+        stamps=stamps,
         num_binary=num_binary,
         tokenizer_name=tokenizer,
         tokenizer=stored,
         validation_fraction=validation_fraction,
     )
+
+
+def _stamps(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """Size and time of every file: what changes when it is written to. Nothing of a gone one."""
+    stamps = []
+    for source in sources:
+        with contextlib.suppress(OSError):
+            if source.path is not None:
+                status = source.path.stat()
+                stamps.append((status.st_size, status.st_mtime_ns))
+    return stamps
 
 
 def _checksum(source: Source) -> str | None:

@@ -46,8 +46,12 @@ class HubName(NamedTuple):
 
 @functools.cache
 def import_datasets() -> ModuleType:
-    """Imports `datasets`, silent: its import takes more than a second, and errors are ours."""
+    """Imports `datasets`, which takes more than a second, and makes it silent: errors are ours.
+
+    Nor does it report what is read: it would ask the network even for a local file of JSON lines.
+    """
     datasets = importlib.import_module("datasets")
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
     return datasets

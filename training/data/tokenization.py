@@ -71,8 +71,13 @@ def write_tokens(
         if show_progress:
             datasets.enable_progress_bars()
             stack.callback(datasets.disable_progress_bars)
-        stamps = plan.stamps()
         texts = _read(plan, cache, workers, most_bytes)
+        if plan.is_stale:
+            shutil.rmtree(cache)  # these texts may not be those of the checksums
+            raise DataError(
+                f"{plan.data}: a file has changed while it was read. Start again when no other "
+                "program writes to it."
+            )
         checksums = _with_streamed(plan, texts)
         texts, held_out = _split(plan, texts)
         tokenizer = plan.tokenizer
@@ -83,11 +88,6 @@ def write_tokens(
                 plan.tokenizer_name, training, checksums, plan.validation_fraction
             )
         tokens = _tokenise(texts, tokenizer, cache, _key(plan, tokenizer.checksum), workers)
-        if plan.stamps() != stamps:
-            raise DataError(
-                f"{plan.data}: a file has changed while it was read. Start again when no other "
-                "program writes to it."
-            )
     _write(plan, folder, texts, tokens, held_out, tokenizer, checksums)
     del texts, tokens
     shutil.rmtree(cache)

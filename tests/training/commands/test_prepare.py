@@ -241,19 +241,20 @@ def test_nothing_of_a_file_that_changed_since_the_interruption_is_used(
 
 
 def test_a_file_that_changes_while_it_is_prepared_is_noticed(source, tmp_path, monkeypatch):
-    data = tmp_path / "a.txt"
-    data.write_text("text " * 100)
-    original = tokenization.choose_validation
-
-    def changed(*arguments):
-        data.write_text("other " * 100)
-        return original(*arguments)
-
-    (tmp_path / "b.txt").write_text("text " * 100)
-    monkeypatch.setattr(tokenization, "choose_validation", changed)
-    with pytest.raises(UserError, match=r"\*\.txt: a file has changed while it was read"):
-        run(f"{tmp_path}/*.txt", tmp_path / "out")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("text " * 100)
+    (data / "b.txt").write_text("text " * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "_read_text", lambda path: path.write_text("other") and "other")
+        with pytest.raises(UserError, match="data: a file has changed while it was read"):
+            run(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    # What was read is not taken for what the files are when they are as they were.
+    (data / "a.txt").write_text("text " * 100)
+    (data / "b.txt").write_text("text " * 100)
+    run(data, tmp_path / "out")
+    assert load_corpus(TrainingConfig(data=str(tmp_path / "out"))).training_bytes == 500
 
 
 def test_a_finished_preparation_is_not_made_again(source, tmp_path):

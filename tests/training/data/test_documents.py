@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import socket
 import sysconfig
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_json_lines_give_one_document_a_row(tmp_path, read, name):
     write(tmp_path, {name: gzip.compress(content) if name.endswith(".gz") else content})
     expected = documents(**{f"{name}:1": "first", f"{name}:3": "né\r\n\u2028third"})
     assert read(tmp_path / name) == expected
+
+
+def test_local_files_are_read_without_the_network(tmp_path, read, monkeypatch):
+    def refuse(*arguments, **options):
+        asked.append(arguments)
+        raise OSError("no network in tests")
+
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    write(tmp_path, {"a.jsonl": b'{"text": "one"}'})
+    parquet.write_table(pyarrow.table({"text": ["two"]}), tmp_path / "b.parquet")
+    assert [text for _, text in read(tmp_path)] == ["one", "two"]
+    assert asked == []
 
 
 def test_a_parquet_file_gives_one_document_a_row_over_all_row_groups(tmp_path, read):
