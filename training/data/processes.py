@@ -42,8 +42,15 @@ def _without_main(name: str, original: Any = spawn.get_preparation_data) -> dict
 
 
 @contextlib.contextmanager
-def watching_processes() -> Iterator[None]:
-    """Within this block, pools of `datasets` are of such processes, with one thread for each."""
+def watching_processes(count: int) -> Iterator[None]:
+    """Within this block, pools of `datasets` are of such processes, with one thread for each.
+
+    Args:
+        count: of processes; with 1, there is no pool, and nothing changes.
+    """
+    if count <= 1:
+        yield
+        return
     with (
         mock.patch.object(context._default_context, "_actual_context", _WatchingContext()),
         mock.patch.object(spawn, "get_preparation_data", _without_main),

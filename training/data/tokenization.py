@@ -66,8 +66,6 @@ def write_tokens(
     cache.mkdir(parents=True, exist_ok=True)
     datasets = import_datasets()
     with contextlib.ExitStack() as stack:
-        if workers > 1:
-            stack.enter_context(watching_processes())
         if show_progress:
             datasets.enable_progress_bars()
             stack.callback(datasets.disable_progress_bars)
@@ -109,20 +107,21 @@ def _read(plan: Plan, cache: Path, workers: int, most_bytes: int | None) -> Any:
     sources = list(plan.sources) if workers > 1 else plan.sources
     features = {"rank": datasets.Value("float64"), "text": datasets.Value("large_string")}
     try:
-        return datasets.Dataset.from_generator(
-            read_documents,
-            features=datasets.Features(features),
-            cache_dir=str(cache),
-            gen_kwargs={
-                "sources": sources,
-                "cache": str(cache),
-                "failure": str(failure),
-                "most_bytes": most_bytes,
-            },
-            num_proc=workers if workers > 1 else None,
-            fingerprint=_key(plan),
-            writer_batch_size=_BATCH,
-        )
+        with watching_processes(workers):
+            return datasets.Dataset.from_generator(
+                read_documents,
+                features=datasets.Features(features),
+                cache_dir=str(cache),
+                gen_kwargs={
+                    "sources": sources,
+                    "cache": str(cache),
+                    "failure": str(failure),
+                    "most_bytes": most_bytes,
+                },
+                num_proc=workers if workers > 1 else None,
+                fingerprint=_key(plan),
+                writer_batch_size=_BATCH,
+            )
     except Exception as error:
         if failure.exists():
             raise DataError(failure.read_text("utf-8")) from error
@@ -172,18 +171,19 @@ def _tokenise(texts: Any, tokenizer: Tokenizer, cache: Path, key: str, workers: 
     datasets = import_datasets()
     dtype = str(np.min_scalar_type(tokenizer.vocab_size - 1))
     workers = min(workers, len(texts))
-    return texts.map(
-        encode_documents,
-        batched=True,
-        batch_size=_BATCH,
-        num_proc=workers if workers > 1 else None,
-        remove_columns=["rank", "text"],
-        features=datasets.Features({"tokens": datasets.LargeList(datasets.Value(dtype))}),
-        fn_kwargs={"tokenizer": tokenizer, "dtype": dtype},
-        cache_file_name=str(cache / f"{key}.arrow"),
-        new_fingerprint=key,
-        desc="tokenising",
-    )
+    with watching_processes(workers):
+        return texts.map(
+            encode_documents,
+            batched=True,
+            batch_size=_BATCH,
+            num_proc=workers if workers > 1 else None,
+            remove_columns=["rank", "text"],
+            features=datasets.Features({"tokens": datasets.LargeList(datasets.Value(dtype))}),
+            fn_kwargs={"tokenizer": tokenizer, "dtype": dtype},
+            cache_file_name=str(cache / f"{key}.arrow"),
+            new_fingerprint=key,
+            desc="tokenising",
+        )
 
 
 def encode_documents(
