@@ -29,8 +29,9 @@ from lowrank_optax.axes.projections.base import Choice, Projection
 from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
-from training.data.batches import load_documents, tokenize, train_loader
-from training.data.tokenizers import get_tokenizer
+from training.config.pretraining import TrainingConfig
+from training.data.batches import train_loader
+from training.data.corpus import load_corpus
 from training.reports.plots import COLOURS
 from training.steps.objective import next_token_loss
 
@@ -152,8 +153,8 @@ def train() -> tuple[dict[str, dict[int, Matrices]], list[float]]:
         momenta = jax.tree.map(lambda M, G: MOMENTUM * M + (1 - MOMENTUM) * G, momenta, gradients)
         return optax.apply_updates(params, updates), state, momenta, gradients, loss
 
-    tokens = tokenize(load_documents("stdlib"), get_tokenizer("bytes"))
-    batches = train_loader(tokens, BATCH, TIME, seed=0)
+    corpus = load_corpus(TrainingConfig())
+    batches = train_loader(corpus.training, BATCH, TIME, seed=0)
     state, momenta = optimizer.init(params), jax.tree.map(jnp.zeros_like, block_matrices(params))
     kept: dict[str, dict[int, Matrices]] = {"gradient": {}, "momentum": {}}
     losses = []

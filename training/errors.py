@@ -2,11 +2,17 @@
 
 import contextlib
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 
 
 class UserError(Exception):
     """Bad input from the user: shown as one `error: ...` line, exit status 2, no traceback."""
+
+
+class DataError(UserError):
+    """Data that cannot be used; the message names the file, the line if known, and the remedy."""
 
 
 class TrainingFailedError(Exception):
@@ -25,8 +31,8 @@ class TrainingFailedError(Exception):
 def as_user_error() -> Iterator[None]:
     """Turns the ValueErrors of a call that only checks the user's values into `UserError`s.
 
-    Used around single calls (preset look-up, optimizer construction, reading data), so that a
-    ValueError from anywhere else is still a bug with a traceback.
+    Used around single calls (preset look-up, optimizer construction), so that a ValueError from
+    anywhere else is still a bug with a traceback.
     """
     try:
         yield
@@ -45,3 +51,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def as_flag(name: str) -> str:
     """The command line's spelling of an option, e.g. "--batch-size" of "batch_size"."""
     return "--" + name.replace("_", "-")
+
+
+def import_extra(module: str, what: str, *, extra: str) -> ModuleType:
+    """Imports an optional dependency.
+
+    Args:
+        module: its name.
+        what: what needs it, for the message.
+        extra: the extra of this project that installs it.
+
+    Raises:
+        UserError: it is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(
+            f"{what} need the package {module}, which is not installed. "
+            f'Install it with: pip install -e ".[{extra}]"'
+        ) from error

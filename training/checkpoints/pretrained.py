@@ -28,7 +28,7 @@ from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.trees import describe_differences
 from training.commands.pretrain import model_config
 from training.config.pretraining import PretrainConfig
-from training.data.byte_definition import byte_tokenizer_definition
+from training.data.bpe import byte_tokenizer_definition
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import ByteTokenizer, Tokenizer, get_tokenizer, stored_tokenizer

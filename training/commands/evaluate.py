@@ -13,7 +13,7 @@ from rich.console import Console
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.data.prompts import Prompt
 from training.data.questions import Example, read_examples
-from training.errors import UserError, as_flag, as_user_error
+from training.errors import UserError, as_flag
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
 from training.runs.metrics import progress_bar
@@ -71,9 +71,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     prompt = source.prompt
     if config.template is not None:
         prompt = Prompt.of_option(config.template, prompt.prefix_ids)
-    with as_user_error():
-        examples = read_examples(config.data.expanduser())[: config.limit]
-        references = [reference_number(example) for example in examples]
+    examples = read_examples(config.data.expanduser())[: config.limit]
+    references = [reference_number(example) for example in examples]
     prompts = prompt.encode([example.question for example in examples], source.tokenizer)
     _check_lengths(config, source, examples, [len(tokens) for tokens in prompts])
     folder = _create_folder(config)

@@ -1,66 +1,38 @@
 """`train.py prepare`: a corpus tokenised once, by several processes, into memory-mapped arrays.
 
-    sources -> parts -> scans -> which documents are held out -> tokenizer -> arrays -> manifest
-
-The arrays hold, bit for bit, the tokens that `pretrain` would make of the same data itself, and
-depend neither on the number of workers nor on how often the preparation was stopped.
+The arrays hold, bit for bit, the tokens that `pretrain` would make of the same data itself. They
+are made in a folder beside `--out`, which gets its name when they are complete.
 """
 
 import dataclasses
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 
-from training.data.bpe import is_bpe, parse_size, trained_tokenizer
-from training.data.documents import (
-    SPLIT_SEED,
-    check_fraction,
-    choose_validation,
-    describe_size,
-    no_text,
-)
-from training.data.prepare_parts import (
-    Part,
-    Scan,
-    TokenizeTask,
-    check_unchanged,
-    group_sources,
-    make_parts,
-    part_record_path,
-    read_scan,
-    scan_part,
-    split_part,
-    tokenize_part,
-)
-from training.data.prepare_plan import enter_folder, make_plan
-from training.data.reading import DataError
-from training.data.sources import find_sources
+from training.data.corpus import describe_differences, describe_split
+from training.data.plan import Plan, make_plan
 from training.data.token_arrays import (
-    FORMAT,
-    MANIFEST_FILE,
-    PLAN_FILE,
-    SPLITS,
-    VERSION,
-    array_records,
     is_prepared,
     open_token_arrays,
-    write_json,
+    read_manifest,
+    unfinished,
 )
-from training.data.tokenizers import Tokenizer, get_tokenizer
-from training.data.workers import Workers
-from training.errors import UserError, as_user_error
+from training.data.tokenization import write_tokens
+from training.disk import is_disk_full
+from training.errors import DataError, TrainingFailedError, UserError
+
+# Below so many bytes of files, other processes take longer to start than to do the work.
+_BYTES_FOR_WORKERS = 2**26
+_AGAIN = "What is finished is kept: start the same command again to continue."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Tokenise a corpus once into memory-mapped arrays, for --data of the other commands. Started
-    again after an interruption, it goes on where it was stopped."""
+    again after an interruption, it goes on with what was complete."""
 
     data: str = "stdlib"
     """What to tokenise: stdlib, a file, a folder or a glob (text, JSON lines or Parquet), or a data
@@ -71,12 +43,10 @@ class PrepareConfig:
     out: Path = Path("prepared")
     """Folder of the arrays."""
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Processes that tokenise (default: one per core). The result does not depend on it."""
+    """Processes that read and tokenise (default: one per core, and one for little text). The result
+    does not depend on it."""
     validation_fraction: float = 0.05
-    """Share of the text held out for validation."""
-    part_bytes: int = 2**24
-    """Files are joined to arrays of at least so many bytes on disk; a single file is never
-    divided."""
+    """Share of the documents held out for validation."""
     verify: bool = False
     """Read all arrays again at the end and compare their checksums."""
 
@@ -93,219 +63,85 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
 
     Raises:
         UserError: for options, data or a folder that cannot be used; it names the file.
-        TrainingFailedError: for a full disk, or a worker that died.
+        TrainingFailedError: for a full disk, or a process that died.
     """
-    if config.part_bytes < 1 or (config.workers is not None and config.workers < 1):
-        raise UserError("--workers and --part-bytes must be at least 1")
-    if is_prepared(config.data):
+    if config.workers is not None and config.workers < 1:
+        raise UserError("--workers must be at least 1")
+    if Path(config.data).exists() and is_prepared(config.data):
         raise UserError(f"--data {config.data} is prepared already: give the text itself")
-    with as_user_error():
-        check_fraction(config.validation_fraction)
-        tokenizer = None if is_bpe(config.tokenizer) else get_tokenizer(config.tokenizer)
-        if tokenizer is None:
-            parse_size(config.tokenizer)
-        sources = find_sources(config.data)
-        groups = group_sources(sources, config.part_bytes)
-        plan = make_plan(
-            data=config.data,
-            tokenizer=config.tokenizer,
-            tokenizer_sha256=None if tokenizer is None else tokenizer.checksum,
-            validation_fraction=config.validation_fraction,
-            split_seed=SPLIT_SEED,
-            part_bytes=config.part_bytes,
-            parts=[[source.name for source in group] for group in groups],
+    plan = make_plan(config.data, config.tokenizer, config.validation_fraction)
+    finished = is_prepared(str(config.out)) and config.out.exists()
+    if finished:
+        _check_same(config.out, plan)
+    else:
+        _create(config, plan, console)
+    manifest = open_token_arrays(config.out, verify=config.verify).manifest
+    console.print(_description(config.out, manifest, finished), highlight=False)
+    return manifest
+
+
+def _check_same(folder: Path, plan: Plan) -> None:
+    """Refuses a folder that holds other data, or data prepared otherwise."""
+    manifest = read_manifest(folder)
+    before = manifest["plan"]
+    differences = [
+        f"  {name}: {before.get(name)!r} before, {value!r} now"
+        for name, value in plan.choices().items()
+        if before.get(name) != value
+    ]
+    differences += filter(None, [describe_differences(manifest["sources"], plan.checksums)])
+    if differences:
+        raise UserError(
+            f"{folder} holds data prepared differently:\n"
+            + "\n".join(differences)
+            + "\nUse the former options and files, or give another folder with --out."
         )
-    plan, finished = enter_folder(config.out, plan)
-    parts = make_parts(sources, plan["parts"])
+
+
+def _create(config: PrepareConfig, plan: Plan, console: Console) -> None:
+    """Makes the arrays in a temporary folder, and renames it."""
+    out, temporary = config.out, unfinished(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already and is not prepared data: give another --out")
     try:
-        if not finished:
-            with Workers(config.workers or os.cpu_count() or 1, console, config.out) as workers:
-                _Preparation(config, plan, parts, console, workers).run(tokenizer)
-        _remove_traces(config.out)
-        arrays = open_token_arrays(config.out, verify=config.verify)
-    except DataError as error:
-        raise UserError(str(error)) from error
-    console.print(describe_manifest(config.out, arrays.manifest, finished), highlight=False)
-    return arrays.manifest
-
-
-def _remove_traces(folder: Path) -> None:
-    """Removes from a complete folder what only served to continue."""
-    for pattern in (PLAN_FILE, "scan-*.npz", "part-*.json", "*.tmp"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preparation:
-    """The steps of an unfinished preparation, each of which does only what is left to do."""
-
-    config: PrepareConfig
-    plan: dict[str, Any]
-    parts: list[Part]
-    console: Console
-    workers: Workers
-
-    @property
-    def folder(self) -> Path:
-        return self.config.out
-
-    def run(self, tokenizer: Tokenizer | None) -> None:
-        """Scans, splits, tokenises and writes the manifest."""
-        scans = self.scan()
-        held_out = self.split(scans)
-        if tokenizer is None:
-            self.console.print(f"training {self.config.tokenizer}", highlight=False)
-            tokenizer = self.train_tokenizer(scans, held_out)
-        records = self.tokenize(tokenizer, scans, held_out)
-        manifest = self.manifest(tokenizer, scans, records)
-        tokenizer.save(self.folder)
-        write_json(self.folder / MANIFEST_FILE, manifest)
-
-    def scan(self) -> list[Scan]:
-        """Scans the parts that have not been, and checks that the others have not changed."""
-        missing = []
-        for part in self.parts:
-            check_unchanged(part, self.folder, SPLIT_SEED)
-            if read_scan(part, self.folder) is None:
-                missing.append((part, self.folder, SPLIT_SEED))
-        self.workers.run(
-            scan_part,
-            missing,
-            doing="reading",
-            describe=describe_size,
-            already_done=len(self.parts) - len(missing),
+        temporary.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from error
+    try:
+        write_tokens(
+            plan,
+            temporary,
+            workers=config.workers or _default_workers(plan),
+            say=lambda text: console.print(text, highlight=False),
+            show_progress=console.is_terminal and not console.quiet,
         )
-        scans = [read_scan(part, self.folder) for part in self.parts]
-        if not sum(len(scan.sizes) for scan in scans):
-            sources = [source for scan in scans for source in scan.sources]
-            binary = sum(source["left_out"] for source in sources)
-            raise no_text(self.config.data, len(sources) - binary, binary)
-        return scans
-
-    def split(self, scans: list[Scan]) -> list[np.ndarray | None]:
-        """For each part, which documents are held out; None if the corpus is one document."""
-        ranks = np.concatenate([scan.ranks for scan in scans])
-        sizes = np.concatenate([scan.sizes for scan in scans])
-        if len(sizes) == 1:
-            return [None if len(scan.sizes) else np.empty(0, bool) for scan in scans]
-        chosen = choose_validation(ranks, sizes, self.config.validation_fraction)
-        return np.split(chosen, np.cumsum([len(scan.sizes) for scan in scans])[:-1])
-
-    def tasks(
-        self, tokenizer: Tokenizer, scans: list[Scan], held_out: list[np.ndarray | None]
-    ) -> list[TokenizeTask]:
-        """What tokenises each part."""
-        tasks = []
-        to_come = set(SPLITS)
-        for part, scan, mask in zip(self.parts, scans, held_out, strict=True):
-            found = {
-                "training": mask is None or not mask.all(),
-                "validation": mask is None or bool(mask.any()),
-            }
-            first = tuple(split for split in SPLITS if found[split] and split in to_come)
-            to_come -= set(first)
-            tasks.append(
-                TokenizeTask(
-                    part=part,
-                    folder=self.folder,
-                    tokenizer=tokenizer,
-                    dtype=np.min_scalar_type(tokenizer.vocab_size - 1),
-                    held_out=mask,
-                    validation_fraction=self.config.validation_fraction,
-                    first=first,
-                    checksums=tuple(source["sha256"] for source in scan.sources),
-                )
-            )
-        return tasks
-
-    def train_tokenizer(self, scans: list[Scan], held_out: list[np.ndarray | None]) -> Tokenizer:
-        """The BPE of the training documents."""
-
-        def texts() -> Iterator[bytes]:
-            # The bytes' tokenizer only fills the field: nothing is tokenised here.
-            for task in self.tasks(get_tokenizer("bytes"), scans, held_out):
-                for _, split, document in split_part(task):
-                    if split == "training":
-                        yield document.text
-
-        checksums = {source["name"]: source["sha256"] for scan in scans for source in scan.sources}
-        return trained_tokenizer(
-            self.config.tokenizer, texts(), checksums, self.config.validation_fraction
-        )
-
-    def tokenize(
-        self, tokenizer: Tokenizer, scans: list[Scan], held_out: list[np.ndarray | None]
-    ) -> list[dict[str, Any]]:
-        """Tokenises the parts that have not been; returns the records of all."""
-        tasks = self.tasks(tokenizer, scans, held_out)
-        missing = [(task,) for task in tasks if self._record(task) is None]
-        self.workers.run(
-            tokenize_part,
-            missing,
-            doing="tokenising",
-            describe="{:,} tokens".format,
-            already_done=len(self.parts) - len(missing),
-        )
-        return [self._record(task) for task in tasks]
-
-    def _record(self, task: TokenizeTask) -> dict[str, Any] | None:
-        """The record of a tokenised part, or None where it is still to be done."""
-        path = part_record_path(self.folder, task.part.index)
-        if not path.exists():
-            return None
-        record = json.loads(path.read_text())
-        arrays = [record[split]["array"] for split in SPLITS]
-        complete = all(array is None or (self.folder / array["file"]).exists() for array in arrays)
-        same = record["tokenizer"] == task.tokenizer.checksum
-        return record if complete and same else None
-
-    def manifest(
-        self, tokenizer: Tokenizer, scans: list[Scan], records: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """The content of manifest.json."""
-        splits = {}
-        for split in SPLITS:
-            arrays = [record[split]["array"] for record in records if record[split]["array"]]
-            if not arrays:
-                raise DataError(
-                    f"{self.config.data}: the tokenizer makes no token of the {split} documents. "
-                    "Give more text."
-                )
-            splits[split] = {
-                "documents": sum(record[split]["documents"] for record in records),
-                "text_bytes": sum(record[split]["text_bytes"] for record in records),
-                "tokens": sum(array["tokens"] for array in arrays),
-                "arrays": arrays,
-            }
-        sources = [
-            source | {"tokens": tokens}
-            for scan, record in zip(scans, records, strict=True)
-            for source, tokens in zip(scan.sources, record["source_tokens"], strict=True)
-        ]
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "tokenizer": {
-                "name": tokenizer.name,
-                "sha256": tokenizer.checksum,
-                "vocab_size": tokenizer.vocab_size,
-                "eos_id": tokenizer.eos_id,
-            },
-            "dtype": str(np.min_scalar_type(tokenizer.vocab_size - 1)),
-            **splits,
-            "sources": sources,
-            "plan": self.plan,
-        }
+        temporary.rename(out)
+    except DataError:
+        raise
+    # A full disk, or a killed process, in the words of `datasets`.
+    except Exception as error:
+        if is_disk_full(error):
+            raise TrainingFailedError(f"no space left in {out}: free some. {_AGAIN}") from error
+        if "abruptly died" in str(error):
+            raise TrainingFailedError(
+                "a worker process was killed, perhaps for want of memory: use fewer --workers. "
+                f"{_AGAIN}"
+            ) from error
+        raise
 
 
-def describe_manifest(folder: Path, manifest: dict[str, Any], finished: bool) -> str:
+def _default_workers(plan: Plan) -> int:
+    little = None not in plan.checksums.values() and plan.num_bytes < _BYTES_FOR_WORKERS
+    return 1 if little else os.cpu_count() or 1
+
+
+def _description(folder: Path, manifest: dict[str, Any], finished: bool) -> str:
     """One line for people: what a prepared folder holds."""
-    training, validation = manifest["training"], manifest["validation"]
+    training = manifest["training"]
     done = "was complete already" if finished else "is complete"
     ratio = training["text_bytes"] / training["tokens"]
     return (
-        f"{folder} {done}: {training['tokens']:,} tokens to train on, {validation['tokens']:,} "
-        f"held out, {ratio:.2f} bytes per token, {len(list(array_records(manifest)))} arrays. "
+        f"{folder} {done}: {describe_split(training)} to train on, "
+        f"{describe_split(manifest['validation'])} held out, {ratio:.2f} bytes per token. "
         f"Train with --data {folder} --tokenizer {manifest['tokenizer']['name']}"
     )

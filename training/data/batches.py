@@ -1,8 +1,6 @@
-"""Token batches from text: tokenised once, cut into windows, shuffled and batched by Grain.
+"""Batches of tokens: one stream cut into windows, shuffled and batched by Grain.
 
-    documents -> split by document -> tokens (tokens,) -> windows (seq_len + 1,) -> batches
-
-Reading and splitting of files is in `training.data.documents`, whose names are also found here.
+tokens (tokens,) -> windows (seq_len + 1,) -> batches
 """
 
 import hashlib
@@ -12,39 +10,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from training.data.documents import (
-    DataError,
-    Document,
-    Documents,
-    describe,
-    load_documents,
-    split_documents,
-)
-from training.data.token_arrays import MappedTokens
-from training.data.tokenizers import Tokenizer
-
-__all__ = [
-    "BatchIterator",
-    "DataError",
-    "Document",
-    "Documents",
-    "PackedDataset",
-    "Tokens",
-    "checked_windows",
-    "describe",
-    "endless_batches",
-    "load_documents",
-    "split_documents",
-    "tokenize",
-    "train_loader",
-    "validation_batches",
-]
-
-# (tokens,) of any integer type, in memory or in memory-mapped files.
-Tokens = np.ndarray | MappedTokens
-
-# Texts given to a tokenizer at a time.
-_BATCH_DOCUMENTS = 256
+from training.errors import DataError
 
 
 class BatchIterator(Protocol):
@@ -59,26 +25,6 @@ class BatchIterator(Protocol):
     def set_state(self, state: dict[str, int]) -> None: ...
 
 
-def tokenize(documents: Documents, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns all documents as one stream of tokens, end-of-text between documents.
-
-    Args:
-        documents: what to tokenise, in this order.
-        tokenizer: its `eos_id` separates the documents.
-
-    Returns:
-        (tokens,) in the smallest unsigned type that holds the vocabulary (uint16 for bytes).
-    """
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    separator = np.array([tokenizer.eos_id], dtype)
-    pieces = []
-    texts = [document.text for document in documents.documents]
-    for start in range(0, len(texts), _BATCH_DOCUMENTS):
-        for tokens in tokenizer.encode_batch(texts[start : start + _BATCH_DOCUMENTS]):
-            pieces += [tokens.astype(dtype), separator]
-    return np.concatenate(pieces[:-1])
-
-
 class PackedDataset:
     """A stream of tokens as windows of `seq_len` inputs and their next tokens: a Grain source.
 
@@ -87,18 +33,18 @@ class PackedDataset:
     Documents are packed: a window may hold the end of one and the start of the next.
 
     Args:
-        tokens: (tokens,) of any integer type.
+        tokens: (tokens,) of any integer type, in memory or memory-mapped.
         seq_len: number of predicted tokens in a window.
 
     Raises:
         ValueError: `tokens` is not a vector of integers, or `seq_len` is less than 1.
     """
 
-    def __init__(self, tokens: Tokens, seq_len: int):
+    def __init__(self, tokens: np.ndarray, seq_len: int):
         if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
             raise ValueError(
                 f"tokens must be a vector of integers, got {tokens.dtype} of shape {tokens.shape}: "
-                "pass what `tokenize` returns."
+                "pass a corpus' training or validation tokens."
             )
         if seq_len < 1:
             raise ValueError(f"seq_len must be at least 1, got {seq_len}.")
@@ -115,7 +61,7 @@ class PackedDataset:
 
 
 def train_loader(
-    tokens: Tokens,
+    tokens: np.ndarray,
     batch_size: int,
     seq_len: int,
     seed: int,
@@ -138,7 +84,7 @@ def train_loader(
     training step.
 
     Args:
-        tokens: (tokens,) of any integer type.
+        tokens: (tokens,) of any integer type, in memory or memory-mapped.
         batch_size: windows in a batch, over all shards together.
         seq_len: number of predicted tokens in a window.
         seed: seed of the shuffling, at least 0.
@@ -197,12 +143,12 @@ def endless_batches(
 
 
 def validation_batches(
-    tokens: Tokens, batch_size: int, seq_len: int, max_batches: int | None = None
+    tokens: np.ndarray, batch_size: int, seq_len: int, max_batches: int | None = None
 ) -> np.ndarray:
     """Returns the fixed batches that the validation loss is measured on.
 
     Args:
-        tokens: (tokens,) of any integer type.
+        tokens: (tokens,) of any integer type, in memory or memory-mapped.
         batch_size: windows in a batch.
         seq_len: number of predicted tokens in a window.
         max_batches: at most so many batches, evenly spread over the tokens; None = all of them.
@@ -226,7 +172,7 @@ def validation_batches(
     return chosen.reshape(num_batches, batch_size, seq_len + 1)
 
 
-def checked_windows(tokens: Tokens, batch_size: int, seq_len: int, split: str) -> PackedDataset:
+def checked_windows(tokens: np.ndarray, batch_size: int, seq_len: int, split: str) -> PackedDataset:
     """Returns the windows, or raises DataError where they do not fill one batch."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

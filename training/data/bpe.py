@@ -1,15 +1,19 @@
-"""`--tokenizer bpe:SIZE`: byte-level BPE trained on the user's own training text, and its cache."""
+"""`--tokenizer bpe:SIZE`: byte-level BPE trained on the user's own training text, and its cache.
 
+And the byte tokenizer as such a definition, for model folders that other programs read.
+"""
+
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
-from training.data.reading import DataError
+from training.errors import DataError
 
 PREFIX = "bpe:"
 END_OF_TEXT = "<|endoftext|>"
@@ -30,7 +34,7 @@ def parse_size(name: str) -> int:
     """Returns the vocabulary size of "bpe:SIZE".
 
     Raises:
-        ValueError: it is not a number, or less than 257.
+        DataError: it is not a number, or less than 257.
 
     Example:
         >>> parse_size("bpe:8192")
@@ -38,7 +42,7 @@ def parse_size(name: str) -> int:
     """
     size = name.removeprefix(PREFIX)
     if not size.isascii() or not size.isdecimal() or int(size) < SMALLEST_SIZE:
-        raise ValueError(
+        raise DataError(
             f"tokenizer {name!r}: expected bpe:SIZE with SIZE at least {SMALLEST_SIZE} (256 bytes "
             "and the end of text), e.g. bpe:8192."
         )
@@ -95,8 +99,7 @@ def trained_tokenizer(
         validation_fraction: of the corpus, held out.
 
     Raises:
-        ValueError: the name is wrong.
-        DataError: the cache cannot be read or written.
+        DataError: the name is wrong, or the cache cannot be read or written.
     """
     size = parse_size(name)
     identity = [_RECIPE, size, validation_fraction, sorted(checksums.items())]
@@ -116,8 +119,38 @@ def trained_tokenizer(
             ) from error
     try:
         return HuggingFaceTokenizer(path.read_text("utf-8"), name, END_OF_TEXT)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DataError) as error:
         raise DataError(
             f"{path}: this trained tokenizer cannot be read: {error} Delete the file: it is then "
             "trained anew."
         ) from error
+
+
+@functools.cache
+def byte_tokenizer_definition() -> str:
+    """The content of a tokenizer.json with the ids of `ByteTokenizer`.
+
+    A BPE without merges: every byte is spelled as the character that GPT-2 gave it.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_str(byte_tokenizer_definition())
+        >>> tokenizer.encode("né").ids
+        [110, 195, 169]
+    """
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    vocabulary = {_character(byte): byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = spell
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    assert tokenizer.token_to_id(END_OF_TEXT) == 256  # as ByteTokenizer has it
+    return json.dumps(json.loads(tokenizer.to_str()))
+
+
+def _character(byte: int) -> str:
+    """GPT-2's character of a byte: itself where it is printed, the next unused one elsewhere."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
+    printed += range(ord("®"), ord("ÿ") + 1)
+    if byte in printed:
+        return chr(byte)
+    return chr(256 + [other for other in range(256) if other not in printed].index(byte))

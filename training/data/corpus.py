@@ -1,9 +1,11 @@
-"""The tokens of a run: documents read, split by file and tokenised, or prepared arrays mapped."""
+"""The tokens of a run: a corpus tokenised now, or the arrays of `train.py prepare` mapped."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import operator
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,18 +14,14 @@ import numpy as np
 from training.config.pretraining import PretrainConfig, TrainingConfig
 from training.data.batches import (
     BatchIterator,
-    Tokens,
     checked_windows,
-    describe,
     endless_batches,
-    load_documents,
-    split_documents,
-    tokenize,
     validation_batches,
 )
-from training.data.bpe import is_bpe, trained_tokenizer
-from training.data.documents import SPLIT_SEED, Documents, describe_size
-from training.data.reading import DataError
+from training.data.bpe import is_bpe
+from training.data.documents import describe_size
+from training.data.plan import make_plan
+from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import (
     MANIFEST_FILE,
     TokenArrays,
@@ -32,12 +30,15 @@ from training.data.token_arrays import (
     open_token_arrays,
     write_json,
 )
+from training.data.tokenization import write_tokens
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
-from training.errors import UserError, as_user_error
+from training.errors import DataError
 
 # In a run's folder: the checksum of every file that its tokens came from.
 DATA_FILE = "data.json"
 _MAX_FILES_SHOWN = 5
+# A data set by name can be larger than any memory; up to here it is read all the same.
+_MOST_STREAMED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +49,15 @@ class Corpus:
         training: (tokens,) unsigned integers, in memory or mapped.
         validation: (tokens,) unsigned integers.
         tokenizer: that they were made with.
-        checksum: SHA-256 of all documents, or of the manifest of prepared arrays.
+        checksum: SHA-256 of the checksums, or of the manifest of prepared arrays.
         checksums: of every file, or array file, by name.
         training_bytes: of the text that the training tokens stand for.
         validation_bytes: of the text that the validation tokens stand for.
         description: sizes, for people.
     """
 
-    training: Tokens
-    validation: Tokens
+    training: np.ndarray
+    validation: np.ndarray
     tokenizer: Tokenizer
     checksum: str
     checksums: Mapping[str, str]
@@ -131,16 +132,15 @@ def load_corpus(config: TrainingConfig) -> Corpus:
     """Reads, splits and tokenises `config.data`, or maps it if `train.py prepare` has done that.
 
     Raises:
-        UserError: for an unknown tokenizer or data that cannot be used, naming file and line; and
-            for data of a resumed run that are not what they were, unless the configuration allows
+        UserError: for an unknown tokenizer or data that cannot be used, naming the file; and for
+            data of a resumed run that are not what they were, unless the configuration allows
             changed data.
     """
     resumed = isinstance(config, PretrainConfig) and config.resume
-    with as_user_error():
-        if is_prepared(config.data):
-            corpus = _map_arrays(config)
-        else:
-            corpus = _read_text(config, config.out if resumed else None)
+    if is_prepared(config.data):
+        corpus = _map_arrays(config)
+    else:
+        corpus = _tokenise(config, config.out if resumed else None)
     if resumed and not config.allow_changed_data:
         check_unchanged(config.out, corpus.checksums)
     return corpus
@@ -159,77 +159,75 @@ def check_unchanged(
         remedy: what can be done besides restoring them.
 
     Raises:
-        UserError: naming the files that vanished, changed or are new.
+        DataError: naming the files that vanished, changed or are new.
     """
     path = folder / DATA_FILE
     if not path.exists():
         return
-    before = json.loads(path.read_text())
-    differences = [f"  {name} has vanished" for name in before if name not in checksums]
-    differences += [
-        f"  {name} has changed" if name in before else f"  {name} is new"
-        for name, checksum in checksums.items()
-        if before.get(name) != checksum
-    ]
+    differences = describe_differences(json.loads(path.read_text()), checksums)
     if differences:
-        more = len(differences) - _MAX_FILES_SHOWN
-        shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
-        raise UserError(
-            f"cannot resume {folder}: its data are not what they were:\n"
-            + "\n".join(shown)
-            + f"\nRestore the files, or {remedy}."
+        raise DataError(
+            f"cannot resume {folder}: its data are not what they were:\n{differences}\n"
+            f"Restore the files, or {remedy}."
         )
 
 
-def _read_text(config: TrainingConfig, resumed: Path | None) -> Corpus:
-    tokenizer = None if is_bpe(config.tokenizer) else get_tokenizer(config.tokenizer)
-    documents = load_documents(config.data)
-    training, validation = split_documents(documents, config.validation_fraction, SPLIT_SEED)
-    if tokenizer is None and resumed and (resumed / DATA_FILE).exists():
-        # Changed data would train another one, and give every token another meaning.
-        tokenizer = stored_tokenizer(resumed, config.tokenizer)
-    elif tokenizer is None:
-        tokenizer = _trained(config, documents, training)
-    return Corpus(
-        training=tokenize(training, tokenizer),
-        validation=tokenize(validation, tokenizer),
-        tokenizer=tokenizer,
-        checksum=documents.checksum,
-        checksums=documents.checksums,
-        training_bytes=training.num_bytes,
-        validation_bytes=validation.num_bytes,
-        description=f"{describe(training)} to train on, {describe(validation)} held out",
-    )
+def describe_differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> str:
+    """Lines that name the first files that vanished, changed or are new; "" for none."""
+    differences = [f"  {name} has vanished" for name in before if name not in now]
+    differences += [
+        f"  {name} has changed" if name in before else f"  {name} is new"
+        for name, checksum in now.items()
+        if name not in before or before[name] != checksum
+    ]
+    more = len(differences) - _MAX_FILES_SHOWN
+    shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
+    return "\n".join(shown)
 
 
-def _trained(config: TrainingConfig, documents: Documents, training: Documents) -> Tokenizer:
-    texts = (document.text for document in training.documents)
-    return trained_tokenizer(
-        config.tokenizer, texts, documents.checksums, config.validation_fraction
-    )
+def _tokenise(config: TrainingConfig, resumed: Path | None) -> Corpus:
+    stored = None
+    if is_bpe(config.tokenizer) and resumed and (resumed / DATA_FILE).exists():
+        stored = stored_tokenizer(resumed, config.tokenizer)
+    plan = make_plan(config.data, config.tokenizer, config.validation_fraction, stored)
+    most_bytes = _MOST_STREAMED_BYTES if config.data.startswith(HUB_PREFIX) else None
+    with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as folder:
+        write_tokens(plan, Path(folder), most_bytes=most_bytes)
+        arrays = open_token_arrays(Path(folder), mapped=False)
+    checksums = arrays.manifest["checksums"]
+    digest = hashlib.sha256(json.dumps(sorted(checksums.items())).encode())
+    return _corpus(arrays, digest.hexdigest(), checksums)
 
 
 def _map_arrays(config: TrainingConfig) -> Corpus:
     folder = Path(config.data).expanduser()
     arrays = open_token_arrays(folder, verify=config.verify)
     _check_tokenizer(config, arrays)
+    return _corpus(arrays, file_checksum(folder / MANIFEST_FILE), arrays.checksums)
+
+
+def _corpus(arrays: TokenArrays, checksum: str, checksums: Mapping[str, str]) -> Corpus:
     manifest = arrays.manifest
-    training, validation = manifest["training"], manifest["validation"]
+    num_binary = manifest["binary_left_out"]
+    left_out = f" ({num_binary} binary files left out)" if num_binary else ""
+    sizes = [describe_split(manifest[split]) for split in ("training", "validation")]
     return Corpus(
         training=arrays.training,
         validation=arrays.validation,
         tokenizer=arrays.tokenizer,
-        checksum=file_checksum(folder / MANIFEST_FILE),
-        checksums=arrays.checksums,
-        training_bytes=training["text_bytes"],
-        validation_bytes=validation["text_bytes"],
-        description=f"{_describe(training)} to train on, {_describe(validation)} held out",
+        checksum=checksum,
+        checksums=checksums,
+        training_bytes=manifest["training"]["text_bytes"],
+        validation_bytes=manifest["validation"]["text_bytes"],
+        description=f"{sizes[0]} to train on, {sizes[1]} held out{left_out}",
     )
 
 
-def _describe(split: dict[str, int]) -> str:
-    size = describe_size(split["text_bytes"])
-    return f"{split['tokens']:,} tokens ({size}, {split['documents']:,} documents)"
+def describe_split(split: Mapping[str, int]) -> str:
+    """The size of a part of a corpus for people: "1,632 documents, 28.9 MB, 7,200,000 tokens"."""
+    count = split["documents"]
+    documents = f"{count:,} document" + ("" if count == 1 else "s")
+    return f"{documents}, {describe_size(split['text_bytes'])}, {split['tokens']:,} tokens"
 
 
 def _check_tokenizer(config: TrainingConfig, arrays: TokenArrays) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from training.data.token_ids import checked_ids
+from training.errors import DataError
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -32,7 +32,7 @@ class HuggingFaceTokenizer:
         end_of_text: the token that separates documents; None finds one of the usual ones.
 
     Raises:
-        ValueError: the definition is not valid, or it has no such end of text.
+        DataError: the definition is not valid, or it has no such end of text.
 
     Attributes:
         name, vocab_size, eos_id, checksum: see `training.data.tokenizers.Tokenizer`.
@@ -43,7 +43,7 @@ class HuggingFaceTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
         # The library raises Exception itself, with serde's message.
         except Exception as error:
-            raise ValueError(
+            raise DataError(
                 f"{name}: not a valid tokenizer.json ({error}). Give the tokenizer.json of a "
                 "Hugging Face model folder."
             ) from error
@@ -62,12 +62,12 @@ class HuggingFaceTokenizer:
         """Reads a `tokenizer.json`, and the end of text from `tokenizer_config.json` beside it.
 
         Raises:
-            ValueError: a file cannot be read or is not valid.
+            DataError: a file cannot be read or is not valid.
         """
         try:
             definition = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot be read as a tokenizer: {error}") from error
+            raise DataError(f"{path}: cannot be read as a tokenizer: {error}") from error
         return cls(definition, name, _configured_end_of_text(path.with_name(CONFIG_FILE)))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
@@ -119,12 +119,33 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def checked_ids(tokens: Iterable[int], vocab_size: int, name: str) -> list[int]:
+    """Returns token ids as a list, checked before a library drops or misreads them.
+
+    Args:
+        tokens: ids in any iterable.
+        vocab_size: of the tokenizer.
+        name: of the tokenizer, for the message.
+
+    Raises:
+        ValueError: an id is not in 0 ... vocab_size - 1.
+    """
+    ids = [int(token) for token in tokens]
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ValueError(
+                f"token id {token} is not one of tokenizer {name}: ids are 0 ... {vocab_size - 1}. "
+                "Decode with the tokenizer that the model was trained with."
+            )
+    return ids
+
+
 def _find_end_of_text(vocabulary: dict[str, int], name: str, end_of_text: str | None) -> str:
     candidates = _KNOWN_END_OF_TEXT if end_of_text is None else (end_of_text,)
     for token in candidates:
         if token in vocabulary:
             return token
-    raise ValueError(
+    raise DataError(
         f"{name}: no end of text ({', '.join(candidates)}) in the tokenizer's vocabulary. Name one "
         f'of its tokens in a {CONFIG_FILE} beside it, as {{"eos_token": "..."}}.'
     )
@@ -137,7 +158,7 @@ def _configured_end_of_text(path: Path) -> str | None:
     try:
         token = json.loads(path.read_text("utf-8")).get("eos_token")
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: not a valid {CONFIG_FILE}: {error}") from error
+        raise DataError(f"{path}: not a valid {CONFIG_FILE}: {error}") from error
     return token["content"] if isinstance(token, dict) else token
 
 

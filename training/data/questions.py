@@ -3,7 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from training.data.reading import DataError, read_json_objects, string_field
+from training.data.json_lines import read_json_objects, string_field
+from training.errors import DataError
 
 _EXPECTED = '{"question": "...", "answer": "... #### 72"}'
 

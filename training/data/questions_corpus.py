@@ -18,7 +18,7 @@ from training.data.corpus import DATA_FILE, check_unchanged
 from training.data.prompts import EncodedExample, Prompt
 from training.data.questions import Example, read_examples
 from training.data.token_arrays import file_checksum, write_json
-from training.errors import UserError, as_user_error
+from training.errors import UserError
 
 # Rows of --packing without --seq-len hold so many of the longest example: few gaps are left.
 PACKED_EXAMPLES = 4
@@ -105,15 +105,14 @@ def load_finetune_data(config: FinetuneConfig, model: PretrainedModel) -> Finetu
     prompt = model.prompt
     if config.template is not None:
         prompt = Prompt.of_option(config.template, prompt.prefix_ids)
-    with as_user_error():
-        path = Path(config.data).expanduser()
-        training = read_examples(path)
-        paths = [path]
-        if config.validation is None:
-            training, validation = split_examples(training, config.validation_fraction)
-        else:
-            paths.append(config.validation.expanduser())
-            validation = read_examples(paths[1])
+    path = Path(config.data).expanduser()
+    training = read_examples(path)
+    paths = [path]
+    if config.validation is None:
+        training, validation = split_examples(training, config.validation_fraction)
+    else:
+        paths.append(config.validation.expanduser())
+        validation = read_examples(paths[1])
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.token_ids import checked_ids
-from training.extras import import_extra
+from training.data.huggingface_tokenizer import checked_ids
+from training.errors import DataError, import_extra
 
 MODEL_FILE = "tokenizer.model"
 
@@ -23,7 +23,7 @@ class SentencePieceTokenizer:
         name: the name that it is found by.
 
     Raises:
-        ValueError: sentencepiece is not installed, the model is not valid, or has no end of text.
+        UserError: sentencepiece is not installed, the model is not valid, or has no end of text.
 
     Attributes:
         name, vocab_size, eos_id, checksum: see `training.data.tokenizers.Tokenizer`.
@@ -37,7 +37,7 @@ class SentencePieceTokenizer:
         try:
             self._processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise ValueError(
+            raise DataError(
                 f"{name}: not a valid SentencePiece model. Give the .model file that "
                 "sentencepiece wrote."
             ) from error
@@ -46,7 +46,7 @@ class SentencePieceTokenizer:
         self.vocab_size = self._processor.get_piece_size()
         self.eos_id = self._processor.eos_id()
         if self.eos_id < 0:
-            raise ValueError(
+            raise DataError(
                 f"{name}: the SentencePiece model has no end of text. Train it with an eos_id."
             )
 
@@ -55,12 +55,12 @@ class SentencePieceTokenizer:
         """Reads a `.model` file.
 
         Raises:
-            ValueError: it cannot be read or is not valid.
+            DataError: it cannot be read or is not valid.
         """
         try:
             model = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read as a tokenizer: {error.strerror}") from error
+            raise DataError(f"{path}: cannot be read as a tokenizer: {error.strerror}") from error
         return cls(model, name)
 
     def __reduce__(self) -> tuple[type, tuple[bytes, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 from training.data.bpe import is_bpe, parse_size
 from training.data.huggingface_tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
 from training.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
+from training.errors import DataError
 
 _END_OF_TEXT = 256
 
@@ -125,14 +126,14 @@ def get_tokenizer(name: str) -> Tokenizer:
             folder that holds one. "bpe:SIZE" needs a corpus: see `training.data.corpus`.
 
     Raises:
-        ValueError: no tokenizer has this name (the message gives the nearest one), or its file
+        DataError: no tokenizer has this name (the message gives the nearest one), or its file
             cannot be read.
     """
     if name == ByteTokenizer.name:
         return ByteTokenizer()
     if is_bpe(name):
         parse_size(name)
-        raise ValueError(
+        raise DataError(
             f"tokenizer {name!r} is trained on a corpus, and there is none here: give the "
             "tokenizer.json of the run that trained it."
         )
@@ -144,11 +145,11 @@ def get_tokenizer(name: str) -> Tokenizer:
     if path.suffix == ".model" and path.exists():
         return SentencePieceTokenizer.from_file(path, name)
     if path.suffix in (".json", ".model"):
-        raise ValueError(f"tokenizer {name!r}: no such file. Check the path.")
+        raise DataError(f"tokenizer {name!r}: no such file. Check the path.")
     known = (ByteTokenizer.name, "bpe:8192", TOKENIZER_FILE, MODEL_FILE)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(
+    raise DataError(
         f"unknown tokenizer {name!r}.{suggestion} Known tokenizers: bytes, bpe:SIZE (trained on "
         "the data), or the path of a tokenizer.json or of a SentencePiece .model file."
     )
@@ -159,7 +160,7 @@ def _file_of_folder(folder: Path) -> Path:
     for name in (TOKENIZER_FILE, MODEL_FILE):
         if (folder / name).exists():
             return folder / name
-    raise ValueError(
+    raise DataError(
         f"tokenizer {str(folder)!r}: there is neither {TOKENIZER_FILE} nor {MODEL_FILE} in this "
         "folder. Give a model's folder, or the file itself."
     )
@@ -173,7 +174,7 @@ def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
         name: of the tokenizer, as in the run's `config.json`.
 
     Raises:
-        ValueError: its file is missing or cannot be read.
+        DataError: its file is missing or cannot be read.
     """
     if name == ByteTokenizer.name:
         return ByteTokenizer()

@@ -6,7 +6,7 @@ Reference: grade_school_math/dataset.py of github.com/openai/grade-school-math (
 import re
 
 from training.data.questions import Example
-from training.data.reading import DataError
+from training.errors import DataError
 
 _ANSWER = re.compile(r"#### (\-?[0-9\.\,]+)")
 

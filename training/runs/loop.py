@@ -17,7 +17,7 @@ from training.config.pretraining import PretrainConfig, to_json
 from training.data.batches import BatchIterator
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
-from training.errors import TrainingFailedError, as_user_error
+from training.errors import TrainingFailedError
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.runs.metrics import MetricsLog, ProgressLine, TrainingClock, perplexity
 from training.reports.plots import plot_run
@@ -187,7 +187,7 @@ def open_run(
 ) -> Iterator[Run]:
     """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
     index, count = steps.process_rows
-    with all_or_none(), as_user_error():
+    with all_or_none():
         data = corpus.train_batches(config, config.seed, index, count)
         validation = corpus.validation_batches(config)
         if not config.resume:

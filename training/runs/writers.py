@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from training.errors import UserError, as_user_error, nearest
-from training.extras import import_extra
+from training.errors import UserError, as_user_error, import_extra, nearest
 
 Record = dict[str, Any]
 
@@ -45,7 +44,7 @@ class TensorBoardWriter:
         records: of metrics.jsonl so far.
 
     Raises:
-        DataError: TensorBoard is not installed.
+        UserError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, records: Sequence[Record]):
@@ -91,7 +90,7 @@ class WandbWriter:
         config: content of config.json.
 
     Raises:
-        DataError: its package is not installed.
+        UserError: its package is not installed.
         UserError: it refuses to start a run, e.g. because nobody is logged in.
     """
 

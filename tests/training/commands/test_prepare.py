@@ -1,17 +1,16 @@
 """`train.py prepare`: the tokens of the corpus, for any workers and however often it is killed."""
 
-import contextlib
 import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
@@ -21,10 +20,8 @@ from rich.console import Console
 import train
 from training.commands.prepare import PrepareConfig, prepare
 from training.config.pretraining import TrainingConfig
-from training.data import prepare_parts
+from training.data import documents, tokenization
 from training.data.corpus import load_corpus
-from training.data.token_arrays import open_token_arrays
-from training.data.workers import Workers
 from training.errors import TrainingFailedError, UserError
 
 REPOSITORY = Path(train.__file__).parent
@@ -42,20 +39,15 @@ left = int(last)
 
 def count(event, arguments):
     global left
-    if event in ("open", "os.rename", "os.remove") and out in str(arguments[0]):
+    if event in ("open", "os.rename", "os.remove", "os.rmdir") and out in str(arguments[0]):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(count)
-prepare(
-    PrepareConfig(data=data, tokenizer=tokenizer, out=Path(out), part_bytes=2000, workers=1),
-    Console(quiet=True),
-)
+prepare(PrepareConfig(data=data, tokenizer=tokenizer, out=Path(out)), Console(quiet=True))
+print(int(last) - left)
 """
-
-# An undisturbed preparation of `source` has some 110 of these moments.
-MOMENTS = [1, 20, 39, 58, 77, 90, 103]
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +72,9 @@ def source(tmp_path_factory):
 
 
 def run(data, out, **options):
-    """Prepares with small parts in this process, unless told otherwise; returns the output."""
+    """Prepares in this process, unless told otherwise; returns the output."""
     console = Console(file=io.StringIO(), width=300)
-    defaults = {"part_bytes": 2000, "workers": 1}
-    prepare(PrepareConfig(data=str(data), out=out, **(defaults | options)), console)
+    prepare(PrepareConfig(data=str(data), out=out, **({"workers": 1} | options)), console)
     return console.file.getvalue()
 
 
@@ -91,40 +82,64 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_prepared_tokens_are_those_that_a_run_would_make(source, tmp_path):
-    for tokenizer in ("bytes", "bpe:300"):
-        out = tmp_path / tokenizer[:3]
-        run(source, out, tokenizer=tokenizer, validation_fraction=0.2)
-        direct = load_corpus(
-            TrainingConfig(data=str(source), tokenizer=tokenizer, validation_fraction=0.2)
-        )
-        prepared = load_corpus(TrainingConfig(data=str(out), tokenizer=tokenizer, verify=True))
-        for split in ("training", "validation"):
-            ours, theirs = getattr(prepared, split)[:], getattr(direct, split)
-            np.testing.assert_array_equal(ours, theirs)
-            assert ours.dtype == theirs.dtype == np.uint16
-        assert prepared.training_bytes == direct.training_bytes
-        assert prepared.validation_bytes == direct.validation_bytes
-        assert prepared.tokenizer.checksum == direct.tokenizer.checksum
-        assert len(prepared.checksums) > 4
+def test_prepared_tokens_are_those_of_a_run_for_any_number_of_workers(source, tmp_path):
+    tokenizer = "bpe:300"
+    options = {"tokenizer": tokenizer, "validation_fraction": 0.2}
+    folders = []
+    for workers in (1, 3):
+        run(source, tmp_path / str(workers), workers=workers, **options)
+        folders.append(contents(tmp_path / str(workers)))
+    assert folders[0] == folders[1]
+    # Nothing is left of the work, neither in the folder nor beside it.
+    files = {"manifest.json", "train.npy", "validation.npy"}
+    assert set(folders[0]) == files | {"tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "3"}
+    direct = load_corpus(TrainingConfig(data=str(source), **options))
+    data = str(tmp_path / "1")
+    prepared = load_corpus(TrainingConfig(data=data, tokenizer=tokenizer, verify=True))
+    for split in ("training", "validation"):
+        ours, theirs = getattr(prepared, split), getattr(direct, split)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype == np.uint16
+    assert prepared.training_bytes == direct.training_bytes
+    assert prepared.validation_bytes == direct.validation_bytes
+    assert prepared.tokenizer.checksum == direct.tokenizer.checksum
+    assert prepared.description == direct.description
+    assert "(1 binary files left out)" in direct.description
+
+
+def test_a_single_file_of_lines_is_tokenised_by_all_processes(tmp_path, monkeypatch):
+    """Each process leaves its share of the tokens where a stopped preparation would find it."""
+    lines = [json.dumps({"text": f"document {i} " * 9}) for i in range(500)]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(tokenization, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "lines.jsonl", tmp_path / "out", workers=2)
+    shares = sorted((tmp_path / "out.unfinished" / "cache").glob("*_of_*.arrow"))
+    assert len(shares) == 2
+    assert min(path.stat().st_size for path in shares) > 20_000
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_data_set_by_name_is_prepared_shard_by_shard(tmp_path, monkeypatch, workers):
+def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch, workers):
     """A local folder stands in for the hub: the same builder reads it, only without a network."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # for the workers
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "data"
     folder.mkdir()
     for shard in range(3):
         lines = [json.dumps({"text": f"shard {shard} text {i} " * 5}) + "\n" for i in range(30)]
         (folder / f"train-{shard}.jsonl").write_text("".join(lines))
-    run(f"hf:{folder}", tmp_path / "out", workers=workers)
-    direct = load_corpus(TrainingConfig(data=f"hf:{folder}"))
-    prepared = load_corpus(TrainingConfig(data=str(tmp_path / "out"), verify=True))
-    np.testing.assert_array_equal(prepared.training[:], direct.training)
-    np.testing.assert_array_equal(prepared.validation[:], direct.validation)
-    assert "train-00002.npy" in prepared.checksums
+    reads = []
+    original = documents.hub_texts
+    monkeypatch.setattr(
+        documents, "hub_texts", lambda hub, *rest: reads.append(rest[0]) or original(hub, *rest)
+    )
+    run(f"hf:{folder}", tmp_path / "out", workers=workers, tokenizer="bpe:300")
+    if workers == 1:
+        assert reads == [0, 1, 2]
+    direct = load_corpus(TrainingConfig(data=f"hf:{folder}", tokenizer="bpe:300"))
+    prepared = load_corpus(TrainingConfig(data=str(tmp_path / "out"), tokenizer="bpe:300"))
+    np.testing.assert_array_equal(prepared.training, direct.training)
+    np.testing.assert_array_equal(prepared.validation, direct.validation)
 
 
 def test_a_single_text_is_cut_as_a_run_would_cut_it(tmp_path):
@@ -132,222 +147,163 @@ def test_a_single_text_is_cut_as_a_run_would_cut_it(tmp_path):
     run(tmp_path / "book.txt", tmp_path / "out")
     direct = load_corpus(TrainingConfig(data=str(tmp_path / "book.txt")))
     prepared = load_corpus(TrainingConfig(data=str(tmp_path / "out")))
-    np.testing.assert_array_equal(prepared.training[:], direct.training)
-    np.testing.assert_array_equal(prepared.validation[:], direct.validation)
-
-
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
-def test_the_folder_does_not_depend_on_the_number_of_workers(source, tmp_path, tokenizer):
-    folders = []
-    for workers in (1, 3):
-        run(source, tmp_path / str(workers), tokenizer=tokenizer, workers=workers)
-        folders.append(contents(tmp_path / str(workers)))
-    assert folders[0] == folders[1]
-    names = set(folders[0])
-    assert {"manifest.json", "train-00000.npy"} <= names
-    assert ("tokenizer.json" in names) == (tokenizer != "bytes")
-    # Nothing is left of the work.
-    assert not [name for name in names if name.startswith(("scan", "part", "prep"))]
-    assert not [name for name in names if name.endswith("tmp")]
+    np.testing.assert_array_equal(prepared.training, direct.training)
+    assert bytes(prepared.validation.tolist()).decode() == "né" * 25
 
 
 def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
     run(source, tmp_path / "out", tokenizer="bpe:300")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["tokenizer"]["name"] == "bpe:300"
-    assert len(manifest["tokenizer"]["sha256"]) == 64
-    assert (manifest["dtype"], manifest["version"], manifest["plan"]["split_seed"]) == (
-        "uint16",
-        1,
-        0,
-    )
-    sources = {entry["name"]: entry for entry in manifest["sources"]}
-    assert sorted(sources) == sorted(path.name for path in source.iterdir())
-    assert sources["picture.png"]["left_out"]
-    assert sources["empty.txt"]["documents"] == 0
-    assert sources["1.txt"]["text_bytes"] == (source / "1.txt").stat().st_size
-    documents = sum(entry["documents"] for entry in sources.values())
-    tokens = sum(entry["tokens"] for entry in sources.values())
+    assert (manifest["dtype"], manifest["version"], manifest["binary_left_out"]) == ("uint16", 2, 1)
+    names = {path.name for path in source.iterdir()} - {"picture.png"}
+    assert set(manifest["sources"]) == names
     splits = [manifest["training"], manifest["validation"]]
-    assert sum(split["documents"] for split in splits) == documents
+    # Six files, four fifths of the lines and three quarters of the rows: the others are empty.
+    assert sum(split["documents"] for split in splits) == 6 + 72 + 67
+    corpus = load_corpus(TrainingConfig(data=str(tmp_path / "out"), tokenizer="bpe:300"))
+    ends = [
+        (tokens == corpus.tokenizer.eos_id).sum() for tokens in (corpus.training, corpus.validation)
+    ]
     # The two splits are streams of their own: an end of text between any two documents of each.
-    assert sum(split["tokens"] for split in splits) == tokens + documents - 2
+    assert ends == [split["documents"] - 1 for split in splits]
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "moment"),
-    [
-        *(("bytes", moment) for moment in MOMENTS),
-        *(("bpe:300", moment) for moment in MOMENTS[2:5]),
-    ],
-)
-def test_a_preparation_that_is_killed_ends_as_an_undisturbed_one(
-    source, tmp_path, tokenizer, moment
-):
-    out = tmp_path / "killed"
-    done = subprocess.run(
+def kill_at(source, out, tokenizer, moment):
+    return subprocess.run(
         [sys.executable, "-c", KILLED, str(source), tokenizer, str(out), str(moment)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    run(source, out, tokenizer=tokenizer)
-    run(source, tmp_path / "undisturbed", tokenizer=tokenizer)
-    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("wanted", ["preparation.json", "part-00000.json"])
-def test_a_kill_after_the_manifest_leaves_no_traces(source, tmp_path, monkeypatch, wanted):
-    """The last moments: the folder is complete, but what served to continue is still there."""
-    unlink = Path.unlink
-
-    def stopping(path, missing_ok=False):
-        if path.name == wanted:
-            raise KeyboardInterrupt
-        unlink(path, missing_ok)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(source, tmp_path / "out")
-    assert (tmp_path / "out" / wanted).exists()
-    assert "was complete already" in run(source, tmp_path / "out")
-    run(source, tmp_path / "undisturbed")
-    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+def test_a_preparation_that_is_killed_ends_as_an_undisturbed_one(source, tmp_path, tokenizer):
+    done = kill_at(source, tmp_path / "undisturbed", tokenizer, 10**6)
+    moments = int(done.stdout)
+    for part in (0.02, 0.3, 0.55, 0.8, 0.97, 1):
+        out = tmp_path / str(part)
+        killed = kill_at(source, out, tokenizer, max(1, round(part * moments)))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        run(source, out, tokenizer=tokenizer)
+        assert contents(out) == contents(tmp_path / "undisturbed")
+        assert not out.with_name(out.name + ".unfinished").exists()
 
 
-def stop_at_part(monkeypatch, count):
-    """Makes the tokenisation of part `count` fail like an interruption."""
-    write = prepare_parts.write_json
-
-    def stopping(path, content):
-        if path.name == f"part-{count:05d}.json":
-            raise KeyboardInterrupt
-        write(path, content)
-
-    monkeypatch.setattr(prepare_parts, "write_json", stopping)
+def stop(*arguments):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
 def stopped(source, tmp_path, monkeypatch):
-    """A copy of the source and a preparation of it that was stopped in its third part."""
+    """A copy of the source and a preparation of it that was stopped before its arrays."""
     data = tmp_path / "data"
     data.mkdir()
     for path in source.iterdir():
         (data / path.name).write_bytes(path.read_bytes())
     with monkeypatch.context() as patch:
-        stop_at_part(patch, 2)
+        patch.setattr(tokenization, "_write", stop)
         with pytest.raises(KeyboardInterrupt):
             run(data, tmp_path / "out")
     return data, tmp_path / "out"
 
 
-def test_finished_parts_are_not_made_again(stopped):
+def test_an_unfinished_folder_is_not_trained_on(stopped):
+    with pytest.raises(UserError, match=r"out: the preparation of these data is not finished\."):
+        load_corpus(TrainingConfig(data=str(stopped[1])))
+
+
+def test_what_is_complete_is_not_made_again(stopped, tmp_path, monkeypatch):
     data, out = stopped
-    before = {path.name: path.stat().st_ino for path in out.glob("*-0000[01].npy")}
-    assert len(before) >= 2
-    printed = run(data, out)
-    assert "tokenising: part 3/" in printed
-    assert "tokenising: part 2/" not in printed
-    assert "reading" not in printed
-    assert {name: (out / name).stat().st_ino for name in before} == before
+    # Neither is reached: the texts and the tokens are there.
+    monkeypatch.setattr(tokenization, "read_documents", stop)
+    monkeypatch.setattr(tokenization, "encode_documents", stop)
+    run(data, out)
+    monkeypatch.undo()
+    run(data, tmp_path / "undisturbed")
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_nothing_of_a_file_that_changed_since_the_interruption_is_used(
+    stopped, tmp_path, keeps_time
+):
+    data, out = stopped
+    status = (data / "0.txt").stat()
+    (data / "0.txt").write_text((data / "0.txt").read_text().replace("file", "text"))
+    if keeps_time:
+        os.utime(data / "0.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    run(data, out)
+    run(data, tmp_path / "undisturbed")
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_noticed(source, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("text " * 100)
+    (data / "b.txt").write_text("text " * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "_read_text", lambda path: path.write_text("other") and "other")
+        with pytest.raises(UserError, match="data: a file has changed while it was read"):
+            run(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    # What was read is not taken for what the files are when they are as they were.
+    (data / "a.txt").write_text("text " * 100)
+    (data / "b.txt").write_text("text " * 100)
+    run(data, tmp_path / "out")
+    assert load_corpus(TrainingConfig(data=str(tmp_path / "out"))).training_bytes == 500
 
 
 def test_a_finished_preparation_is_not_made_again(source, tmp_path):
     first = run(source, tmp_path / "out")
     assert f"{tmp_path}/out is complete: " in first
     assert f"Train with --data {tmp_path}/out --tokenizer bytes" in first
-    again = run(source, tmp_path / "out")
-    assert "was complete already" in again
-    assert "part" not in again
+    before = (tmp_path / "out" / "train.npy").stat().st_ino
+    assert "was complete already" in run(source, tmp_path / "out")
+    assert (tmp_path / "out" / "train.npy").stat().st_ino == before
 
 
-def test_a_file_that_changed_since_the_interruption_is_named(stopped):
-    data, out = stopped
-    (data / "0.txt").write_text("other text " * 1000)
-    for _ in range(2):  # refused as often as it is tried
-        with pytest.raises(UserError, match=r"^0\.txt: this file has changed since .* Restore it"):
-            run(data, out)
-
-
-def test_a_file_that_was_only_touched_is_accepted(stopped):
-    data, out = stopped
-    os.utime(data / "0.txt", (1, 1))
-    run(data, out)
-    open_token_arrays(out, verify=True)
-
-
-def test_files_that_vanished_or_came_since_the_interruption_are_named(stopped):
-    data, out = stopped
+def test_other_options_or_files_for_the_same_folder_are_refused(source, tmp_path):
+    data = shutil.copytree(source, tmp_path / "data")
+    run(data, tmp_path / "out")
+    for options, difference in [
+        ({"tokenizer": "bpe:300"}, "  tokenizer: 'bytes' before, 'bpe:300' now\n"),
+        ({"validation_fraction": 0.1}, "  validation_fraction: 0.05 before, 0.1 now\n"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            run(data, tmp_path / "out", **options)
+        assert f"{tmp_path}/out holds data prepared differently:\n" in str(caught.value)
+        assert difference in str(caught.value)
     (data / "1.txt").unlink()
+    (data / "2.txt").write_text("other")
     (data / "new.txt").write_text("new")
     with pytest.raises(UserError) as caught:
-        run(data, out)
-    assert "  1.txt has vanished\n  new.txt is new\n" in str(caught.value)
-
-
-def test_a_file_that_changes_while_it_is_prepared_is_named(source, tmp_path, monkeypatch):
-    data = tmp_path / "a.txt"
-    data.write_text("text " * 100)
-    (tmp_path / "b.txt").write_text("text " * 100)
-    original = prepare_parts.split_part
-
-    def changed(task):
-        data.write_text("other " * 100)
-        return original(task)
-
-    monkeypatch.setattr(prepare_parts, "split_part", changed)
-    with pytest.raises(UserError, match=r"a\.txt: this file has changed since the preparation"):
-        run(f"{tmp_path}/*.txt", tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.tmp"))
-
-
-@pytest.mark.parametrize(
-    ("options", "difference"),
-    [
-        ({"tokenizer": "bpe:300"}, "tokenizer: 'bytes' before, 'bpe:300' now"),
-        ({"validation_fraction": 0.1}, "validation_fraction: 0.05 before, 0.1 now"),
-        ({"part_bytes": 2001}, "part_bytes: 2000 before, 2001 now"),
-    ],
-)
-def test_other_options_for_the_same_folder_are_refused(stopped, options, difference):
-    data, out = stopped
-    for _ in range(2):
-        with pytest.raises(UserError) as caught:
-            run(data, out, **options)
-        assert f"{out} holds data prepared differently:\n" in str(caught.value)
-        assert difference in str(caught.value)
-        run(data, out)  # the same holds of the finished folder
+        run(data, tmp_path / "out")
+    expected = "  1.txt has vanished\n  2.txt has changed\n  new.txt is new\n"
+    assert expected in str(caught.value)
 
 
 def test_verifying_finds_a_damaged_array(source, tmp_path):
     run(source, tmp_path / "out")
-    path = tmp_path / "out" / "train-00000.npy"
+    path = tmp_path / "out" / "train.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"train-00000\.npy: its checksum differs"):
+    with pytest.raises(UserError, match=r"train\.npy: its checksum differs"):
         run(source, tmp_path / "out", verify=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_bad_data_are_named_and_leave_what_is_finished(source, tmp_path, workers):
+def test_bad_data_are_named_whichever_process_reads_them(tmp_path, workers):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": 1}\n')
     (tmp_path / "b.txt").write_text("good")
     with pytest.raises(UserError, match=r'a\.jsonl, line 2: the field "text" is not a string'):
-        run(f"{tmp_path}/*.*", tmp_path / "out", workers=workers, part_bytes=1)
-    assert (tmp_path / "out" / "preparation.json").exists()
-
-
-def test_a_corpus_without_text_is_refused(tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "empty.txt").touch()
-    (data / "picture.png").write_bytes(b"\0")
-    with pytest.raises(UserError, match=r"no text in it \(empty files: 1, binary files: 1\)"):
-        run(data, tmp_path / "out")
+        run(f"{tmp_path}/*.*", tmp_path / "out", workers=workers)
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n')
+    run(f"{tmp_path}/*.*", tmp_path / "out", workers=workers)
 
 
 def test_a_folder_of_something_else_is_left_alone(source, tmp_path):
@@ -368,7 +324,7 @@ def test_a_prepared_folder_is_not_prepared_again(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 0}, "--workers and --part-bytes must be at least 1"),
+        ({"workers": 0}, "--workers must be at least 1"),
         ({"tokenizer": "byte"}, "Did you mean 'bytes'"),
         ({"tokenizer": "bpe:8k"}, "expected bpe:SIZE"),
         ({"validation_fraction": 1.0}, "must be between 0 and 1, got 1.0"),
@@ -379,81 +335,89 @@ def test_bad_options_are_refused_before_anything_is_written(source, tmp_path, op
     options = {"data": str(source), "out": tmp_path / "out"} | options
     with pytest.raises(UserError, match=message):
         prepare(PrepareConfig(**options), Console(quiet=True))
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_explained(source, tmp_path, monkeypatch):
-    def full(path, content):
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_parts, "write_json", full)
+    monkeypatch.setattr(tokenization, "encode_documents", full)
     with pytest.raises(TrainingFailedError, match=r"no space left in .*out: free some\. What is"):
         run(source, tmp_path / "out")
 
 
-def test_a_killed_worker_is_explained(tmp_path):
-    with (
-        Workers(2, Console(quiet=True), tmp_path) as workers,
-        pytest.raises(
-            TrainingFailedError, match=r"a worker process was killed, .* fewer --workers"
-        ),
-    ):
-        workers.run(os._exit, [(1,), (1,)], doing="", describe=str)
-
-
-ORPHANS = """
-import fcntl, sys, time
+# Tokenises endlessly in two processes, and says which processes there are.
+ENDLESS = """
+import os, sys, time
 from pathlib import Path
 from rich.console import Console
-from training.data.workers import Workers
+from training.commands.prepare import PrepareConfig, prepare
+from training.data.tokenizers import ByteTokenizer
+from training.data import plan
 
-def hold(path):
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write("held")
-        file.flush()
+class Endless(ByteTokenizer):
+    def encode_batch(self, texts):
+        Path(sys.argv[2], str(os.getpid())).touch()
         time.sleep(600)
 
 if __name__ == "__main__":
-    with Workers(2, Console(quiet=True), Path()) as workers:
-        workers.run(hold, [(path,) for path in sys.argv[1:]], doing="", describe=str)
+    plan.get_tokenizer = lambda name: __import__("program").Endless()
+    config = PrepareConfig(data=sys.argv[1], out=Path(sys.argv[2], "out"), workers=2)
+    prepare(config, Console(quiet=True))
 """
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    (tmp_path / "program.py").write_text(ORPHANS)
-    locks = [tmp_path / "one", tmp_path / "two"]
+@pytest.fixture
+def endless(source, tmp_path):
+    """A preparation whose two workers never end, and their process ids."""
+    (tmp_path / "program.py").write_text(ENDLESS)
+    (tmp_path / "pids").mkdir()
     parent = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", *locks],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, tmp_path / "program.py", source, tmp_path / "pids"],
+        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    pids = lambda: [int(path.name) for path in (tmp_path / "pids").iterdir() if path.name.isdigit()]
     try:
-        wait_until(lambda: all(path.exists() and path.read_text() for path in locks))
+        wait_until(lambda: len(pids()) == 2)
+        yield parent, pids()
     finally:
         parent.kill()
-        parent.wait()
+        parent.communicate()
 
-    def free(path):
-        with path.open() as file, contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
 
-    wait_until(lambda: all(map(free, locks)))
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_no_process_outlives_a_killed_parent(endless):
+    parent, pids = endless
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert {str(pid) for pid in pids} < set(children)  # and there is the pool's manager
+    parent.kill()
+    wait_until(lambda: not any(Path("/proc", pid).exists() for pid in children))
+
+
+def test_a_killed_worker_is_explained(endless):
+    parent, pids = endless
+    os.kill(pids[0], signal.SIGKILL)
+    _, errors = parent.communicate(timeout=60)
+    assert "TrainingFailedError: a worker process was killed, perhaps for want of memory" in errors
 
 
 def wait_until(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_the_command_line_prepares(source, tmp_path, capsys):
-    arguments = ["prepare", "--data", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]
+def test_the_command_line_prepares(source, tmp_path, capfd):
+    arguments = ["prepare", "--data", str(source), "--out", str(tmp_path / "out"), "--workers", "2"]
     assert dataclasses.asdict(train.parse(arguments))["tokenizer"] == "bytes"
     assert train.main(arguments) == 0
-    assert "is complete" in capsys.readouterr().out
+    printed = capfd.readouterr()
+    assert printed.out.count("\n") == 1
+    assert "is complete" in printed.out
+    assert printed.err == ""
     assert train.main([*arguments, "--tokenizer", "bpe:8k"]) == 2
-    assert "error: tokenizer 'bpe:8k': expected bpe:SIZE" in capsys.readouterr().err
+    assert "error: tokenizer 'bpe:8k': expected bpe:SIZE" in capfd.readouterr().err

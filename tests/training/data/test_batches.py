@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.batches import (
-    DataError,
-    Document,
-    Documents,
-    PackedDataset,
-    tokenize,
-    train_loader,
-    validation_batches,
-)
-from training.data.tokenizers import ByteTokenizer
+from training.data.batches import PackedDataset, train_loader, validation_batches
+from training.errors import DataError
 
 SEQ_LEN = 4
 # 23 windows: a prime, so that epochs never end where batches do.
@@ -39,13 +31,6 @@ def assert_same_batches(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         np.testing.assert_array_equal(a["tokens"], b["tokens"])
-
-
-def test_documents_are_separated_by_end_of_text():
-    documents = Documents("x", (Document("a", b"ab"), Document("b", b"c"), Document("c", b"d")))
-    tokens = tokenize(documents, ByteTokenizer())
-    assert tokens.tolist() == [97, 98, 256, 99, 256, 100]
-    assert tokens.dtype == np.uint16
 
 
 @given(num_tokens=st.integers(0, 60), seq_len=st.integers(1, 20))

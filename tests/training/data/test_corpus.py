@@ -1,9 +1,12 @@
 """The corpus of a run: its tokenizer, bits per byte, and data that change between two runs."""
 
 import dataclasses
+import hashlib
 import json
 import math
+import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -57,6 +60,55 @@ def test_a_bpe_trained_for_a_preparation_is_the_one_of_a_run(data, tmp_path):
     assert mapped.tokenizer.checksum == tokenizer.checksum
 
 
+def test_documents_are_separated_by_end_of_text(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text(f"{i}")
+    corpus = load_corpus(TrainingConfig(data=str(tmp_path), validation_fraction=0.3))
+    assert corpus.training.dtype == np.uint16
+    parts = [bytes(ids[::2].tolist()).decode() for ids in (corpus.validation, corpus.training)]
+    # In order of their names, and every document in one part.
+    assert parts == ["279", "0134568"]
+    assert set(corpus.training[1::2].tolist()) == {256}
+    assert len(corpus.training) == 13
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
+def test_a_fraction_out_of_range_is_refused(data, fraction):
+    with pytest.raises(UserError, match=f"must be between 0 and 1, got {fraction}"):
+        load_corpus(TrainingConfig(data=str(data), validation_fraction=fraction))
+
+
+def test_every_file_has_the_checksum_of_its_content(data):
+    corpus = load_corpus(TrainingConfig(data=str(data)))
+    digest = hashlib.sha256((data / "3.txt").read_bytes()).hexdigest()
+    assert corpus.checksums["3.txt"] == digest
+    assert len(corpus.checksums) == 10
+    (data / "3.txt").rename(data / "33.txt")
+    assert load_corpus(TrainingConfig(data=str(data))).checksum != corpus.checksum
+
+
+def test_a_data_set_by_name_has_the_checksum_of_its_texts(tmp_path):
+    lines = [json.dumps({"text": f"text {i}"}) for i in range(20)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    config = TrainingConfig(data=f"hf:{tmp_path}", tokenizer="bpe:270")
+    first = load_corpus(config)
+    assert list(first.checksums) == [f"hf:{tmp_path}"]
+    os.utime(tmp_path / "train.jsonl", (1, 1))
+    assert load_corpus(config).checksums == first.checksums
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines[:-1], '{"text": "other"}']))
+    assert load_corpus(config).checksums != first.checksums
+
+
+def test_nothing_is_left_of_a_corpus_that_is_not_prepared(data, tmp_path, monkeypatch, capfd):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    load_corpus(TrainingConfig(data=str(data)))
+    assert list(temporary.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 def test_bits_per_byte_do_not_depend_on_the_tokenizer(data, tokenizer):
     """A model that gives every byte, and so every token of n bytes, 2**-3 a byte has 3 of them."""
@@ -103,12 +155,12 @@ def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
 
 def test_verify_reaches_prepared_data(data, tmp_path):
     folder = prepared(data, tmp_path / "out")
-    path = tmp_path / "out" / "train-00000.npy"
+    path = tmp_path / "out" / "train.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     load_corpus(TrainingConfig(data=folder))
-    with pytest.raises(UserError, match=r"train-00000\.npy: its checksum differs"):
+    with pytest.raises(UserError, match=r"train\.npy: its checksum differs"):
         load_corpus(TrainingConfig(data=folder, verify=True))
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from question_files import BOS_ID, EOS_ID, character_tokenizer, sums, write_questions
 
-from training.data.byte_definition import byte_tokenizer_definition
+from training.data.bpe import byte_tokenizer_definition
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.prompts import Prompt, stored_prompt
 from training.data.questions import Example, read_examples
-from training.data.reading import DataError
 from training.data.tokenizers import ByteTokenizer
-from training.errors import UserError
+from training.errors import DataError, UserError
 
 BYTES = ByteTokenizer()
 

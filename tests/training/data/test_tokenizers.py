@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from training.data import huggingface_tokenizer
 from training.data.bpe import END_OF_TEXT, cache_folder, train_bpe, trained_tokenizer
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
-from training.data.reading import DataError
 from training.data.tokenizers import ByteTokenizer, get_tokenizer, stored_tokenizer
+from training.errors import DataError, UserError
 
 TEXTS = [
     f"line {i}: the number {i * i} is the square of {i}, naïvely.\n".encode() for i in range(50)
@@ -94,13 +94,13 @@ def test_a_tokenizer_is_found_by_its_name():
 
 
 def test_an_unknown_name_gets_the_nearest_one():
-    with pytest.raises(ValueError, match=r"unknown tokenizer 'byte'\. Did you mean 'bytes'\?"):
+    with pytest.raises(DataError, match=r"unknown tokenizer 'byte'\. Did you mean 'bytes'\?"):
         get_tokenizer("byte")
 
 
 def test_a_name_near_to_none_gets_the_list_only():
     message = r"unknown tokenizer 'gpt2'\. Known tokenizers: bytes, bpe:SIZE .* tokenizer\.json"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         get_tokenizer("gpt2")
 
 
@@ -182,12 +182,12 @@ def test_a_cache_that_cannot_be_written_is_explained(cache):
 
 @pytest.mark.parametrize("name", ["bpe:", "bpe:8k", "bpe:256", "bpe:-1", "bpe:²"])
 def test_a_size_that_is_none_is_refused(name):
-    with pytest.raises(ValueError, match=f"tokenizer '{name}': expected bpe:SIZE .* at least 257"):
+    with pytest.raises(DataError, match=f"tokenizer '{name}': expected bpe:SIZE .* at least 257"):
         get_tokenizer(name)
 
 
 def test_a_bpe_without_a_corpus_asks_for_its_file():
-    with pytest.raises(ValueError, match=r"'bpe:300' is trained on a corpus, .*tokenizer\.json of"):
+    with pytest.raises(DataError, match=r"'bpe:300' is trained on a corpus, .*tokenizer\.json of"):
         get_tokenizer("bpe:300")
 
 
@@ -231,12 +231,12 @@ def test_the_end_of_text_is_the_one_in_the_configuration_beside_it(tmp_path, eos
 def test_a_folder_without_a_usable_tokenizer_is_explained(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         get_tokenizer(str(tmp_path))
 
 
 def test_a_missing_tokenizer_file_is_named():
-    with pytest.raises(ValueError, match=r"tokenizer 'no/tokenizer.json': no such file"):
+    with pytest.raises(DataError, match=r"tokenizer 'no/tokenizer.json': no such file"):
         get_tokenizer("no/tokenizer.json")
 
 
@@ -265,14 +265,14 @@ def test_a_sentencepiece_model_tokenises_text(tmp_path, model):
 
 def test_a_sentencepiece_model_without_an_end_of_text_is_refused(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(eos_id=-1))
-    with pytest.raises(ValueError, match=r"has no end of text\. Train it with an eos_id"):
+    with pytest.raises(DataError, match=r"has no end of text\. Train it with an eos_id"):
         get_tokenizer(str(tmp_path))
 
 
 def test_a_missing_sentencepiece_names_the_extra(tmp_path, model, monkeypatch):
     (tmp_path / "tokenizer.model").write_bytes(model)
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(DataError, match=r'not installed\. .*pip install -e "\.\[sentencepiece\]"'):
+    with pytest.raises(UserError, match=r'not installed\. .*pip install -e "\.\[sentencepiece\]"'):
         get_tokenizer(str(tmp_path))
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from training.data.questions import Example
-from training.data.reading import DataError
+from training.errors import DataError
 from training.inference.exact_match import final_number, is_exact_match, reference_number
 
 # grade_school_math/dataset.py, word for word but for its names.
