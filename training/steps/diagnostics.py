@@ -33,7 +33,7 @@ import lowrank_optax as lro
 from models.llama import matrix_dimension_numbers
 from training.config.pretraining import PretrainConfig
 from training.reports.diagnostics_plots import plot_diagnostics
-from training.runs.metrics import MetricsLog
+from training.runs.metrics import MetricsLog, read_metrics
 from training.steps.optimizers import get_entry
 
 DIAGNOSTICS_FILE = "diagnostics.jsonl"
@@ -167,6 +167,7 @@ class Diagnostics:
         self._plot = folder / "diagnostics.png" if write else None
         path = folder / DIAGNOSTICS_FILE
         # A run resumed without looks keeps those that it has.
+        self._path = path
         self._log = MetricsLog(path, last_step, write=write) if every else None
         self._bases: Bases | None = None
 
@@ -196,8 +197,8 @@ class Diagnostics:
         if self._log is None:
             return
         self._log.close()
-        if self._plot is not None and self._log.records:
-            plot_diagnostics(self._log.records, self._plot, title=self._plot.parent.name)
+        if self._plot is not None and self._log.recent:
+            plot_diagnostics(read_metrics(self._path), self._plot, title=self._plot.parent.name)
 
 
 def _readable(quantities: dict[str, Any]) -> dict[str, Any]:

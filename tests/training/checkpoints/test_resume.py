@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training.checkpoints.conversion import kept_arrays
+from training.checkpoints.history import with_change
 
 import lowrank_optax as lro
 import train
-from training.checkpoints.conversion import kept_arrays
-from training.checkpoints.history import with_change
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.trees import by_path
 from training.errors import UserError
