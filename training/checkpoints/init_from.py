@@ -14,14 +14,7 @@ from typing import Any
 import jax
 import optax
 
-from training.checkpoints.origin import (
-    Origin,
-    check_parameters,
-    find_origin,
-    read_arrays,
-    read_parameters,
-    read_tree,
-)
+from training.checkpoints.origin import Origin, find_origin, read_parameters
 from training.checkpoints.trees import by_path, describe, map_by_path
 from training.config.pretraining import PretrainConfig, to_json
 from training.runs.folder import read_config
@@ -61,27 +54,27 @@ def init_from(
     """
     origin = find_origin(config.init_from)
     expected = steps.abstract_state
-    if config.init_state == "new":
-        params = read_parameters(origin, expected.params)
-        say(f"parameters of {origin.folder}; the optimizer's state is new")
-        return steps.init_from(config, params), origin
-    tree = read_tree(origin)
-    check_parameters(origin, tree, expected.params)
     new = by_path(expected.optimizer_state)
-    kept = _shared(config, origin, tree, expected.optimizer_state)
-    wanted = {f"params/{path}": array for path, array in by_path(expected.params).items()}
-    wanted |= {_STATE + place: new[path] for path, place in kept.items()}
-    arrays = read_arrays(origin, wanted)
-    params = map_by_path(lambda path, _: arrays[f"params/{path}"], expected.params)
+    shared: dict[str, str] = {}
+    if config.init_state == "shared":
+        saved = by_path(origin.reader.read_tree(origin.step))
+        saved = {
+            path.removeprefix(_STATE): x for path, x in saved.items() if path.startswith(_STATE)
+        }
+        before, now = read_config(origin.reader.folder.parent), to_json(config, "")
+        same_method = all(before.get(key) == now[key] for key in _METHOD)
+        shared = shared_arrays(saved, expected.optimizer_state, same_method=same_method)
+    more = {_STATE + place: new[path] for path, place in shared.items()}
+    params, arrays = read_parameters(origin, expected.params, more)
     state = steps.init_from(config, params)
     optimizer_state = map_by_path(
-        lambda path, own: arrays[_STATE + kept[path]] if path in kept else own,
+        lambda path, own: arrays[_STATE + shared[path]] if path in shared else own,
         state.optimizer_state,
     )
-    begun = new.keys() - kept.keys()
+    begun = new.keys() - shared.keys()
     say(
-        f"parameters of {origin.folder}; of the optimizer's state {len(kept)} arrays "
-        f"({_size(new[path] for path in kept)}) are its own too, {len(begun)} "
+        f"parameters of {origin.folder}; of the optimizer's state {len(shared)} arrays "
+        f"({_size(new[path] for path in shared)}) are those of that run, {len(begun)} "
         f"({_size(new[path] for path in begun)}) are new"
     )
     return state._replace(optimizer_state=optimizer_state), origin
@@ -89,20 +82,6 @@ def init_from(
 
 def _size(arrays: Iterable[Any]) -> str:
     return readable_bytes(sum(x.size * x.dtype.itemsize for x in arrays))
-
-
-def _shared(
-    config: PretrainConfig, origin: Origin, tree: Any, state: optax.OptState
-) -> dict[str, str]:
-    """`shared_arrays` of a checkpoint and a new state."""
-    before, now = read_config(origin.run), to_json(config, "")
-    saved = {
-        path.removeprefix(_STATE): array
-        for path, array in by_path(tree).items()
-        if path.startswith(_STATE)
-    }
-    same_method = all(before.get(key) == now[key] for key in _METHOD)
-    return shared_arrays(saved, state, same_method=same_method)
 
 
 def shared_arrays(
@@ -125,21 +104,22 @@ def shared_arrays(
     """
     shared: dict[str, str] = {}
     used: set[str] = set()
+    described = {path: describe(array) for path, array in saved.items()}
     for path, unit in jax.tree_util.tree_leaves_with_path(state, is_leaf=_is_unit):
         prefix = jax.tree_util.keystr(path, simple=True, separator="/")
-        if "basis" in getattr(unit, "_fields", ()) and not same_method:
-            continue
         if not _is_unit(unit):  # an array by itself says nothing of what it is
-            if prefix in saved and describe(saved[prefix]) == describe(unit):
+            if described.get(prefix) == describe(unit):
                 shared[prefix] = prefix
             continue
-        arrays = {name: describe(array) for name, array in by_path(unit).items()}
-        places = [place for place in _places(saved, arrays) if place not in used]
-        if prefix not in places and len(places) != 1:
+        if "basis" in unit._fields and not same_method:
             continue
-        place = prefix if prefix in places else places[0]
-        used.add(place)
-        shared |= {_join(prefix, name): _join(place, name) for name in arrays}
+        arrays = {name: describe(array) for name, array in by_path(unit).items()}
+        start = f"{prefix}/" if prefix else ""
+        places = [place for place in _places(described, arrays) if place not in used]
+        if start in places or len(places) == 1:
+            place = start if start in places else places[0]
+            used.add(place)
+            shared |= {start + name: place + name for name in arrays}
     return shared
 
 
@@ -148,28 +128,15 @@ def _is_unit(node: Any) -> bool:
     return hasattr(node, "_fields") and not isinstance(node, _WRAPPERS)
 
 
-def _places(saved: Mapping[str, Any], arrays: Mapping[str, str]) -> list[str]:
-    """Paths under which the checkpoint has all of these arrays, and no other fields."""
-    if not arrays:
-        return []
-    first = min(arrays)
+def _places(saved: Mapping[str, str], arrays: Mapping[str, str]) -> list[str]:
+    """Beginnings of paths under which the checkpoint has all of these arrays, and no other
+    fields."""
     fields = {name.partition("/")[0] for name in arrays}
+    first = min(arrays, default="")
     places = []
     for path in saved:
-        place = path[: -len(first)].rstrip("/")
-        if path != _join(place, first):
-            continue
-        start = _join(place, "")
-        found = {
-            other.removeprefix(start): describe(array)
-            for other, array in saved.items()
-            if other.startswith(start)
-        }
-        same_fields = {name.partition("/")[0] for name in found} == fields
-        if same_fields and all(found.get(name) == spec for name, spec in arrays.items()):
-            places.append(place)
-    return places
-
-
-def _join(place: str, name: str) -> str:
-    return f"{place}/{name}" if place else name
+        start = path.removesuffix(first)
+        found = {p.removeprefix(start): x for p, x in saved.items() if p.startswith(start)}
+        if arrays.items() <= found.items() and {n.partition("/")[0] for n in found} == fields:
+            places.append(start)
+    return places if arrays else []

@@ -24,8 +24,7 @@ from models.configs import LlamaConfig
 from models.huggingface_config import read_config
 from models.llama import Llama
 from models.partitioning import partition_specs
-from training.checkpoints.origin import CHECKPOINTS, find_origin
-from training.checkpoints.origin import read_parameters as read_arrays
+from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
 from training.commands.pretrain import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.byte_definition import byte_tokenizer_definition
@@ -100,7 +99,7 @@ class RunModel(PretrainedModel):
     """The newest checkpoint of a pretraining run."""
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        params = read_parameters(self.folder, self.config, mesh)
+        params = newest_parameters(self.folder, self.config, mesh)
         config = dataclasses.replace(
             self.config,
             dtype=dtype or self.config.dtype,
@@ -187,7 +186,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -
         )
 
 
-def read_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
+def newest_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
     """The parameters in a run's newest checkpoint; the optimizer's state is not read.
 
     Args:
@@ -207,7 +206,7 @@ def read_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
         shapes,
         partition_specs(shapes, mesh),
     )
-    return read_arrays(find_origin(run), expected)
+    return read_parameters(find_origin(run), expected)[0]
 
 
 def with_parameters(config: LlamaConfig, params: Any) -> Llama:

@@ -19,14 +19,26 @@ from jax.experimental import multihost_utils
 from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.sizes import check_sizes
 from training.checkpoints.trees import by_path, map_by_path
+from training.errors import UserError
 from training.runs.distributed import processes_where
 
 _LONGEST_REASON = 200
 _MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other
 
 
-class UnreadableCheckpointError(Exception):
-    """A checkpoint is damaged or incomplete; the message is one line that says how."""
+class UnreadableCheckpointError(UserError):
+    """A checkpoint is damaged or incomplete.
+
+    Attributes:
+        reason: one line that says how.
+    """
+
+    def __init__(self, folder: epath.Path, reason: str):
+        super().__init__(
+            f"checkpoint {folder} cannot be read: {reason}. Restore it from a backup, or move the "
+            "folder away to use the checkpoint before it"
+        )
+        self.reason = reason
 
 
 class CheckpointReader:
@@ -68,7 +80,7 @@ class CheckpointReader:
             check_sizes(folder)
             return ocp.StandardCheckpointHandler().metadata(folder / "state").tree
 
-        return _read_jointly(read)
+        return _read_jointly(folder, read)
 
     def read(self, step: int, tree: Any) -> tuple[Any, dict[str, Any]]:
         """Reads arrays of a checkpoint, onto whatever devices they are to be used on now.
@@ -101,12 +113,12 @@ class CheckpointReader:
             )
             return arrays, data, expected["state"]
 
-        arrays, data, expected = _read_jointly(read)
+        arrays, data, expected = _read_jointly(folder, read)
         found = fingerprints(_present(arrays))
         changed = [path for path in found if expected.get(path) != found[path]]
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise UnreadableCheckpointError(f"{changed[0]}{more} is not what was saved")
+            raise UnreadableCheckpointError(folder, f"{changed[0]}{more} is not what was saved")
         return arrays, data
 
     def read_some(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
@@ -140,7 +152,7 @@ def _read_json(folder: epath.Path) -> Any:
     return ocp.JsonCheckpointHandler().restore(folder, args=ocp.args.JsonRestore())
 
 
-def _read_jointly(read: Callable[[], Any]) -> Any:
+def _read_jointly(folder: epath.Path, read: Callable[[], Any]) -> Any:
     """What `read` returns, if it succeeds in all processes.
 
     It goes past Orbax's manager and checkpointer, which let processes wait for one that failed.
@@ -157,7 +169,7 @@ def _read_jointly(read: Callable[[], Any]) -> Any:
     failed = processes_where(bool(reason))
     if failed:
         elsewhere = f"process {', '.join(map(str, failed))} cannot read it"
-        raise UnreadableCheckpointError(reason or elsewhere)
+        raise UnreadableCheckpointError(folder, reason or elsewhere)
     return result
 
 
@@ -165,11 +177,10 @@ def _of_first(numbers: Iterable[int]) -> list[int]:
     """The first process's numbers, in all processes."""
     if jax.process_count() == 1:
         return list(numbers)
-    own = np.array(sorted(numbers, reverse=True)[:_MOST_STEPS], np.int64)
+    own = np.array(sorted(numbers, reverse=True)[:_MOST_STEPS], np.int32)  # as a state's step
     padded = np.pad(own, (0, _MOST_STEPS - len(own)), constant_values=-1)
-    # As int32 halves: JAX would cut 64-bit numbers without a word.
-    halves = multihost_utils.broadcast_one_to_all(padded.view(np.int32))
-    return [int(number) for number in np.asarray(halves).view(np.int64) if number >= 0]
+    found = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return found[found >= 0].tolist()
 
 
 def _one_line(error: Exception) -> str:

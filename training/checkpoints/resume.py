@@ -70,7 +70,7 @@ def find_start(
         try:
             start = _read(config, steps, checkpoints, step)
         except UnreadableCheckpointError as error:
-            unreadable[step] = str(error)
+            unreadable[step] = error.reason
             continue
         for damaged, reason in unreadable.items():
             target = checkpoints.set_aside(damaged)

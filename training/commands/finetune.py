@@ -14,8 +14,8 @@ from models.configs import LlamaConfig
 from training.checkpoints.pretrained import (
     MODEL,
     PretrainedModel,
+    newest_parameters,
     open_model,
-    read_parameters,
     save_model,
     with_parameters,
 )
@@ -148,7 +148,7 @@ def write_model(
     if folder.exists():
         return
     model = model_config(config, source)
-    params = read_parameters(config.out, model, mesh)
+    params = newest_parameters(config.out, model, mesh)
     save_model(with_parameters(model, params), source, data.prompt, folder)
 
 
