@@ -42,12 +42,16 @@ def check_run_folder(config: PretrainConfig, checksum: str) -> None:
             configuration differs.
     """
     folder = config.out
+    try:
+        taken = folder.exists() and not _is_free(folder)
+    except ImportError as error:  # of what reads buckets
+        raise UserError(f"--out {folder}: {error}") from error
     if config.resume:
         saved = read_config(folder)
         if not saved:
             raise UserError(f"--resume: there is no run in {folder} (no {CONFIG_FILE})")
         _check_same(config, saved, to_json(config, checksum))
-    elif folder.exists() and not _is_free(folder):
+    elif taken:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "
             "or give another folder with --out"
