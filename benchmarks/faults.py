@@ -45,8 +45,8 @@ OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When a run is killed: some seconds after its n-th save begins, or after a step is reported and
-    no save is under way.
+    """When a run is killed: some seconds after its n-th save begins, or after a step is reported
+    and no save is under way.
 
     Step 0 is when the run's folder appears.
     """

@@ -182,6 +182,13 @@ class Run:
             f"stopped after step {self.step}; saved {self.checkpoints.describe_latest()}",
         )
 
+    def plot(self) -> None:
+        """Draws loss.png from metrics.jsonl."""
+        self.log.sync()
+        if self.log.recent and is_first():
+            folder = self.config.out
+            plot_run(read_metrics(folder / METRICS_FILE), folder / "loss.png", title=folder.name)
+
     def diverged(self, what: str) -> TrainingFailedError:
         """The error of a run whose numbers are not finite any more."""
         self.checkpoints.wait()
@@ -276,18 +283,16 @@ def train_run(
         TrainingFailedError: for a non-finite loss or a full disk.
         InterruptedRunError: after a signal, with the state saved.
     """
-    folder = config.out
     with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
         try:
             run.train(stop)
             run.checkpoints.wait()
-        finally:
-            run.log.sync()
-            if run.log.recent and is_first():
-                records = read_metrics(folder / METRICS_FILE)
-                plot_run(records, folder / "loss.png", title=folder.name)
+        except BaseException:
+            run.plot()
+            raise
         summary = summarize(config, steps, run.log.recent)
         with all_or_none():
+            run.plot()
             if is_first():
-                write_json(folder / "summary.json", summary)
+                write_json(config.out / "summary.json", summary)
     return summary

@@ -8,10 +8,12 @@ import pytest
 
 import train
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.pretrained import open_model
 from training.checkpoints.trees import by_path
 from training.config.resuming import changeable_options
 from training.errors import UserError
 from training.runs.metrics import read_metrics
+from training.steps.mesh import make_mesh
 
 
 def curve(folder):
@@ -100,6 +102,21 @@ def test_without_a_readable_checkpoint_nothing_is_changed_and_all_reasons_are_gi
     assert lines[2].startswith("  4: state/ocdbt")
     assert lines[3].startswith("Restore one of these folders of")
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_one_line_to_those_who_read_a_run(run, capfd):
+    """`train.py evaluate` and `finetune`, that is, which change nothing of its folder."""
+    source = open_model(run)
+    cut_largest_file(run / "checkpoints/6")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read: state/ocdbt") as failure:
+        source.load(make_mesh({"data": 1}))
+    assert "\n" not in str(failure.value)
+    assert str(failure.value).endswith("move the folder away to use the checkpoint before it")
+    assert capfd.readouterr().err == ""
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    shutil.rmtree(run / "checkpoints/6")
+    source.load(make_mesh({"data": 1}))
 
 
 def test_another_configuration_is_refused_and_the_way_to_it_named(trainer, run):
