@@ -59,15 +59,15 @@ def test_any_subset_of_the_axes_in_any_order_is_a_mesh(text, sizes):
         ("fsdp=two", r"the size of fsdp is 'two'"),
         (
             "data=99",
-            r"only 8 device\(s\) are available and this takes 99; e\.g\. --mesh data=8\. For more, start more processes .*_count=99$",
+            r"only 8 device\(s\) are available and this takes 99; e\.g\. --mesh data=8\. For .*_count=99$",
         ),
         (
             "data=4,fsdp=4",
-            r"only 8 device\(s\) .* takes 16; e\.g\. --mesh data=4,fsdp=2\. For more, start more processes",
+            r"only 8 device\(s\) .* takes 16; e\.g\. --mesh data=4,fsdp=2\. For more",
         ),
         (
             "tensor=3,fsdp=3,data=3",
-            r"takes 27; e\.g\. --mesh tensor=2,fsdp=2,data=2\. For more, start more processes",
+            r"takes 27; e\.g\. --mesh tensor=2,fsdp=2,data=2\. For more",
         ),
     ],
 )
