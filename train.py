@@ -117,10 +117,7 @@ def resume_command(arguments: list[str]) -> str:
     """The command line that continues what `arguments` started."""
     compared = arguments[:1] == ["compare"]  # finds its unfinished runs by itself
     extra = [] if compared or "--resume" in arguments else ["--resume"]
-    # What they ask for is done, and in the checkpoint.
-    done = ("--reset-optimizer", "--convert-optimizer")
-    kept = [argument for argument in arguments if argument not in done]
-    return shlex.join(["python", "train.py", *kept, *extra])
+    return shlex.join(["python", "train.py", *arguments, *extra])
 
 
 if __name__ == "__main__":

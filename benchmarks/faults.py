@@ -38,14 +38,15 @@ OPTIONS = {
     "eval-batches": 2,
     "mesh": "data=1",
     "steps": 60,
-    "checkpoint-every": 2,
+    "checkpoint-every": 4,
     "eval-every": 7,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When a run is killed: some seconds after a step is reported, or after its n-th save begins.
+    """When a run is killed: some seconds after its n-th save begins, or after a step is reported
+    and no save is under way.
 
     Step 0 is when the run's folder appears.
     """
@@ -74,7 +75,9 @@ def random_kills(count: int, in_saves: int, steps: int, saves: int, seed: int) -
     draw = random.Random(seed)
     delay = lambda: draw.uniform(0, LONGEST_DELAY)
     kills = [Kill(delay(), save=draw.randrange(1, saves)) for _ in range(in_saves)]
-    return kills + [Kill(delay(), step=draw.randrange(steps)) for _ in range(count - in_saves)]
+    # Soon, as the next save is never far.
+    between = lambda: Kill(delay() / 10, step=draw.randrange(steps))
+    return kills + [between() for _ in range(count - in_saves)]
 
 
 class Runs:
@@ -166,7 +169,7 @@ class Runs:
             now = unfinished(run)
             seen |= now
             if kill.save is None:
-                reached = len(read_metrics(run / "metrics.jsonl")) >= kill.step
+                reached = len(read_metrics(run / "metrics.jsonl")) >= kill.step and not now
             else:
                 reached = len(seen) >= kill.save and bool(now)
             if reached:

@@ -56,7 +56,8 @@ class Trainer:
         corpus = load_corpus(config)
         fields = ("optimizer", "rank", "mesh", "zero", "accumulate_steps", "dtype", "param_dtype")
         more = ("clip_norm", "batch_size", "rounding", "spikes", "hyperparameters")
-        key = tuple(getattr(config, name) for name in (*fields, *more))
+        shape = ("num_layers", "remat")
+        key = tuple(getattr(config, name) for name in (*fields, *more, *shape))
         if key not in self._steps:
             mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
             self._steps[key] = compile_steps(config, model_config(config, corpus.vocab_size), mesh)

@@ -1,70 +1,77 @@
-"""Checkpoints with Orbax: written in the background, complete or not there, the newest n kept.
+"""Checkpoints with Orbax: written in the background, complete or not there, some of them kept.
 
-    checkpoints/STEP/state          arrays
-                     data           the position in the data
-                     fingerprints   of the arrays, by path, and of that position
-                     files.json     sizes of the files of the above
-
-A checkpoint that cannot be read, or whose arrays are not what was saved, is an
-`UnreadableCheckpointError`; `training.checkpoints.resume` then turns to the one before.
+checkpoints/STEP/state          arrays
+                 data           the position in the data
+                 fingerprints   of the arrays, by path, and of that position; beside them the
+                                validation loss, where there was an evaluation
+                 files.json     sizes of the files of the above
 """
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint import checkpoint_managers as policies
 
-from training.checkpoints.files import check_sizes, checksum, read_json, record_sizes
 from training.checkpoints.fingerprints import fingerprints
-from training.checkpoints.trees import by_path
+from training.checkpoints.reader import CheckpointReader, checksum
+from training.checkpoints.sizes import record_sizes
 from training.disk import is_disk_full
 from training.errors import TrainingFailedError
+from training.folders import is_local
 from training.runs.distributed import is_first, processes_where
 
 # Beside the checkpoints, in a run's folder: those that could not be read.
 UNREADABLE_FOLDER = "unreadable-checkpoints"
 _UNFINISHED = ".orbax-checkpoint-tmp"
-_LONGEST_REASON = 200
-_MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other
 
 
-class UnreadableCheckpointError(Exception):
-    """A checkpoint is damaged or incomplete; the message is one line that says how."""
-
-
-class Checkpoints:
+class Checkpoints(CheckpointReader):
     """The checkpoints of one run: arrays (parameters, optimizer state, step) and the position in
     the data, each under the step that they were taken after.
 
     Args:
         folder: where to; created if missing.
         keep: how many of the newest are kept.
+        keep_best: how many with the lowest validation loss are kept besides.
+        keep_every: those of every so many steps are kept besides; 0: none.
 
     Attributes:
         unfinished: steps whose save was interrupted; what there was of it has been removed.
     """
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder = folder.resolve()
+    def __init__(
+        self, folder: epath.PathLike, keep: int, *, keep_best: int = 0, keep_every: int = 0
+    ):
+        super().__init__(folder)
         logging.getLogger("absl").addFilter(_not_a_full_disk)
         self.unfinished = sorted(
             int(path.name.removesuffix(_UNFINISHED).partition(".")[0])
             for path in self.folder.glob(f"*{_UNFINISHED}*")
         )
         self._saving: int | None = None  # step of the last save
+        self._losses = {
+            step: loss
+            for step in self.own_steps()
+            if (loss := self.read_val_loss(step)) is not None
+        }
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+        if keep_best:
+            kept.append(_Best(keep_best, self._losses))
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.LatestN(keep),
+                preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._record_files),
             ),
@@ -76,36 +83,27 @@ class Checkpoints:
         )
 
     def _record_files(self) -> None:
-        """Lists the files of a save that is complete but for its last step, the renaming.
-
-        A file that is cut short is then found without reading: Orbax and TensorStore print a page
-        from their threads for each array of such a file, whoever catches the error.
-        """
-        if not is_first():
-            return
-        for folder in self.folder.glob(f"{self._saving}{_UNFINISHED}*"):
-            record_sizes(folder)
-
-    def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, the newest first; the same list in all processes."""
-        return sorted(_of_first(self._manager.all_steps()), reverse=True)
-
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        """Lists the files of a save that is complete but for its last step, the renaming."""
+        if is_first():
+            for folder in self.folder.glob(f"{self._saving}*"):
+                if folder.name.partition(".")[0] == str(self._saving):
+                    record_sizes(folder)
 
     def describe_latest(self) -> str:
         """Path of the newest complete checkpoint for messages, or that there is none."""
-        step = self.latest_step()
+        step = max(self.own_steps(), default=None)
         return "none was written" if step is None else str(self.folder / str(step))
 
-    def save(self, step: int, state: Any, data_state: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, data_state: dict[str, Any], val_loss: float | None = None
+    ) -> None:
         """Starts to write a checkpoint; returns once the arrays may be changed.
 
         Args:
             step: steps done.
             state: pytree of arrays.
             data_state: the data iterator's `get_state()`, JSON-able.
+            val_loss: of this state, if it was evaluated.
 
         Raises:
             TrainingFailedError: if the disk is full, now or at the save before.
@@ -114,19 +112,27 @@ class Checkpoints:
             self._check_free_space(state)
             self._manager.wait_until_finished()
             self._saving = step
+            if val_loss is not None:
+                self._losses[step] = val_loss
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     data=ocp.args.JsonSave(data_state),
                     fingerprints=ocp.args.JsonSave(
-                        {"data": checksum(data_state), "state": fingerprints(state)}
+                        {
+                            "data": checksum(data_state),
+                            "state": fingerprints(state),
+                            "val_loss": val_loss,
+                        }
                     ),
                 ),
             )
 
     def _check_free_space(self, state: Any) -> None:
         """Refuses before anything is written, rather than leave half a checkpoint behind."""
+        if not is_local(self.folder):
+            return
         needed = sum(array.nbytes for array in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         # In all processes or in none: writing is a joint effort.
@@ -143,81 +149,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
-    def read_tree(self, step: int) -> Any:
-        """What arrays a checkpoint holds: nested dictionaries and lists of shapes and types.
-
-        Raises:
-            UnreadableCheckpointError: in all processes, if one of them cannot read it.
-        """
-        folder = self.folder / str(step)
-
-        def read() -> Any:
-            check_sizes(folder)
-            return ocp.StandardCheckpointHandler().metadata(folder / "state").tree
-
-        return self._read_jointly(read)
-
-    def read(self, step: int, tree: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads arrays of a checkpoint, onto whatever devices they are to be used on now.
-
-        Args:
-            step: one that is there.
-            tree: like `read_tree` returns, or as the state was saved, of `jax.ShapeDtypeStruct`
-                with shardings; `orbax.checkpoint.PLACEHOLDER` for an array that is not wanted.
-
-        Returns:
-            (tree of arrays, data iterator state).
-
-        Raises:
-            UnreadableCheckpointError: in all processes, if one of them cannot read it, or if an
-                array is not what was saved.
-        """
-
-        folder = self.folder / str(step)
-
-        def read() -> tuple[Any, Any, Any]:
-            data = read_json(folder / "data")
-            expected = read_json(folder / "fingerprints")
-            if expected["data"] != checksum(data):
-                raise ValueError("the position in the data is not what was saved")
-            arrays = ocp.PyTreeCheckpointHandler().restore(
-                folder / "state",
-                args=ocp.args.PyTreeRestore(
-                    tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)
-                ),
-            )
-            return arrays, data, expected["state"]
-
-        arrays, data, expected = self._read_jointly(read)
-        present = {path: x for path, x in by_path(arrays).items() if x is not ocp.PLACEHOLDER}
-        found = fingerprints(present)
-        changed = [path for path in found if expected.get(path) != found[path]]
-        if changed:
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise UnreadableCheckpointError(f"{changed[0]}{more} is not what was saved")
-        return arrays, data
-
-    def _read_jointly(self, read: Callable[[], Any]) -> Any:
-        """What `read` returns, if it succeeds in all processes.
-
-        It goes past Orbax's manager and checkpointer, which let processes wait for one that failed.
-        """
-        result, reason = None, ""
-        try:
-            result = read()
-        except MemoryError:
-            raise
-        except Exception as error:  # Orbax raises a plain Exception for an array cut short
-            if isinstance(error, jax.errors.JaxRuntimeError):  # a device, and not the file
-                raise
-            reason = _one_line(error)
-        failed = processes_where(bool(reason))
-        if failed:
-            elsewhere = f"process {', '.join(map(str, failed))} cannot read it"
-            raise UnreadableCheckpointError(reason or elsewhere)
-        return result
-
-    def set_aside(self, step: int) -> Path:
+    def set_aside(self, step: int) -> epath.Path:
         """Moves an unreadable checkpoint out of the way of the one that will be saved in its place.
 
         Returns:
@@ -260,23 +192,25 @@ class Checkpoints:
             ) from error
 
 
-def _of_first(numbers: Iterable[int]) -> list[int]:
-    """The first process's numbers, in all processes."""
-    if jax.process_count() == 1:
-        return list(numbers)
-    own = np.array(sorted(numbers, reverse=True)[:_MOST_STEPS], np.int64)
-    padded = np.pad(own, (0, _MOST_STEPS - len(own)), constant_values=-1)
-    # As int32 halves: JAX would cut 64-bit numbers without a word.
-    halves = multihost_utils.broadcast_one_to_all(padded.view(np.int32))
-    return [int(number) for number in np.asarray(halves).view(np.int64) if number >= 0]
+@dataclasses.dataclass
+class _Best(policies.PreservationPolicy):
+    """Keeps those with the lowest validation loss. Orbax's `BestN` reads its metrics from files
+    when a run is resumed, and a damaged one of a single checkpoint would then end the run."""
 
+    count: int
+    losses: Mapping[int, float]  # by step
 
-def _one_line(error: Exception) -> str:
-    """What an exception says, short enough for a message."""
-    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-    cause = "" if error.__cause__ is None else f" ({error.__cause__})"
-    text = " ".join(f"{kind}{error}{cause}".split())
-    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+    def should_preserve(
+        self,
+        checkpoints: Sequence[policies.PolicyCheckpointInfo],
+        *,
+        context: policies.PreservationContext,
+    ) -> Sequence[bool]:
+        """Whether each is kept."""
+        del context
+        known = [info.step for info in checkpoints if info.step in self.losses]
+        best = sorted(known, key=self.losses.__getitem__)[: self.count]
+        return [info.step in best for info in checkpoints]
 
 
 def _space_details(error: BaseException) -> str:

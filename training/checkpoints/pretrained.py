@@ -7,14 +7,14 @@ DIR                     config.json, checkpoints/, model/: one of `train.py fine
 
 import abc
 import dataclasses
-import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
+from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -24,8 +24,7 @@ from models.configs import LlamaConfig
 from models.huggingface_config import read_config
 from models.llama import Llama
 from models.partitioning import partition_specs
-from training.checkpoints.fingerprints import fingerprints
-from training.checkpoints.trees import describe_differences
+from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
 from training.commands.pretrain import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.bpe import byte_tokenizer_definition
@@ -33,8 +32,10 @@ from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import ByteTokenizer, Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
+from training.folders import is_local
+from training.runs.folder import CONFIG_FILE
+from training.runs.folder import read_config as read_run_config
 
-CHECKPOINTS = "checkpoints"
 MODEL = "model"  # of a fine-tuning run
 
 # Beside the weights in Hugging Face folders: what tokenises, and what generates.
@@ -98,7 +99,7 @@ class RunModel(PretrainedModel):
     """The newest checkpoint of a pretraining run."""
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        params = read_parameters(self.folder, self.config, mesh)
+        params = newest_parameters(self.folder, self.config, mesh)
         config = dataclasses.replace(
             self.config,
             dtype=dtype or self.config.dtype,
@@ -171,13 +172,9 @@ def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
 
 
 def _run_fields(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as the configuration of a run: {error}") from error
+    fields = read_run_config(folder)
     if "model" not in fields and "preset" not in fields:
-        raise UserError(f"{path} is not the configuration of a run of train.py")
+        raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")
     return fields
 
 
@@ -189,7 +186,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -
         )
 
 
-def read_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
+def newest_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
     """The parameters in a run's newest checkpoint; the optimizer's state is not read.
 
     Args:
@@ -209,42 +206,7 @@ def read_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
         shapes,
         partition_specs(shapes, mesh),
     )
-    folders = [path for path in (run / CHECKPOINTS).resolve().iterdir() if path.name.isdecimal()]
-    if not folders:
-        raise UserError(f"{run / CHECKPOINTS}: the run has no checkpoint yet")
-    folder = max(folders, key=lambda path: int(path.name))
-    # Past Orbax's manager, which would change the folder of a run that may be under way.
-    handler = ocp.PyTreeCheckpointHandler()
-    saved = handler.metadata(folder / "state").tree["params"]
-    differences = describe_differences(saved, expected)
-    if differences:
-        raise UserError(
-            f"checkpoint {folder} is not of the model in {run / 'config.json'}. Its arrays differ "
-            f"in\n{differences}"
-        )
-    restored = handler.restore(
-        folder / "state",
-        args=ocp.args.PyTreeRestore(
-            {"params": expected},
-            restore_args={"params": ocp.checkpoint_utils.construct_restore_args(expected)},
-            partial_restore=True,
-        ),
-    )
-    _check_fingerprints(folder, restored)
-    return restored["params"]
-
-
-def _check_fingerprints(folder: Path, arrays: Any) -> None:
-    """Refuses arrays that are not what was saved, if the checkpoint says what that was."""
-    if not (folder / "fingerprints").exists():
-        return
-    stored = ocp.JsonCheckpointHandler().restore(folder / "fingerprints")["state"]
-    changed = [path for path, found in fingerprints(arrays).items() if stored[path] != found]
-    if changed:
-        raise UserError(
-            f"checkpoint {folder} is damaged: {changed[0]} is not what was saved. Move the folder "
-            "away to use the checkpoint before it"
-        )
+    return read_parameters(find_origin(run), expected)[0]
 
 
 def with_parameters(config: LlamaConfig, params: Any) -> Llama:
@@ -259,10 +221,11 @@ def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
-def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: Path) -> None:
+def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: epath.Path) -> None:
     """Writes a model that was fine-tuned from another one as a Hugging Face folder.
 
-    All processes must call this; the first one writes. The folder appears complete or not at all.
+    All processes must call this; the first one writes. The folder appears complete or not at all,
+    but for one in a bucket, which has no such thing.
 
     Args:
         model: the fine-tuned one.
@@ -280,7 +243,9 @@ def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: Pa
         model = nnx.merge(structure, state)
     if jax.process_index() != 0:
         return
-    temporary = folder.with_name(folder.name + ".tmp")
+    local = is_local(folder)
+    scratch = folder.parent if local else Path(tempfile.mkdtemp())
+    temporary = Path(scratch) / f"{folder.name}.tmp"
     try:
         if temporary.exists():  # left by an interrupted save
             shutil.rmtree(temporary)
@@ -288,6 +253,11 @@ def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: Pa
             huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
         source.save_tokenizer(temporary)
         prompt.save(temporary)
-        temporary.rename(folder)
+        if local:
+            temporary.rename(folder)
+        else:
+            for path in temporary.iterdir():
+                epath.Path(path).copy(folder / path.name)
+            shutil.rmtree(scratch)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error

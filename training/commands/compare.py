@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 import jax
+from etils import epath
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -93,7 +94,9 @@ def run_config(
     resolved = resolve_config(
         PretrainConfig(**shared, optimizer=optimizer, learning_rate=learning_rate, seed=seed)
     )
-    folder = config.out / "runs" / f"{optimizer}-lr{resolved.learning_rate:g}-seed{seed}"
+    folder = (
+        epath.Path(config.out) / "runs" / f"{optimizer}-lr{resolved.learning_rate:g}-seed{seed}"
+    )
     return dataclasses.replace(resolved, out=folder, resume=(folder / "config.json").exists())
 
 

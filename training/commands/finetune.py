@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
@@ -14,8 +14,8 @@ from models.configs import LlamaConfig
 from training.checkpoints.pretrained import (
     MODEL,
     PretrainedModel,
+    newest_parameters,
     open_model,
-    read_parameters,
     save_model,
     with_parameters,
 )
@@ -83,10 +83,10 @@ def check_options(config: FinetuneConfig) -> None:
         raise UserError(f"--epochs is {config.epochs}, but must be greater than 0")
 
 
-def run_folder(config: FinetuneConfig) -> Path:
+def run_folder(config: FinetuneConfig) -> epath.Path:
     """`--out`, or its default."""
     name = f"finetune-{config.model.resolve().name}-{config.optimizer}-{config.seed}"
-    return config.out or Path("runs") / name
+    return epath.Path(config.out or f"runs/{name}")
 
 
 def _with_defaults(config: FinetuneConfig, *, steps: int, seq_len: int) -> FinetuneConfig:
@@ -149,7 +149,7 @@ def write_model(
     if folder.exists():
         return
     model = model_config(config, source)
-    params = read_parameters(config.out, model, mesh)
+    params = newest_parameters(config.out, model, mesh)
     save_model(with_parameters(model, params), source, data.prompt, folder)
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from training.config.pretraining import PretrainConfig
+from training.config.resuming import CHANGEABLE
 from training.data.prompts import DEFAULT_TEMPLATE
+from training.folders import Folder
 
 _UNSET = tyro.conf.arg(help_behavior_hint="")
 
@@ -42,7 +44,7 @@ class FinetuneConfig(PretrainConfig):
     learning_rate: Annotated[float | None, _UNSET] = None
     """Peak learning rate of the matrices (default: a tenth of the optimizer's for pretraining small
     Llamas; large models take less)."""
-    out: Annotated[Path | None, _UNSET] = None
+    out: Annotated[Folder | None, _UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
     """Folder of the run (default: runs/finetune-MODEL-OPTIMIZER-SEED)."""
 
     # What the model brings with it.
@@ -51,6 +53,8 @@ class FinetuneConfig(PretrainConfig):
     num_layers: tyro.conf.Suppress[int | None] = None
     tokenizer: tyro.conf.Suppress[str] = ""
     verify: tyro.conf.Suppress[bool] = False
+    init_from: tyro.conf.Suppress[Folder | None] = None
+    init_state: tyro.conf.Suppress[Literal["new", "shared"]] = "new"
 
 
 __all__ = ["DEFAULT_TEMPLATE", "FinetuneConfig"]

@@ -5,35 +5,20 @@ The dataclasses below are the command line (tyro reads the field names, types an
 """
 
 import dataclasses
-from pathlib import Path
+import os
 from typing import Annotated, Any, Literal
 
 import tyro
+from etils import epath
 
-from training.checkpoints.history import OptimizerChange
 from training.config.hyperparameters import Hyperparameters
+from training.config.processes import DistributedOptions
+from training.config.resuming import CHANGEABLE
 from training.config.watching import WatchingOptions, check_watching
 from training.errors import UserError, as_flag
-from training.runs.distributed import DistributedOptions
+from training.folders import Folder
 from training.steps.mesh import batch_shards, mesh_text
 from training.steps.spikes import SpikeOptions
-
-# Options that may change between an interrupted run and its --resume: they touch neither the
-# sequence of updates nor, but for rounding on another mesh, the losses in metrics.jsonl.
-RESUMABLE_OPTIONS = (
-    "out",
-    "resume",
-    "allow_changed_data",
-    "verify",
-    "keep_checkpoints",
-    "checkpoint_every",
-    "eval_every",
-    "mesh",
-    "zero",
-    "log",
-    "diagnostics_every",
-)
-
 
 # Options whose default is not a number say in their text what it is.
 _UNSET = tyro.conf.arg(help_behavior_hint="")
@@ -61,7 +46,7 @@ class TrainingConfig:
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the training part of the data), or the path of a tokenizer.json
     or of a SentencePiece .model file."""
-    verify: bool = False
+    verify: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Read prepared data once before training and compare their checksums."""
     validation_fraction: float = 0.05
     """Share of the text held out for validation; prepared data come with theirs."""
@@ -80,7 +65,7 @@ class TrainingConfig:
     """Decoupled weight decay of matrices and embeddings; norms and biases are never decayed."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 switches clipping off."""
-    accumulate_steps: int = 1
+    accumulate_steps: int = dataclasses.field(default=1, metadata=CHANGEABLE)
     """Micro-batches that a batch is split into, to save memory; the update is the same."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation."""
@@ -89,19 +74,24 @@ class TrainingConfig:
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """How updated bfloat16 parameters are rounded: to nearest, which loses updates below half of
     their last bit, or up or down at random, right on average."""
-    remat: bool = False
+    remat: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Recompute activations in the backward pass instead of keeping them."""
-    mesh: Annotated[str | None, _UNSET] = None
+    mesh: Annotated[str | None, _UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
     """Devices per axis, as data=4,fsdp=2,tensor=2 or a part of it: data copies the parameters, fsdp
     splits them and the optimizer's state, tensor splits the matrix products (default: all devices
     on the data axis)."""
-    zero: bool = False
+    zero: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Split the optimizer's state and work over the data axis (ZeRO-1)."""
-    checkpoint_every: int = 100
+    checkpoint_every: int = dataclasses.field(default=100, metadata=CHANGEABLE)
     """Steps between checkpoints; one more is written at the end. 0: only at the end."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = dataclasses.field(default=2, metadata=CHANGEABLE)
     """How many of the newest checkpoints are kept."""
-    eval_every: int = 100
+    keep_best: int = dataclasses.field(default=0, metadata=CHANGEABLE)
+    """How many with the lowest validation loss are kept besides, of those written at a step with an
+    evaluation."""
+    keep_every: int = dataclasses.field(default=0, metadata=CHANGEABLE)
+    """Keep those of every so many steps besides. 0: none."""
+    eval_every: int = dataclasses.field(default=100, metadata=CHANGEABLE)
     """Steps between evaluations; one more is made at the end. 0: only at the end."""
     hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters] = dataclasses.field(
         default_factory=Hyperparameters
@@ -130,15 +120,18 @@ class PretrainConfig(TrainingConfig):
     same as --learning-rate)."""
     seed: int = 0
     """Seeds the weights, the order of the data and the optimizer."""
-    out: Annotated[Path | None, _UNSET] = None
-    """Folder of the run (default: runs/PRESET-OPTIMIZER-SEED)."""
-    resume: bool = False
+    out: Annotated[Folder | None, _UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
+    """Folder of the run, gs://... for one in a bucket (default: runs/PRESET-OPTIMIZER-SEED)."""
+    resume: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Continue the run in --out from its newest checkpoint."""
-    allow_changed_data: bool = False
+    allow_changed_data: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Resume although files of the data have changed or vanished."""
-    change: tyro.conf.OmitArgPrefixes[OptimizerChange] = dataclasses.field(
-        default_factory=OptimizerChange
-    )
+    init_from: Annotated[Folder | None, _UNSET] = None
+    """Begin with the parameters of another run of the same model and tokenizer: its folder, for its
+    newest checkpoint, or a checkpoint's, RUN/checkpoints/STEP. For another optimizer, say."""
+    init_state: Literal["new", "shared"] = "new"
+    """The optimizer's state under --init-from: new, or with what both optimizers' states have in
+    common, e.g. the moments of embeddings and norms."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +151,7 @@ class CompareConfig(TrainingConfig):
     tune: bool = False
     """Find each optimizer's learning rate first: a factor-2 grid at seed 0, extended until the
     best one is inside it."""
-    out: Path = Path("runs/compare")
+    out: Folder = dataclasses.field(default=epath.Path("runs/compare"))
     """Folder of the runs, table.md, results.json and curves.png."""
 
 
@@ -174,7 +167,8 @@ def check(config: TrainingConfig, mesh: dict[str, int]) -> None:
     """
     for name in ("steps", "batch_size", "seq_len", "eval_batches", "accumulate_steps"):
         _require(getattr(config, name) >= 1, config, name, "at least 1")
-    for name in ("checkpoint_every", "eval_every", "clip_norm", "weight_decay"):
+    intervals = ("checkpoint_every", "eval_every", "keep_every", "keep_best")
+    for name in (*intervals, "clip_norm", "weight_decay"):
         _require(getattr(config, name) >= 0, config, name, "0 or more")
     _require(config.keep_checkpoints >= 1, config, "keep_checkpoints", "at least 1")
     _require(0 < config.validation_fraction < 1, config, "validation_fraction", "between 0 and 1")
@@ -191,8 +185,8 @@ def check(config: TrainingConfig, mesh: dict[str, int]) -> None:
     if config.warmup_steps is not None:
         _require(config.warmup_steps >= 0, config, "warmup_steps", "0 or more")
     config.spikes.check()
-    if isinstance(config, PretrainConfig):
-        config.change.check(config.resume)
+    if getattr(config, "init_state", "new") == "shared" and config.init_from is None:
+        raise UserError("--init-state shared is for --init-from RUN: add that")
     if config.rounding == "stochastic" and config.param_dtype != "bfloat16":
         raise UserError("--rounding stochastic is for --param-dtype bfloat16")
     check_watching(config.watching)
@@ -238,7 +232,7 @@ def resolve(
     fallback_learning_rate = config.fallback_learning_rate or learning_rate
     rank = 0.25 if config.rank is None else config.rank
     warmup_steps = config.steps // 10 if config.warmup_steps is None else config.warmup_steps
-    out = config.out or Path("runs") / f"{config.preset}-{config.optimizer}-{config.seed}"
+    out = config.out or epath.Path("runs") / f"{config.preset}-{config.optimizer}-{config.seed}"
     return dataclasses.replace(
         config,
         learning_rate=learning_rate,
@@ -246,7 +240,7 @@ def resolve(
         rank=rank if low_rank else None,
         warmup_steps=warmup_steps,
         mesh=mesh_text(mesh),
-        out=out,
+        out=epath.Path(out),
     )
 
 
@@ -255,9 +249,9 @@ def to_json(config: TrainingConfig, data_checksum: str) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     for group in ("hyperparameters", "spikes", "watching"):
         values.update(values.pop(group))
-    for group in ("processes", "change"):  # where and how a run is made is not what it is
-        values.pop(group, None)
+    values.pop("processes")  # where and how a run is made is not what it is
     values = {
-        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
+        key: str(value) if isinstance(value, os.PathLike) else value
+        for key, value in values.items()
     }
     return values | {"data_checksum": data_checksum}

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from training.config.resuming import CHANGEABLE
 from training.errors import UserError
 from training.runs.writers import check_writers
 
@@ -10,11 +11,11 @@ from training.runs.writers import check_writers
 class WatchingOptions:
     """Where else the metrics go, and what is measured of the matrices. None of it changes a run."""
 
-    log: str = ""
+    log: str = dataclasses.field(default="", metadata=CHANGEABLE)
     """Where metrics go besides RUN/metrics.jsonl, comma-separated: tensorboard (event files in
     RUN/tensorboard) and wandb (Weights & Biases, which its WANDB_... variables set up, e.g.
     WANDB_MODE=offline)."""
-    diagnostics_every: int = 0
+    diagnostics_every: int = dataclasses.field(default=0, metadata=CHANGEABLE)
     """Steps between looks at every matrix: energy that its subspace captures, overlap with its
     subspaces before, size of its update; written to RUN/diagnostics.jsonl and drawn in
     RUN/diagnostics.png. 0: none."""

@@ -28,11 +28,11 @@ from training.data.token_arrays import (
     file_checksum,
     is_prepared,
     open_token_arrays,
-    write_json,
 )
 from training.data.tokenization import write_tokens
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import DataError
+from training.json_files import write_json
 
 # In a run's folder: the checksum of every file that its tokens came from.
 DATA_FILE = "data.json"

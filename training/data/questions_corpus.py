@@ -17,8 +17,9 @@ from training.data.batches import BatchIterator, endless_batches
 from training.data.corpus import DATA_FILE, check_unchanged
 from training.data.prompts import EncodedExample, Prompt
 from training.data.questions import Example, read_examples
-from training.data.token_arrays import file_checksum, write_json
+from training.data.token_arrays import file_checksum
 from training.errors import UserError
+from training.json_files import write_json
 
 # Rows of --packing without --seq-len hold so many of the longest example: few gaps are left.
 PACKED_EXAMPLES = 4

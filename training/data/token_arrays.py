@@ -31,17 +31,6 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file that is either complete or not there."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 def write_arrays(
     folder: Path,
     pieces: Iterable[tuple[np.ndarray, np.ndarray]],

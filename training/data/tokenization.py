@@ -30,10 +30,10 @@ from training.data.token_arrays import (
     MANIFEST_FILE,
     VERSION,
     write_arrays,
-    write_json,
 )
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError
+from training.json_files import write_json
 
 _CACHE = "cache"
 # Documents that a tokenizer gets at once, and that are written at once.

@@ -1,10 +1,10 @@
 """Pictures of runs: loss.png of one, curves.png of a comparison."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,12 +23,16 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 def validation_points(records: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Steps and validation losses of the evaluations."""
-    points = [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]
+    points = [
+        (record["step"], record["val_loss"])
+        for record in records
+        if record.get("val_loss") is not None  # null where it was not finite
+    ]
     steps, losses = np.array(points).reshape(-1, 2).T
     return steps, losses
 
 
-def plot_run(records: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_run(records: list[dict[str, Any]], path: epath.PathLike, title: str) -> None:
     """Draws training and validation loss against the step.
 
     Args:
@@ -56,11 +60,12 @@ def plot_run(records: list[dict[str, Any]], path: Path, title: str) -> None:
             color=COLOURS[1],
         )
     _finish(axes, title, [losses, val_losses])
-    FigureCanvasAgg(figure).print_png(path)
+    with epath.Path(path).open("wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def plot_comparison(
-    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]], path: Path, title: str
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]], path: epath.PathLike, title: str
 ) -> None:
     """Draws the validation loss of several optimizers: mean over seeds, band from best to worst.
 
@@ -81,7 +86,8 @@ def plot_comparison(
         )
     _finish(axes, title, [run[1] for runs in curves.values() for run in runs])
     axes.set_ylabel("validation loss (nats per token)")
-    FigureCanvasAgg(figure).print_png(path)
+    with epath.Path(path).open("wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
 
 
 def _finish(axes: Axes, title: str, losses: list[np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """The results of a comparison: table.md, results.json and curves.png."""
 
 import importlib.metadata
-import json
+import math
 import platform
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
+from training.json_files import write_json
 from training.reports.plots import plot_comparison, validation_points
 from training.runs.metrics import read_metrics
 from training.runs.summary import readable_bytes
@@ -45,7 +47,8 @@ def finished(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _statistic(runs: list[dict[str, Any]], name: str, digits: int) -> str:
-    values = [run[name] for run in finished(runs)]
+    # null in summary.json where it overflowed
+    values = [math.inf if run[name] is None else run[name] for run in finished(runs)]
     if not values:
         return "diverged"
     missing = len(runs) - len(values)
@@ -94,11 +97,11 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
         results: the content of results.json.
     """
     runs = results["runs"]
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(folder / "results.json", results)
     (folder / "table.md").write_text(markdown_table(runs) + "\n" + caption(results))
     curves = {
         f"{name}, lr {own[0]['learning_rate']:g}": [
-            validation_points(read_metrics(Path(run["folder"]) / "metrics.jsonl"))
+            validation_points(read_metrics(epath.Path(run["folder"]) / "metrics.jsonl"))
             for run in finished(own)
         ]
         for name, own in runs.items()

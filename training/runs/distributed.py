@@ -5,71 +5,40 @@ functions span all their devices. Only process 0, the first, prints and writes t
 """
 
 import contextlib
-import dataclasses
+import sys
 from collections.abc import Iterator
-from typing import Annotated
 
 import jax
 import numpy as np
-import tyro
 from jax.experimental import multihost_utils
 
+from training.config.processes import DistributedOptions
 from training.errors import UserError, as_flag
-from training.runs.rendezvous import meet
-
-_UNSET = tyro.conf.arg(help_behavior_hint="")
-
-
-@dataclasses.dataclass(frozen=True)
-class DistributedOptions:
-    """How this process finds the others."""
-
-    distributed: bool = False
-    """Train in several processes together, started with the same options on folders that they
-    share; a batch is spread over the devices of all."""
-    coordinator: Annotated[str | None, _UNSET] = None
-    """Address of process 0, as host:port with a free port (default: the cluster environment's)."""
-    num_processes: Annotated[int | None, _UNSET] = None
-    """How many processes there are (default: the cluster environment's)."""
-    process_id: Annotated[int | None, _UNSET] = None
-    """Which of them this is, from 0 (default: the cluster environment's)."""
-    coordinator_timeout: int = 60
-    """Longest wait in seconds for the coordinator and the other processes."""
 
 
 def start(options: DistributedOptions) -> None:
     """Joins the other processes, if the options say that there are any.
 
-    To be called before anything that makes JAX look for devices. Where a cluster environment that
-    JAX knows (Slurm, Open MPI, Kubernetes, TPU pods) gives the address, JAX does all of it and
-    ends the process itself at a time-out.
+    To be called before anything that makes JAX look for devices. If a process does not come in
+    time, JAX does not raise: it aborts all that did, with a stack trace below DEADLINE_EXCEEDED.
+    What that means is printed first, as nothing can be afterwards.
 
     Raises:
-        UserError: for options that do not fit each other, or if a process does not come in time.
+        UserError: for options that do not fit each other.
     """
-    settings = {
-        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
-    }
-    given = [name for name, value in settings.items() if value is not None]
-    if not options.distributed:
-        if given:
-            raise UserError(f"{as_flag(given[0])} is for --distributed runs: add --distributed")
+    if not _given(options):
         return
-    if given and len(given) < len(settings):
-        missing = [as_flag(name) for name in settings if name not in given]
-        raise UserError(
-            f"--distributed with {', '.join(map(as_flag, given))} needs {' and '.join(missing)} too"
-        )
-    if options.coordinator_timeout < 1:
-        raise UserError(
-            f"--coordinator-timeout is {options.coordinator_timeout}, but must be at least 1"
-        )
-    if given:
-        _check_numbers(options.num_processes, options.process_id)
-        host, port = parse_address(options.coordinator)
-        meet(host, port, options.process_id, options.num_processes, options.coordinator_timeout)
     # Its SIGTERM handler would swallow the signal before the training loop's own is in place.
     jax.config.update("jax_enable_preemption_service", False)
+    if options.coordinator:
+        print(
+            f"process {options.process_id} of {options.num_processes} waits up to "
+            f"{options.coordinator_timeout} s for the others at {options.coordinator}. If JAX "
+            "aborts below with DEADLINE_EXCEEDED, one of them was not started, has another "
+            "--coordinator or --num-processes, or cannot reach that address (a firewall?); "
+            "--coordinator-timeout makes it wait longer.",
+            file=sys.stderr,
+        )
     try:
         jax.distributed.initialize(
             options.coordinator,
@@ -85,26 +54,43 @@ def start(options: DistributedOptions) -> None:
         ) from error
 
 
-def _check_numbers(num_processes: int, process_id: int) -> None:
-    if num_processes < 1:
-        raise UserError(f"--num-processes is {num_processes}, but must be at least 1")
-    if not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--process-id is {process_id}, but must be from 0 to {num_processes - 1} "
-            f"(--num-processes {num_processes})"
-        )
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[IPv6]:port".
+def _given(options: DistributedOptions) -> bool:
+    """Whether there are other processes; checks the options.
 
     Raises:
-        UserError: for anything else.
+        UserError: naming the option, its value and what it must be.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise UserError(f"--coordinator {address}: expected host:port, e.g. 10.0.0.1:12345")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    settings = {
+        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
+    }
+    given = [as_flag(name) for name, value in settings.items() if value is not None]
+    missing = [as_flag(name) for name, value in settings.items() if value is None]
+    if not options.distributed:
+        if given:
+            raise UserError(f"{given[0]} is for --distributed runs: add --distributed")
+        return False
+    if given and missing:
+        raise UserError(
+            f"--distributed with {', '.join(given)} needs {' and '.join(missing)} too"
+        )
+    if options.coordinator_timeout < 1:
+        raise UserError(
+            f"--coordinator-timeout is {options.coordinator_timeout}, but must be at least 1"
+        )
+    if given:
+        count, own = options.num_processes, options.process_id
+        if count < 1:
+            raise UserError(f"--num-processes is {count}, but must be at least 1")
+        if not 0 <= own < count:
+            raise UserError(
+                f"--process-id is {own}, but must be from 0 to {count - 1} (--num-processes {count})"
+            )
+        host, _, port = options.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"--coordinator {options.coordinator}: expected host:port, e.g. 10.0.0.1:12345"
+            )
+    return True
 
 
 def is_first() -> bool:
@@ -121,15 +107,15 @@ def processes_where(condition: bool) -> list[int]:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """Waits for all processes at the end of a block; its `UserError` in one of them ends all.
+    """Waits for all processes at the end of a block; any error in one of them ends all.
 
     Raises:
-        UserError: this process's own, or that it was another's.
+        UserError: that it was another process's; this process's own error is raised as it is.
     """
     own = None
     try:
         yield
-    except UserError as error:
+    except Exception as error:  # whatever it is, the others must not wait for this process
         own = error
     failed = processes_where(own is not None)
     if own is not None:

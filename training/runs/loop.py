@@ -5,32 +5,40 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from etils import epath
 from rich.console import Console
 
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.origin import CHECKPOINTS
 from training.config.pretraining import PretrainConfig, to_json
 from training.data.batches import BatchIterator
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
-from training.runs.metrics import MetricsLog, ProgressLine, TrainingClock, perplexity
+from training.json_files import write_json
+from training.runs.metrics import (
+    MetricsLog,
+    ProgressLine,
+    TrainingClock,
+    perplexity,
+    read_metrics,
+)
 from training.reports.plots import plot_run
-from training.checkpoints.resume import find_start
+from training.checkpoints.resume import begin, find_start
 from training.runs.folder import create_run_folder
 from training.steps.spikes import checked_metrics
 from training.steps.compiled import CompiledSteps
 from training.steps.update import TrainState
 from training.steps.arguments import StepArguments, step_arguments
 from training.runs.summary import summarize
-from training.data.token_arrays import write_json
 from training.runs.writers import open_writers
 
+METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 20  # steps that tokens_per_second is averaged over
 
 
@@ -51,7 +59,7 @@ class RunData(Protocol):
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
 
-    def save_to_run(self, folder: Path) -> None: ...
+    def save_to_run(self, folder: epath.Path) -> None: ...
 
 
 @dataclasses.dataclass
@@ -72,7 +80,8 @@ class Run:
     step: int  # steps dispatched
     pending: dict[str, jax.Array] | None = None  # metrics of a step, not read yet
     pending_step: int = 0
-    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the next record
+    val_loss: float | None = None  # of the state of `evaluated_step`
+    evaluated_step: int = 0
 
     def train(self, stop: StopRequest) -> None:
         """Runs the remaining steps.
@@ -124,17 +133,17 @@ class Run:
             raise self.diverged(f"{problem} at step {step}")
         seconds = self.clock.seconds
         rate = self.tokens_per_second(step, seconds)
-        record = {"step": step, **metrics, **extra, **self.notes}
-        self.notes = {}
+        record = {"step": step, **metrics, **extra}
         record |= {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
         self.log.write(record)
         self.progress.show(record)
 
     def tokens_per_second(self, step: int, seconds: float) -> float:
         """Rate over the last steps; over several, as one step's share of the clock is noisy."""
-        before = self.log.records[-RATE_WINDOW:][:1] or [{"step": 0, "seconds": 0.0}]
-        tokens = (step - before[0]["step"]) * self.config.batch_size * self.config.seq_len
-        return tokens / max(seconds - before[0]["seconds"], 1e-9)
+        recent = list(self.log.recent)[-RATE_WINDOW:]
+        before = recent[0] if recent else {"step": 0, "seconds": 0.0}
+        tokens = (step - before["step"]) * self.config.batch_size * self.config.seq_len
+        return tokens / max(seconds - before["seconds"], 1e-9)
 
     def evaluate(self) -> None:
         """Writes the newest step's metrics with the validation loss."""
@@ -149,6 +158,7 @@ class Run:
         )
         if not math.isfinite(val_loss):
             raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
+        self.val_loss, self.evaluated_step = val_loss, self.step
         self.clock.start()
 
     def save(self) -> None:
@@ -156,11 +166,13 @@ class Run:
         jax.block_until_ready(self.pending)
         self.clock.stop()
         self.write_pending()
+        self.log.sync()  # a resume needs the records up to its checkpoint
         if not self.steps.all_finite(self.state):
             raise self.diverged(
                 f"a parameter or optimizer state is not finite after step {self.step}"
             )
-        self.checkpoints.save(self.step, self.state, self.data.get_state())
+        val_loss = self.val_loss if self.evaluated_step == self.step else None
+        self.checkpoints.save(self.step, self.state, self.data.get_state(), val_loss)
         self.clock.start()
 
     def leave(self, signal_number: int) -> None:
@@ -170,6 +182,13 @@ class Run:
             signal_number,
             f"stopped after step {self.step}; saved {self.checkpoints.describe_latest()}",
         )
+
+    def plot(self) -> None:
+        """Draws loss.png from metrics.jsonl."""
+        self.log.sync()
+        if self.log.recent and is_first():
+            folder = self.config.out
+            plot_run(read_metrics(folder / METRICS_FILE), folder / "loss.png", title=folder.name)
 
     def diverged(self, what: str) -> TrainingFailedError:
         """The error of a run whose numbers are not finite any more."""
@@ -190,33 +209,44 @@ def open_run(
     with all_or_none():
         data = corpus.train_batches(config, config.seed, index, count)
         validation = corpus.validation_batches(config)
-        if not config.resume:
+    say = functools.partial(console.print, markup=False, highlight=False)
+    start = None
+    if not config.resume:
+        start = begin(config, steps, say)
+        config = start.config
+        with all_or_none():
             create_run_folder(config, corpus.checksum)
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(config.out / "checkpoints", config.keep_checkpoints)
+        checkpoints = Checkpoints(
+            config.out / CHECKPOINTS,
+            config.keep_checkpoints,
+            keep_best=config.keep_best,
+            keep_every=config.keep_every,
+        )
         stack.callback(checkpoints.close)
         stack.enter_context(checkpoints.full_disk_explained())
-        say = functools.partial(console.print, markup=False, highlight=False)
-        start = find_start(config, steps, checkpoints, say)
+        start = start or find_start(config, steps, checkpoints, say)
+        config = start.config
         if start.data_state is not None:
             data.set_state(start.data_state)
         with all_or_none():
             # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
-            create_run_folder(config, corpus.checksum, start.before)
+            create_run_folder(config, corpus.checksum)
             if is_first():
                 corpus.save_to_run(config.out)
-        log = MetricsLog(config.out / "metrics.jsonl", start.step, write=is_first())
-        stack.callback(log.close)
-        watching = config.watching
         with all_or_none():
-            if is_first():
+            log = MetricsLog(config.out / METRICS_FILE, start.step, write=is_first())
+            stack.callback(log.close)
+            watching = config.watching
+            if is_first() and watching.log:
                 saved = to_json(config, corpus.checksum)
-                writers = open_writers(watching.log, config.out, log.records, saved)
+                records = read_metrics(config.out / METRICS_FILE)
+                writers = open_writers(watching.log, config.out, records, saved)
                 log.copy_to(stack.enter_context(writers))
-        diagnostics = Diagnostics(
-            config.out, watching.diagnostics_every, start.step, steps.overlaps, write=is_first()
-        )
-        stack.callback(diagnostics.close)
+            diagnostics = Diagnostics(
+                config.out, watching.diagnostics_every, start.step, steps.overlaps, write=is_first()
+            )
+            stack.callback(diagnostics.close)
         tokens_per_step = config.batch_size * config.seq_len
         progress = ProgressLine(console, config.steps, start.step, tokens_per_step)
         yield Run(
@@ -226,13 +256,12 @@ def open_run(
             log=log,
             diagnostics=diagnostics,
             progress=stack.enter_context(progress),
-            clock=TrainingClock(log.records[-1]["seconds"] if log.records else 0.0),
+            clock=TrainingClock(log.recent[-1]["seconds"] if log.recent else 0.0),
             corpus=corpus,
             data=data,
             validation=[steps.shard_whole_batch(batch) for batch in validation],
             state=start.state,
             step=start.step,
-            notes=dict(start.notes),
         )
 
 
@@ -255,16 +284,16 @@ def train_run(
         TrainingFailedError: for a non-finite loss or a full disk.
         InterruptedRunError: after a signal, with the state saved.
     """
-    folder = config.out
     with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
         try:
             run.train(stop)
             run.checkpoints.wait()
-        finally:
-            if run.log.records and is_first():
-                plot_run(run.log.records, folder / "loss.png", title=folder.name)
-        summary = summarize(config, steps, run.log.records)
+        except BaseException:
+            run.plot()
+            raise
+        summary = summarize(config, steps, run.log.recent)
         with all_or_none():
+            run.plot()
             if is_first():
-                write_json(folder / "summary.json", summary)
+                write_json(config.out / "summary.json", summary)
     return summary

@@ -1,17 +1,23 @@
 """What a run reports while it runs: metrics.jsonl, the progress line, and the clock behind them."""
 
+import collections
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.errors import UserError
+from training.folders import is_local
+from training.json_files import to_text, write_text
 from training.runs.writers import MetricsWriter
+
+RECENT = 100  # records in memory: as many as the training loss of summary.json is a mean of
 
 
 def perplexity(loss: float) -> float:
@@ -43,7 +49,7 @@ class TrainingClock:
         return self._before + running
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; none if there is no such file.
 
     A last line cut off by a crash is left out.
@@ -51,13 +57,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: naming the line that is no JSON object with a step.
     """
+    path = epath.Path(path)
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
     return [_record(path, number, line) for number, line in enumerate(lines, 1) if _whole(line)]
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: epath.Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
@@ -81,18 +88,23 @@ class MetricsLog:
         path: the file; created if missing.
         last_step: records of later steps are dropped (they are run again after a resume).
         write: False to keep the records only, in processes that share the file with its writer.
+
+    Attributes:
+        recent: the last records, at most `RECENT`.
     """
 
-    def __init__(self, path: Path, last_step: int, *, write: bool = True):
+    def __init__(self, path: epath.PathLike, last_step: int, *, write: bool = True):
         self._copies: Sequence[MetricsWriter] = ()
-        self.records = [record for record in read_metrics(path) if record["step"] <= last_step]
+        self._path = self._written = epath.Path(path)
+        records = [record for record in read_metrics(path) if record["step"] <= last_step]
+        self.recent = collections.deque(records, maxlen=RECENT)
         self._file: TextIO | None = None
         if not write:
             return
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        temporary.replace(path)
-        self._file = path.open("a")
+        if not is_local(self._path):  # objects of a bucket cannot be appended to; see `sync`
+            self._written = epath.Path(tempfile.mkdtemp()) / self._path.name
+        write_text(self._written, "".join(to_text(record) + "\n" for record in records))
+        self._file = self._written.open("a")
 
     def copy_to(self, writers: Sequence[MetricsWriter]) -> None:
         """From now on gives every record to these as well."""
@@ -100,18 +112,27 @@ class MetricsLog:
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
-        self.records.append(record)
+        self.recent.append(record)
         if self._file is None:
             return
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_text(record) + "\n")
         self._file.flush()
         for writer in self._copies:
             writer.write(record)
 
+    def sync(self) -> None:
+        """Brings a file in a bucket up to date."""
+        if self._file is not None and self._written != self._path:
+            self._written.copy(self._path, overwrite=True)
+
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        self._file.close()
+        if self._written != self._path:
+            self._written.copy(self._path, overwrite=True)
+            self._written.parent.rmtree()
 
 
 def progress_bar(unit: str, console: Console) -> Progress:
@@ -153,7 +174,7 @@ class ProgressLine:
         self._steps = steps
         self._start = start
         self._tokens_per_step = tokens_per_step
-        self._val_loss: float | None = None
+        self._validation = ""
         self._plain_every = max(1, steps // 10)
         self._bar = progress_bar("step", console)
         self._task = self._bar.add_task("train", total=steps, completed=start, text="compiled")
@@ -167,16 +188,21 @@ class ProgressLine:
 
     def show(self, record: dict[str, Any]) -> None:
         """Shows a record of metrics.jsonl."""
-        self._val_loss = record.get("val_loss", self._val_loss)
         rate = f"{record['tokens_per_second']:,.0f} tokens/s"
-        validation = "" if self._val_loss is None else f" | val loss {self._val_loss:.4f}"
         loss = math.nan if record["loss"] is None else record["loss"]
-        text = f"loss {loss:.4f}{validation} | {rate}"
         step = record["step"]
-        self._bar.update(self._task, completed=step, text=text)
+        new = ""
+        if "val_loss" in record:
+            new = f" | val loss {record['val_loss']:.4f}"
+            self._validation = f"{new} at step {step}"
+        self._bar.update(
+            self._task, completed=step, text=f"loss {loss:.4f}{self._validation} | {rate}"
+        )
         due = step % self._plain_every == 0 or step in (self._start + 1, self._steps)
-        if not self._console.is_terminal and (due or "val_loss" in record):
+        if not self._console.is_terminal and (due or new):
             remaining = (self._steps - step) * self._tokens_per_step / record["tokens_per_second"]
             self._console.print(
-                f"step {step}/{self._steps} | {text} | ETA {remaining:.0f} s", highlight=False
+                f"step {step}/{self._steps} | loss {loss:.4f}{new} | {rate} | "
+                f"ETA {remaining:.0f} s",
+                highlight=False,
             )

@@ -1,6 +1,7 @@
 """The figures of a finished run: summary.json and the table printed at the end."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,26 +10,30 @@ from rich.table import Table
 
 import lowrank_optax as lro
 from training.config.pretraining import PretrainConfig
-from training.runs.metrics import perplexity
+from training.runs.metrics import RECENT, perplexity
 from training.steps.compiled import CompiledSteps
 
 
-def final_train_loss(records: list[dict[str, Any]]) -> float:
-    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy."""
+def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
+    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy.
+
+    Args:
+        records: the last ones, one a step.
+    """
     losses = [record["loss"] for record in records if record["loss"] is not None]
-    last = max(1, min(100, len(losses) // 10))
+    last = max(1, min(RECENT, records[-1]["step"] // 10)) if records else 1
     return float(np.mean(losses[-last:])) if losses else math.nan
 
 
 def summarize(
-    config: PretrainConfig, steps: CompiledSteps, records: list[dict[str, Any]]
+    config: PretrainConfig, steps: CompiledSteps, records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     Args:
         config: resolved.
         steps: of the run, for its optimizer and the shapes of its parameters.
-        records: of metrics.jsonl; the last one holds a validation loss.
+        records: the last ones of metrics.jsonl; the very last holds a validation loss.
     """
     params = steps.abstract_state.params
     with jax.set_mesh(steps.mesh):

@@ -8,10 +8,12 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from etils import epath
+
 from training.errors import UserError, as_user_error, import_extra, nearest
+from training.folders import is_local
 
 Record = dict[str, Any]
 
@@ -47,13 +49,13 @@ class TensorBoardWriter:
         UserError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record]):
+    def __init__(self, folder: epath.PathLike, records: Sequence[Record]):
         _import_tensorboard()
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        logs = folder / TENSORBOARD_FOLDER
+        logs = epath.Path(folder) / TENSORBOARD_FOLDER
         for old in logs.glob("events.out.tfevents.*"):
             old.unlink()
         self._file = EventFileWriter(str(logs), flush_secs=10)
@@ -94,9 +96,9 @@ class WandbWriter:
         UserError: it refuses to start a run, e.g. because nobody is logged in.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record], config: dict[str, Any]):
+    def __init__(self, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]):
         wandb = _import_wandb()
-        id_file = folder / WANDB_ID_FILE
+        id_file = epath.Path(folder) / WANDB_ID_FILE
         known = id_file.exists()
         identifier = id_file.read_text().strip() if known else uuid.uuid4().hex[:8]
         try:
@@ -104,7 +106,7 @@ class WandbWriter:
                 project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
                 id=identifier,
                 name=folder.name,
-                dir=str(folder),
+                dir=str(folder) if is_local(folder) else None,
                 config=config,
                 resume="allow",
                 # Capturing the terminal would garble the progress line.
@@ -148,7 +150,7 @@ def _import_wandb() -> Any:
 
 class _Entry(NamedTuple):
     check: Callable[[], Any]  # imports what it needs
-    open: Callable[[Path, Sequence[Record], dict[str, Any]], MetricsWriter]
+    open: Callable[[epath.Path, Sequence[Record], dict[str, Any]], MetricsWriter]
 
 
 WRITERS: dict[str, _Entry] = {
@@ -188,7 +190,7 @@ def check_writers(text: str) -> None:
 
 @contextlib.contextmanager
 def open_writers(
-    text: str, folder: Path, records: Sequence[Record], config: dict[str, Any]
+    text: str, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]
 ) -> Iterator[list[MetricsWriter]]:
     """Opens what `--log` asks for, and closes it in the end.
 

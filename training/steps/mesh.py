@@ -60,7 +60,13 @@ def _check_fit(mesh: str, sizes: dict[str, int], available: int, processes: int)
     if wanted > available:
         raise UserError(
             f"--mesh {mesh}: only {available} device(s) are available and this takes {wanted}; "
-            f"{example}"
+            f"{example}. For more, start more processes (--distributed)"
+            + (
+                ", or let a CPU pass for several devices: "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={wanted}"
+                if jax.default_backend() == "cpu"
+                else ""
+            )
         )
     if processes > 1 and wanted != available:
         raise UserError(

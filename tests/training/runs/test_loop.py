@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import training.runs.loop
+import training.runs.metrics
 from training.checkpoints.manager import Checkpoints
 from training.config.pretraining import to_json
 from training.data.corpus import load_corpus
@@ -84,9 +85,13 @@ def test_training_lowers_the_loss(trainer, tmp_path):
     assert losses[-1] < losses[0] - 1.5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, number):
-    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
+@pytest.mark.parametrize(
+    ("number", "optimizer"), [(signal.SIGTERM, "trion"), (signal.SIGINT, "adamw")]
+)
+def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, number, optimizer):
+    whole, parts = (
+        trainer.config(tmp_path / name, optimizer=optimizer) for name in ("whole", "parts")
+    )
     trainer(whole)
     before = signal.getsignal(number)
     signal_at(3, number)
@@ -98,7 +103,7 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("moment", ["evaluate", "all_finite", "save", "wait"])
+@pytest.mark.parametrize("moment", ["evaluate", "save", "wait"])
 def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
     trainer, tmp_path, monkeypatch, moment
 ):
@@ -133,25 +138,27 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "where", ["MetricsLog.__init__", "MetricsLog.write", "plot_run", "summary"]
-)
+FULL_DISKS = {
+    "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
+    "metrics.jsonl later": (MetricsLog, "write"),
+    "loss.png": (training.runs.loop, "plot_run"),
+    "summary.json": (training.runs.loop, "write_json"),
+}
+
+
+@pytest.mark.parametrize("where", FULL_DISKS)
 def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued(
     trainer, tmp_path, monkeypatch, where
 ):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    if where.startswith("log"):
-        monkeypatch.setattr(MetricsLog, where.partition(".")[2], full)
-    elif where == "plot_run":
-        monkeypatch.setattr(training.runs.loop, "plot_run", full)
-    else:
-        monkeypatch.setattr(training.runs.loop, "write_json", full)
+    monkeypatch.setattr(*FULL_DISKS[where], full)
     config = trainer.config(tmp_path / "run")
     with pytest.raises(TrainingFailedError, match=f"no space left to save {config.out}.*--resume"):
         trainer(config)
     monkeypatch.undo()
+    assert not (config.out / "summary.json").exists()
     summary, _ = trainer(dataclasses.replace(config, resume=True))
     assert summary["step"] == 6
     assert [record["step"] for record in curve(config.out)] == [1, 2, 3, 4, 5, 6]
@@ -199,16 +206,6 @@ def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
-def test_resume_of_a_low_rank_optimizer_is_bit_for_bit(trainer, tmp_path, signal_at):
-    trainer(trainer.config(tmp_path / "whole", optimizer="trion"))
-    config = trainer.config(tmp_path / "parts", optimizer="trion")
-    signal_at(3, signal.SIGTERM)
-    with pytest.raises(InterruptedRunError):
-        trainer(config)
-    trainer(dataclasses.replace(config, resume=True))
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
-
-
 def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_path):
     folder = tmp_path / "run"
     trainer(trainer.config(folder))
@@ -251,6 +248,20 @@ def test_a_non_finite_loss_stops_the_run_and_names_step_and_checkpoint(trainer, 
         trainer(config, dataclasses.replace(steps, train=poisoned))
     assert failure.value.diverged
     assert f"last good checkpoint: {tmp_path}/run/checkpoints/4" in str(failure.value)
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run_with_metrics_that_are_json(
+    trainer, tmp_path
+):
+    config = trainer.config(tmp_path / "run")
+    steps = trainer.steps(config)
+    broken = dataclasses.replace(steps, evaluate=lambda *_: jnp.float32(jnp.nan))
+    with pytest.raises(TrainingFailedError, match="val_loss is nan after step 3"):
+        trainer(config, broken)
+    last = (tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]
+    record = json.loads(last, parse_constant=pytest.fail)  # called for NaN and Infinity
+    assert (record["step"], record["val_loss"], record["val_perplexity"]) == (3, None, None)
+    assert (tmp_path / "run/loss.png").exists()
 
 
 def test_a_state_that_is_not_finite_is_never_saved(trainer, tmp_path):

@@ -213,10 +213,3 @@ def test_writers_are_closed_when_a_later_one_cannot_start(tmp_path, monkeypatch)
     ):
         pass
     assert len(closed) == 1
-
-
-def test_a_broken_line_of_metrics_is_named(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 1.0}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a record .*Repair"):
-        read_metrics(path)

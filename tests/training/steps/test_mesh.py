@@ -57,9 +57,18 @@ def test_any_subset_of_the_axes_in_any_order_is_a_mesh(text, sizes):
         ("data=0", r"the size of data is '0', but must be an integer >= 1"),
         ("data=-1", r"the size of data is '-1'"),
         ("fsdp=two", r"the size of fsdp is 'two'"),
-        ("data=99", r"only 8 device\(s\) are available and this takes 99; e\.g\. --mesh data=8$"),
-        ("data=4,fsdp=4", r"only 8 device\(s\) .* takes 16; e\.g\. --mesh data=4,fsdp=2$"),
-        ("tensor=3,fsdp=3,data=3", r"takes 27; e\.g\. --mesh tensor=2,fsdp=2,data=2$"),
+        (
+            "data=99",
+            r"only 8 device\(s\) .* takes 99; e\.g\. --mesh data=8\. For .*_count=99$",
+        ),
+        (
+            "data=4,fsdp=4",
+            r"only 8 device\(s\) .* takes 16; e\.g\. --mesh data=4,fsdp=2\. For more",
+        ),
+        (
+            "tensor=3,fsdp=3,data=3",
+            r"takes 27; e\.g\. --mesh tensor=2,fsdp=2,data=2\. For more",
+        ),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused_with_what_can(text, message):

@@ -1,0 +1,68 @@
+"""Parameters from a checkpoint of another run, or of this one once it is finished."""
+
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from training.checkpoints.reader import CheckpointReader
+from training.checkpoints.trees import by_path, describe_differences, map_by_path
+from training.errors import UserError
+
+CHECKPOINTS = "checkpoints"  # in a run's folder
+
+
+class Origin(NamedTuple):
+    """A checkpoint to read, of a run in which nothing is changed."""
+
+    reader: CheckpointReader
+    step: int
+
+    @property
+    def folder(self) -> epath.Path:
+        """RUN/checkpoints/STEP."""
+        return self.reader.folder / str(self.step)
+
+
+def find_origin(folder: epath.PathLike) -> Origin:
+    """The newest checkpoint of a run's folder, or the one whose folder it is.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = epath.Path(folder).expanduser()
+    single = folder.name.isdecimal() and folder.parent.name == CHECKPOINTS
+    reader = CheckpointReader(folder.parent if single else folder / CHECKPOINTS)
+    found = [step for step in reader.steps() if not single or step == int(folder.name)]
+    if not found:
+        raise UserError(
+            f"{folder}: there is no complete checkpoint. Give the folder of a run that has written "
+            f"one, or of a checkpoint, RUN/{CHECKPOINTS}/STEP"
+        )
+    return Origin(reader, found[0])
+
+
+def read_parameters(
+    origin: Origin, expected: Any, more: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The parameters in a checkpoint, and no other arrays but those that are asked for.
+
+    Args:
+        origin: the checkpoint.
+        expected: pure dict of the parameters' shapes, types and shardings.
+        more: the same of other arrays, by their paths in the checkpoint.
+
+    Returns:
+        (parameters, the other arrays by path).
+
+    Raises:
+        UserError: it is damaged or of another model.
+    """
+    saved = origin.reader.read_tree(origin.step)["params"]
+    if differences := describe_differences(saved, expected):
+        raise UserError(
+            f"checkpoint {origin.folder} is of another model than the options describe. Its "
+            f"parameters differ in\n{differences}\nThe config.json of its run has its options"
+        )
+    wanted = {f"params/{path}": array for path, array in by_path(expected).items()}
+    arrays = origin.reader.read_some(origin.step, wanted | (more or {}))
+    return map_by_path(lambda path, _: arrays.pop(f"params/{path}"), expected), arrays
