@@ -70,9 +70,7 @@ def _given(options: DistributedOptions) -> bool:
             raise UserError(f"{given[0]} is for --distributed runs: add --distributed")
         return False
     if given and missing:
-        raise UserError(
-            f"--distributed with {', '.join(given)} needs {' and '.join(missing)} too"
-        )
+        raise UserError(f"--distributed with {', '.join(given)} needs {' and '.join(missing)} too")
     if options.coordinator_timeout < 1:
         raise UserError(
             f"--coordinator-timeout is {options.coordinator_timeout}, but must be at least 1"

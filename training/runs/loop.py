@@ -14,13 +14,16 @@ from rich.console import Console
 
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import CHECKPOINTS
+from training.checkpoints.resume import begin, find_start
 from training.config.pretraining import PretrainConfig, to_json
 from training.data.batches import BatchIterator
+from training.errors import TrainingFailedError
+from training.json_files import write_json
+from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
-from training.errors import TrainingFailedError
+from training.runs.folder import create_run_folder
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
-from training.json_files import write_json
 from training.runs.metrics import (
     MetricsLog,
     ProgressLine,
@@ -28,15 +31,12 @@ from training.runs.metrics import (
     perplexity,
     read_metrics,
 )
-from training.reports.plots import plot_run
-from training.checkpoints.resume import begin, find_start
-from training.runs.folder import create_run_folder
-from training.steps.spikes import checked_metrics
-from training.steps.compiled import CompiledSteps
-from training.steps.update import TrainState
-from training.steps.arguments import StepArguments, step_arguments
 from training.runs.summary import summarize
 from training.runs.writers import open_writers
+from training.steps.arguments import StepArguments, step_arguments
+from training.steps.compiled import CompiledSteps
+from training.steps.spikes import checked_metrics
+from training.steps.update import TrainState
 
 METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 20  # steps that tokens_per_second is averaged over

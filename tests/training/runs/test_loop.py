@@ -19,9 +19,9 @@ from training.checkpoints.manager import Checkpoints
 from training.config.pretraining import to_json
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
+from training.runs.folder import check_run_folder
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
-from training.runs.folder import check_run_folder
 from training.steps.schedule import learning_rate_schedule
 from training.steps.update import mean_gradient
 

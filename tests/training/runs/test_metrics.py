@@ -39,9 +39,7 @@ def bucket():
 
 
 @pytest.mark.parametrize("where", ["disk", "bucket"])
-def test_a_log_goes_on_after_its_last_step_and_keeps_few_records_in_memory(
-    tmp_path, bucket, where
-):
+def test_a_log_goes_on_after_its_last_step_and_keeps_few_records_in_memory(tmp_path, bucket, where):
     path = (epath.Path(tmp_path) if where == "disk" else bucket / "run") / "metrics.jsonl"
     log = MetricsLog(path, 0)
     for record in records(*range(1, 2 * RECENT + 1)):

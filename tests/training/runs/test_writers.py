@@ -9,11 +9,11 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from training.runs import writers
+from training.config.watching import WatchingOptions
 from training.errors import UserError
+from training.runs import writers
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
-from training.config.watching import WatchingOptions
 from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_names
 
 
