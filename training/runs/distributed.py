@@ -81,7 +81,8 @@ def _given(options: DistributedOptions) -> bool:
             raise UserError(f"--num-processes is {count}, but must be at least 1")
         if not 0 <= own < count:
             raise UserError(
-                f"--process-id is {own}, but must be from 0 to {count - 1} (--num-processes {count})"
+                f"--process-id is {own}, but must be from 0 to {count - 1} "
+                f"(--num-processes {count})"
             )
         host, _, port = options.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
