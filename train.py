@@ -6,6 +6,8 @@ python train.py compare --help     several optimizers on the same model and data
 python train.py prepare --help     a corpus tokenised once, into memory-mapped arrays
 python train.py finetune --help    a model trained further on questions and answers
 python train.py evaluate --help    exact match of a model's answers, as GSM-8k counts it
+python train.py generate --help    a model's continuation of a text
+python train.py export RUN FOLDER  a run's model as a Hugging Face folder
 python train.py problems --help    arithmetic word problems, for the two commands above
 python train.py report RUN...      the losses of any set of runs, drawn into one page
 
@@ -21,7 +23,9 @@ from rich.console import Console
 
 from training.commands.compare import compare
 from training.commands.evaluate import EvaluateConfig, evaluate
+from training.commands.export import ExportConfig, export
 from training.commands.finetune import finetune
+from training.commands.generate import GenerateConfig, generate
 from training.commands.prepare import PrepareConfig, prepare
 from training.commands.pretrain import pretrain
 from training.commands.problems import ProblemsConfig, write_problems
@@ -38,6 +42,8 @@ Command = (
     | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
     | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ProblemsConfig, tyro.conf.subcommand("problems")]
     | Annotated[ReportConfig, tyro.conf.subcommand("report")]
 )
@@ -49,6 +55,8 @@ RENAMED = {"--momentum-dtype": "--mu-dtype", "--norm": "--select"}
 IN_ONE_PROCESS = {
     PrepareConfig: prepare,
     EvaluateConfig: evaluate,
+    GenerateConfig: generate,
+    ExportConfig: export,
     ProblemsConfig: write_problems,
     ReportConfig: report,
 }

@@ -221,16 +221,18 @@ def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
     return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
-def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: epath.Path) -> None:
-    """Writes a model that was fine-tuned from another one as a Hugging Face folder.
+def save_model(
+    model: Llama, source: PretrainedModel, prompt: Prompt | None, folder: epath.Path
+) -> None:
+    """Writes a model, as it is on disk or trained further, as a Hugging Face folder.
 
     All processes must call this; the first one writes. The folder appears complete or not at all,
     but for one in a bucket, which has no such thing.
 
     Args:
-        model: the fine-tuned one.
-        source: that it was made from, for its tokenizer.
-        prompt: that it was fine-tuned with.
+        model: its parameters.
+        source: where it is from, for its tokenizer.
+        prompt: that it was fine-tuned with, if it was.
         folder: does not exist.
 
     Raises:
@@ -252,7 +254,8 @@ def save_model(model: Llama, source: PretrainedModel, prompt: Prompt, folder: ep
         with as_user_error():
             huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
         source.save_tokenizer(temporary)
-        prompt.save(temporary)
+        if prompt is not None:
+            prompt.save(temporary)
         if local:
             temporary.rename(folder)
         else:

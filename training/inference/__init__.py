@@ -1,5 +1,5 @@
 """Answers of a trained model."""
 
-from training.inference.generate import greedy
+from training.inference.generate import greedy, sample
 
-__all__ = ["greedy"]
+__all__ = ["greedy", "sample"]

@@ -79,10 +79,10 @@ def answer(
         mask=mask,
         eos_id=tokenizer.eos_id,
     )
-    return [_text(row, tokenizer) for row in np.asarray(generated)[: len(prompts)]]
+    return [text_of(row, tokenizer) for row in np.asarray(generated)[: len(prompts)]]
 
 
-def _text(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
+def text_of(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     """The text before the end; a model's vocabulary may have ids that stand for no text."""
     ends = np.flatnonzero(tokens == tokenizer.eos_id)
     text = tokens[: ends[0]] if ends.size else tokens

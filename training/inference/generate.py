@@ -1,19 +1,31 @@
-"""Greedy generation: the most likely continuation of a batch of prompts, token by token."""
+"""Generation: the continuation of a batch of prompts, token by token."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from models.decoding import decode, prefill
 from models.llama import Llama, check_tokens
 
 _NO_EOS = -1  # no token has this id
+
+
+class Sampling(NamedTuple):
+    """How a token is drawn.
+
+    Attributes:
+        temperature: that the logits are divided by, above 0.
+        top_p: in (0, 1]: of the most likely tokens, the fewest that have this probability together.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
 
 
 def greedy(
@@ -52,6 +64,58 @@ def greedy(
         >>> greedy(model, prompts, 5, mask=[[0, 0, 1, 1], [1, 1, 1, 1]], eos_id=256).shape
         (2, 5)
     """
+    return _continue(model, tokens, max_new_tokens, mask, eos_id, None, jax.random.key(0))
+
+
+def sample(
+    model: Llama,
+    tokens: Int[Array, "batch time"],
+    max_new_tokens: int,
+    *,
+    key: PRNGKeyArray,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    mask: ArrayLike | None = None,
+    eos_id: int | None = None,
+) -> Int[Array, "batch max_new_tokens"]:
+    """Continues every prompt with tokens drawn by their probability; otherwise like `greedy`.
+
+    Args:
+        model: the model; its parameters may be sharded.
+        tokens: integer prompts, padded on the left or on the right where they are not equally long.
+        max_new_tokens: how many tokens to add to each row.
+        key: of the draws.
+        temperature: that the logits are divided by: below 1 likely tokens become likelier.
+        top_p: draw from the fewest most likely tokens that have this probability together.
+        mask: as for `greedy`.
+        eos_id: as for `greedy`.
+
+    Raises:
+        ValueError: as `greedy`; or a temperature that is not above 0, or a top_p outside (0, 1].
+
+    Example:
+        >>> from models import get_config
+        >>> model = Llama(get_config("small", num_layers=1), rngs=nnx.Rngs(0))
+        >>> sample(model, jnp.array([[72, 105]]), 3, key=jax.random.key(0), top_p=0.9).shape
+        (1, 3)
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0; `greedy` is its limit")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be in (0, 1]")
+    sampling = Sampling(float(temperature), float(top_p))
+    return _continue(model, tokens, max_new_tokens, mask, eos_id, sampling, key)
+
+
+def _continue(
+    model: Llama,
+    tokens: Int[Array, "batch time"],
+    max_new_tokens: int,
+    mask: ArrayLike | None,
+    eos_id: int | None,
+    sampling: Sampling | None,
+    key: PRNGKeyArray,
+) -> Int[Array, "batch max_new_tokens"]:
     tokens = jnp.asarray(tokens)
     check_tokens(tokens, model.config.max_position)
     if 0 in tokens.shape:
@@ -67,32 +131,36 @@ def greedy(
     return _generate(
         structure,
         max_new_tokens,
+        sampling,
         parameters,
         tokens.astype(jnp.int32),
         jnp.asarray(starts, jnp.int32),
         jnp.asarray(lengths, jnp.int32),
         jnp.int32(_NO_EOS if eos_id is None else eos_id),
+        key,
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
     structure: nnx.GraphDef,
     max_new_tokens: int,
+    sampling: Sampling | None,
     parameters: Any,
     tokens: Int[Array, "batch time"],
     starts: Int[Array, " batch"],
     lengths: Int[Array, " batch"],
     eos_id: Int[Array, ""],
+    key: PRNGKeyArray,
 ) -> Int[Array, "batch max_new_tokens"]:
-    """`greedy` of prompts that occupy the columns from `starts` on."""
+    """Continues prompts that occupy the columns from `starts` on."""
     model = nnx.merge(structure, parameters)
     batch, time = tokens.shape
     columns = (starts[:, None] + jnp.arange(time)) % time
     prompts = jnp.take_along_axis(tokens, columns, axis=1)
     # The last new token is never read.
     logits, cache = prefill(model, prompts, lengths, time + max_new_tokens - 1)
-    first = _most_likely(logits)
+    first = _chosen(logits, sampling, jax.random.fold_in(key, 0))
     generated = jnp.full((batch, max_new_tokens), eos_id).at[:, 0].set(first)
 
     def unfinished(state):
@@ -102,7 +170,7 @@ def _generate(
     def add_token(state):
         count, token, ended, cache, generated = state
         logits, cache = decode(model, token, cache)
-        token = jnp.where(ended, eos_id, _most_likely(logits))
+        token = jnp.where(ended, eos_id, _chosen(logits, sampling, jax.random.fold_in(key, count)))
         generated = generated.at[:, count].set(token)
         return count + 1, token, ended | (token == eos_id), cache, generated
 
@@ -110,8 +178,18 @@ def _generate(
     return jax.lax.while_loop(unfinished, add_token, state)[-1]
 
 
-def _most_likely(logits: jax.Array) -> jax.Array:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+def _chosen(logits: jax.Array, sampling: Sampling | None, key: PRNGKeyArray) -> jax.Array:
+    """The next token of every row, int32 (batch,): the most likely one, or one that is drawn."""
+    if sampling is None:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits.astype(jnp.float32) / sampling.temperature
+    # The most likely tokens first; one is kept if those before it do not have top_p together.
+    order = jnp.argsort(-logits, axis=-1)
+    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    probabilities = jax.nn.softmax(ranked)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    place = jax.random.categorical(key, jnp.where(before < sampling.top_p, ranked, -jnp.inf))
+    return jnp.take_along_axis(order, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def _spans(mask: ArrayLike | None, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

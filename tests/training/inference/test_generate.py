@@ -14,7 +14,7 @@ from models import huggingface
 from models.configs import LlamaConfig
 from models.decoding import decode, prefill
 from models.rope_scaling import Llama3RopeScaling
-from training.inference.generate import _generate, greedy
+from training.inference.generate import _generate, greedy, sample
 
 CONFIG = LlamaConfig(48, 32, 48, num_layers=2, num_heads=4, num_kv_heads=2, max_position=96)
 LENGTHS = [7, 1, 12, 4]
@@ -164,7 +164,9 @@ def test_the_cache_is_written_in_place():
     rows = jax.ShapeDtypeStruct((batch,), jnp.int32)
     tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32)
     eos_id = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled = _generate.lower(structure, new, state, tokens, rows, rows, eos_id).compile()
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = (state, tokens, rows, rows, eos_id, key)
+    compiled = _generate.lower(structure, new, None, *shapes).compile()
     cache = 2 * 2 * batch * 2 * 8 * (time + new - 1) * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * cache
 
@@ -207,3 +209,49 @@ def test_what_cannot_be_continued_is_refused(tokens, new, options, message):
 def test_prompts_longer_than_the_cache_are_refused():
     with pytest.raises(ValueError, match="capacity=2 cannot hold prompts of 3 tokens"):
         prefill(model_of(), jnp.zeros((1, 3), jnp.int32), jnp.array([3]), 2)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_tokens_are_drawn_by_their_probability_among_the_fewest_that_have_top_p(top_p):
+    rows, temperature, model = 4000, 0.7, model_of()
+    prompt = jnp.asarray(PROMPTS[0], jnp.int32)[None]
+    logits = np.asarray(forward(model, prompt)[0, -1], np.float64) / temperature
+    expected = np.exp(logits - logits.max())
+    expected /= expected.sum()
+    order = np.argsort(-expected)
+    kept = order[: np.searchsorted(np.cumsum(expected[order]), top_p) + 1]
+    assert top_p == 1 or 1 < len(kept) < 48
+    nucleus = np.zeros(48)
+    nucleus[kept] = expected[kept] / expected[kept].sum()
+    drawn = sample(
+        model,
+        jnp.tile(prompt, (rows, 1)),
+        1,
+        key=jax.random.key(0),
+        temperature=temperature,
+        top_p=top_p,
+    )
+    frequencies = np.bincount(np.asarray(drawn)[:, 0], minlength=48) / rows
+    assert (frequencies[nucleus == 0] == 0).all()
+    assert np.abs(frequencies - nucleus).max() < 5 * np.sqrt(0.25 / rows)
+
+
+def test_draws_are_of_their_key_and_in_the_limit_the_most_likely():
+    tokens, mask = padded("left")
+    draw = lambda seed, **options: np.asarray(
+        sample(model_of(), tokens, NEW, key=jax.random.key(seed), mask=mask, **options)
+    )
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert (draw(0) != draw(1)).any()
+    likely = greedy(model_of(), tokens, NEW, mask=mask)
+    np.testing.assert_array_equal(draw(0, top_p=1e-6), likely)
+    np.testing.assert_array_equal(draw(1, temperature=1e-4), likely)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": 0.0}, "temperature=0.0 must be above 0"), ({"top_p": 1.5}, "top_p=1.5 must")],
+)
+def test_what_cannot_be_drawn_by_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sample(model_of(), jnp.ones((1, 2), jnp.int32), 1, key=jax.random.key(0), **options)

@@ -1,0 +1,42 @@
+"""`train.py export`: a run's model as a Hugging Face folder."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import tyro
+from etils import epath
+from rich.console import Console
+
+from training.checkpoints.pretrained import open_model, save_model
+from training.errors import UserError
+from training.steps.mesh import make_mesh, parse_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Write a run's model and tokenizer as a folder that Hugging Face's libraries read."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run of train.py; its newest checkpoint is taken."""
+    folder: tyro.conf.Positional[Path]
+    """Folder to write, which does not exist."""
+
+
+def export(config: ExportConfig, console: Console) -> None:
+    """Writes the folder.
+
+    Args:
+        config: as given.
+        console: for a line at the end.
+
+    Raises:
+        UserError: for a run that has no model, or a folder that exists or cannot be written.
+    """
+    folder = epath.Path(config.folder).expanduser()
+    if folder.exists():
+        raise UserError(f"{folder} exists already: give another folder")
+    source = open_model(config.run)
+    model = source.load(make_mesh(parse_mesh("data=1", jax.device_count())))
+    save_model(model, source, source.prompt if source.fine_tuned else None, folder)
+    console.print(f"wrote {folder}: {source.config.num_layers} layers", highlight=False)

@@ -1,0 +1,114 @@
+"""`train.py generate`: a model's continuation of a text."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.errors import UserError
+from training.inference.answers import text_of
+from training.inference.generate import greedy, sample
+from training.steps.mesh import make_mesh, parse_mesh
+
+_UNSET = tyro.conf.arg(help_behavior_hint="")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Continue a text with a trained model."""
+
+    model: Path
+    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
+    prompt: str = ""
+    """The text to continue; without one, a text from its beginning."""
+    max_new_tokens: int = 200
+    """Longest continuation; the end of text ends one sooner."""
+    temperature: float = 0.0
+    """0: the most likely token each time. Above 0 tokens are drawn, by probabilities that are
+    sharper below 1 and flatter above."""
+    top_p: float = 1.0
+    """Draw from the fewest most likely tokens that have this probability together."""
+    samples: int = 1
+    """Continuations of the same text."""
+    seed: int = 0
+    """Of the draws."""
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
+    """Type of the computation (default: the model's own)."""
+
+
+def generate(config: GenerateConfig, console: Console) -> list[str]:
+    """Prints continuations, after their prompt.
+
+    Args:
+        config: as given.
+        console: to print to.
+
+    Returns:
+        The continuations, without the prompt.
+
+    Raises:
+        UserError: for a model or options that cannot be used.
+    """
+    _check(config)
+    source = open_model(config.model)
+    prompt = _prompt_tokens(config, source)
+    mesh = make_mesh(parse_mesh("data=1", jax.device_count()))
+    model = source.load(mesh, config.dtype)
+    rows = np.tile(prompt, (config.samples, 1))
+    eos = source.tokenizer.eos_id
+    if config.temperature == 0:
+        tokens = greedy(model, rows, config.max_new_tokens, eos_id=eos)
+    else:
+        tokens = sample(
+            model,
+            rows,
+            config.max_new_tokens,
+            key=jax.random.key(config.seed),
+            temperature=config.temperature,
+            top_p=config.top_p,
+            eos_id=eos,
+        )
+    texts = [text_of(row, source.tokenizer) for row in np.asarray(tokens)]
+    for text in texts:
+        console.print(config.prompt + text, highlight=False, markup=False)
+    return texts
+
+
+def _check(config: GenerateConfig) -> None:
+    for option, value in (
+        ("--max-new-tokens", config.max_new_tokens),
+        ("--samples", config.samples),
+    ):
+        if value < 1:
+            raise UserError(f"{option} is {value}, but must be at least 1")
+    if config.temperature < 0:
+        raise UserError(f"--temperature is {config.temperature}, but must be 0 or more")
+    if not 0 < config.top_p <= 1:
+        raise UserError(f"--top-p is {config.top_p}, but must be above 0 and at most 1")
+    if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
+        raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
+
+
+def _prompt_tokens(config: GenerateConfig, source: PretrainedModel) -> np.ndarray:
+    """int32 (tokens,): what the model expects before a text, and the text.
+
+    Raises:
+        UserError: the model cannot read so much.
+    """
+    tokenizer = source.tokenizer
+    tokens = np.concatenate([source.prompt.prefix_ids, tokenizer.encode(config.prompt)])
+    if not tokens.size:  # texts of pretraining begin after the end of another one
+        tokens = np.array([tokenizer.eos_id])
+    most = source.config.max_position - len(tokens) + 1
+    if config.max_new_tokens > most:
+        raise UserError(
+            f"a prompt of {len(tokens)} tokens and --max-new-tokens {config.max_new_tokens} exceed "
+            f"the {source.config.max_position} tokens that {config.model} takes: "
+            + (f"give at most --max-new-tokens {most}" if most > 0 else "shorten the prompt")
+        )
+    return tokens.astype(np.int32)
