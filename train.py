@@ -11,9 +11,14 @@ python train.py export RUN FOLDER  a run's model as a Hugging Face folder
 python train.py problems --help    arithmetic word problems, for the two commands above
 python train.py report RUN...      the losses of any set of runs, drawn into one page
 
+Options may come from a file: --config FILE.yaml, FILE.json or RUN/config.json; those on the command
+line override it.
+
 Several processes: start each with --distributed; see --coordinator in the options of a run.
 """
 
+import functools
+import operator
 import shlex
 import sys
 from typing import Annotated, Any
@@ -30,23 +35,24 @@ from training.commands.prepare import PrepareConfig, prepare
 from training.commands.pretrain import pretrain
 from training.commands.problems import ProblemsConfig, write_problems
 from training.commands.report import ReportConfig, report
+from training.config.files import with_config_file
 from training.config.finetuning import FinetuneConfig
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.errors import TrainingFailedError, UserError
 from training.runs.distributed import is_first, start
 from training.runs.interruption import InterruptedRunError
 
-Command = (
-    Annotated[PretrainConfig, tyro.conf.subcommand("pretrain")]
-    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
-    | Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
-    | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
-    | Annotated[GenerateConfig, tyro.conf.subcommand("generate")]
-    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
-    | Annotated[ProblemsConfig, tyro.conf.subcommand("problems")]
-    | Annotated[ReportConfig, tyro.conf.subcommand("report")]
-)
+COMMANDS = {
+    "pretrain": PretrainConfig,
+    "compare": CompareConfig,
+    "prepare": PrepareConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "generate": GenerateConfig,
+    "export": ExportConfig,
+    "problems": ProblemsConfig,
+    "report": ReportConfig,
+}
 
 # Options of the first edition, which tyro would answer with options that sound alike.
 RENAMED = {"--momentum-dtype": "--mu-dtype", "--norm": "--select"}
@@ -66,7 +72,7 @@ def parse(arguments: list[str]) -> Any:
     """The configuration that the arguments describe; without a subcommand, of `pretrain`.
 
     Raises:
-        UserError: for an option that has another name now.
+        UserError: for an option that has another name now, or a --config that cannot be used.
     """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["pretrain", *arguments]
@@ -74,11 +80,18 @@ def parse(arguments: list[str]) -> Any:
         name = argument.partition("=")[0].replace("_", "-")
         if name in RENAMED:
             raise UserError(f"{name} is called {RENAMED[name]} now")
+    if arguments[0] in COMMANDS:
+        arguments = [arguments[0], *with_config_file(arguments[1:], COMMANDS[arguments[0]])]
+    command: Any = functools.reduce(
+        operator.or_,
+        (Annotated[config, tyro.conf.subcommand(name)] for name, config in COMMANDS.items()),
+    )
     return tyro.cli(
-        Command,
+        command,
         args=arguments,
         prog="train.py",
-        description=__doc__.replace("\n    ", "\n\n"),
+        # Without the list of commands, which the help has by itself.
+        description="\n\n".join(part for part in __doc__.split("\n\n") if "--help" not in part),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
 

@@ -1,0 +1,61 @@
+"""--config FILE: options of a file, which those of the command line override."""
+
+import json
+
+import pytest
+
+import train
+from training.config.pretraining import PretrainConfig, to_json
+from training.errors import UserError
+
+
+def written(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "steps: 7\nlearning-rate: 0.5\nzero: true\nremat: false\nnesterov: false\n"),
+        (
+            "a.json",
+            '{"steps": 7, "learning_rate": 0.5, "zero": true, "nesterov": false, "rank": null}',
+        ),
+    ],
+)
+def test_a_file_gives_options_and_the_command_line_overrides_them(tmp_path, name, text):
+    file = written(tmp_path / name, text)
+    config = train.parse(["--config", file, "--optimizer", "muon"])
+    assert (config.steps, config.learning_rate, config.zero, config.remat) == (7, 0.5, True, False)
+    assert (config.optimizer, config.hyperparameters.nesterov) == ("muon", False)
+    assert train.parse(["pretrain", "--steps", "9", f"--config={file}"]).steps == 9
+
+
+def test_a_run_s_config_json_is_the_run_in_another_folder(tmp_path):
+    config = train.parse(["--optimizer", "tandem", "--rank", "0.5", "--blocks", "2", "--remat"])
+    record = to_json(config, "abc") | {"out": "runs/first", "resume": True}
+    again = train.parse(["--config", written(tmp_path / "config.json", json.dumps(record))])
+    assert again == config
+    assert isinstance(again, PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steeps: 7", r"'steeps' is no option of this command\. Did you mean 'steps'\?"),
+        ("[1, 2]", "must hold options as name: value"),
+        ("a: b: c", "is not valid: mapping values"),
+    ],
+)
+def test_what_is_no_option_is_named(tmp_path, text, message):
+    file = written(tmp_path / "a.yaml", text)
+    with pytest.raises(UserError, match=message):
+        train.parse(["--config", file])
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"--config no\.json: cannot be read: No such file"):
+        train.parse(["--config", "no.json"])
+    with pytest.raises(UserError, match="--config needs a file"):
+        train.parse(["--config"])

@@ -1,0 +1,89 @@
+"""Options from a file: --config FILE, of JSON or YAML; a run's own config.json is one."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from training.errors import UserError, as_flag, nearest
+
+OPTION = "--config"
+# What a run's config.json says besides its options, and where the run was written to.
+_OF_A_RUN = ("data_checksum", "out", "resume")
+
+
+def with_config_file(arguments: list[str], config_type: type) -> list[str]:
+    """The arguments of a command with --config FILE replaced by the options in the file.
+
+    They come first, so that what is on the command line as well overrides them.
+
+    Args:
+        arguments: of the command, without its name.
+        config_type: the dataclass of its options.
+
+    Raises:
+        UserError: the file cannot be read, or has what is no option of the command.
+
+    >>> with_config_file(["--steps", "5"], dict)
+    ['--steps', '5']
+    """
+    rest: list[str] = []
+    options: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name != OPTION:
+            rest.append(argument)
+            continue
+        file = value if equals else next(waiting, None)
+        if not file:
+            raise UserError(f"{OPTION} needs a file of options, as JSON or YAML")
+        options += _options(Path(file).expanduser(), config_type)
+    return [*options, *rest]
+
+
+def _options(path: Path, config_type: type) -> list[str]:
+    values = _read(path)
+    if "data_checksum" in values:
+        values = {name: value for name, value in values.items() if name not in _OF_A_RUN}
+    known = _option_types(config_type)
+    options: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{path}: {name!r} is no option of this command.{nearest(name, known)}")
+        if known[name] is bool:
+            options += [as_flag(name)] if value else []
+        elif value is not None:
+            options += [as_flag(name), str(value)]
+    return options
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(text)
+        else:
+            values = json.loads(text)
+    except OSError as error:
+        raise UserError(f"{OPTION} {path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # of JSON or of YAML
+        reason = " ".join(str(error).split())
+        raise UserError(f"{OPTION} {path}: is not valid: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{OPTION} {path}: must hold options as name: value")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _option_types(config_type: type) -> dict[str, Any]:
+    """Option -> its type, those of groups included."""
+    types: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):
+        group = field.default_factory
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            types |= _option_types(group)
+        else:
+            types[field.name] = field.type
+    return types
