@@ -5,7 +5,7 @@ python train.py pretrain --help    the options of a run
 python train.py compare --help     several optimizers on the same model and data
 python train.py prepare --help     a corpus tokenised once, into memory-mapped arrays
 python train.py finetune --help    a model trained further on questions and answers
-python train.py evaluate --help    exact match of a model's answers, as GSM-8k counts it
+python train.py evaluate --help    exact match of a model's answers, or its loss on text
 python train.py generate --help    a model's continuation of a text
 python train.py export RUN FOLDER  a run's model as a Hugging Face folder
 python train.py problems --help    arithmetic word problems, for the two commands above

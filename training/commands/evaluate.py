@@ -1,4 +1,4 @@
-"""`train.py evaluate`: exact match of a model's greedy answers, as GSM-8k counts it."""
+"""`train.py evaluate`: exact match of answers, as GSM-8k counts it, or the loss on text."""
 
 import dataclasses
 import json
@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal, TextIO
 
 import jax
 import tyro
+from jax.sharding import Mesh
 from rich.console import Console
 
 from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.commands.evaluate_text import evaluate_text
 from training.data.prompts import Prompt
-from training.data.questions import Example, read_examples
+from training.data.questions import Example, has_questions, read_examples
 from training.errors import UserError, as_flag
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
+from training.json_files import write_json
 from training.runs.metrics import progress_bar
 from training.steps.mesh import batch_shards, make_mesh, mesh_text, parse_mesh
 
@@ -28,19 +31,22 @@ _UNSET = tyro.conf.arg(help_behavior_hint="")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Ask a model questions and count the answers whose number after #### is right, as GSM-8k's own
-    scorer does."""
+    scorer does; or measure its loss, perplexity and bits per byte on any text."""
 
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     data: Path
-    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl."""
+    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: a file, a
+    folder or a glob as for pretraining."""
     out: Annotated[Path | None, _UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, _UNSET] = None
     r"""Prompt, with {question} for the question; \n ends a line (default: that which the model was
     fine-tuned with, else "Question: {question}\nAnswer:\n")."""
     batch_size: int = 32
-    """Questions answered at a time."""
+    """Questions answered, or windows of text read, at a time."""
+    seq_len: Annotated[int | None, _UNSET] = None
+    """Tokens of a window of text (default: as many as the model takes, at most 1024)."""
     max_new_tokens: int = 256
     """Longest answer; the end of text ends one sooner."""
     limit: Annotated[int | None, _UNSET] = None
@@ -68,6 +74,8 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     sizes = parse_mesh(config.mesh, jax.device_count())
     _check(config, batch_shards(sizes), mesh_text(sizes))
     source = open_model(config.model)
+    if not has_questions(config.data):
+        return _evaluate_text(config, source, make_mesh(sizes), console)
     prompt = source.prompt
     if config.template is not None:
         prompt = Prompt.of_option(config.template, prompt.prefix_ids)
@@ -108,7 +116,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
         "without_number": sum(record["number"] is None for record in records.values()),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    write_json(folder / SUMMARY_FILE, summary)
     console.print(
         f"exact match {summary['accuracy']:.1%}: {summary['correct']:,} of {summary['examples']:,} "
         f"({summary['without_number']:,} outputs without a number) in {summary['seconds']:.0f} s; "
@@ -116,6 +124,28 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
         highlight=False,
         markup=False,
     )
+    return summary
+
+
+def _evaluate_text(
+    config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
+) -> dict[str, Any]:
+    """The loss on text, in summary.json too."""
+    most = source.config.max_position
+    if config.seq_len is not None and config.seq_len > most:
+        raise UserError(f"--seq-len {config.seq_len} is more than the model takes ({most})")
+    folder = _create_folder(config)
+    measures = evaluate_text(
+        str(config.data),
+        source,
+        source.load(mesh, config.dtype),
+        mesh,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        console=console,
+    )
+    summary = {"model": str(config.model), "data": str(config.data), **measures}
+    write_json(folder / SUMMARY_FILE, summary)
     return summary
 
 
@@ -136,7 +166,7 @@ def _num_correct(records: dict[int, dict[str, Any]]) -> int:
 
 
 def _check(config: EvaluateConfig, shards: int, mesh: str) -> None:
-    for name in ("batch_size", "max_new_tokens", "limit"):
+    for name in ("batch_size", "max_new_tokens", "limit", "seq_len"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"{as_flag(name)} is {value}, but must be at least 1")

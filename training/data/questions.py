@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from training.data.files import JSON_LINES, has_suffix
 from training.data.json_lines import read_json_objects, string_field
 from training.errors import DataError
 
@@ -22,6 +23,19 @@ class Example:
     question: str
     answer: str
     where: str
+
+
+def has_questions(path: Path) -> bool:
+    """Whether data are questions rather than text: JSON lines of which the first one has one.
+
+    What is not there counts as questions too, for `read_examples` to say so.
+    """
+    if not path.exists() and not any(character in str(path) for character in "*?[:"):
+        return True
+    if not path.is_file() or not has_suffix(path, JSON_LINES):
+        return False
+    first = next(read_json_objects(path, _EXPECTED), None)
+    return first is None or "text" not in first[1]
 
 
 def read_examples(path: Path) -> list[Example]:

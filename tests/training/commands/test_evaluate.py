@@ -13,6 +13,7 @@ from rich.console import Console
 
 import train
 from models import huggingface
+from training.checkpoints.pretrained import open_model
 from training.commands import evaluate as evaluation
 from training.commands.evaluate import EvaluateConfig
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
@@ -192,3 +193,31 @@ def test_the_command_line_writes_problems_and_evaluates(files, tmp_path, capsys)
     assert train.main([*command, "--data", str(files / "test.jsonl"), "--batch-size", "8"]) == 0
     assert "exact match 0.0%: 0 of 13" in capsys.readouterr().out
     assert json.loads((out / "summary.json").read_text())["template"] == TEMPLATE
+
+
+def test_a_run_s_loss_on_a_text_is_that_of_its_windows(trainer, tmp_path, capsys):
+    text = "".join(f"line {i} of {i * i} is a text.\n" for i in range(60))
+    (tmp_path / "text.txt").write_text(text)
+    trainer(trainer.config(tmp_path / "run"))
+    options = ["--seq-len", "16", "--batch-size", "5", "--mesh", "data=1"]
+    arguments = ["--model", tmp_path / "run", "--data", tmp_path / "text.txt"]
+    out = tmp_path / "out"
+    assert train.main(["evaluate", *map(str, arguments), "--out", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    model = open_model(tmp_path / "run").load(make_mesh({"data": 1}))
+    tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    nats = 0.0
+    for start in range(0, len(tokens) - 1, 16):
+        window = tokens[start : start + 17]
+        logits = np.asarray(model(window[None, :-1])[0], np.float64)
+        logits -= logits.max(-1, keepdims=True)
+        chosen = logits[np.arange(len(window) - 1), window[1:]]
+        nats += (np.log(np.exp(logits).sum(-1)) - chosen).sum()
+    assert summary["tokens"] == summary["bytes"] == len(text)
+    assert summary["loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+    assert summary["perplexity"] == pytest.approx(np.exp(summary["loss"]))
+    assert summary["bits_per_byte"] == pytest.approx(summary["loss"] / np.log(2))
+    assert f"loss {summary['loss']:.4f}, perplexity" in printed
+    assert train.main(["evaluate", *map(str, arguments), "--seq-len", "1000000"]) == 2
+    assert "--seq-len 1000000 is more than the model takes" in capsys.readouterr().err

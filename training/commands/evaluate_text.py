@@ -1,0 +1,111 @@
+"""`train.py evaluate` on text: a model's loss, perplexity and bits per byte."""
+
+import functools
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from rich.console import Console
+
+from models.llama import Llama
+from training.checkpoints.pretrained import PretrainedModel
+from training.data.documents import find_sources, read_documents
+from training.data.tokenizers import Tokenizer
+from training.errors import DataError
+from training.runs.metrics import perplexity
+from training.steps.answer_loss import TOKENS, WEIGHTS, answer_loss
+from training.steps.mesh import batch_sharding
+
+LONGEST_WINDOW = 1024
+
+
+def evaluate_text(
+    data: str,
+    source: PretrainedModel,
+    model: Llama,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    seq_len: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Measures a model on all of a text.
+
+    Every token but the first is predicted once, from those before it in its window.
+
+    Args:
+        data: as for `train.py pretrain`.
+        source: of the model, for its tokenizer.
+        model: its parameters are on the mesh.
+        mesh: that batches are split over.
+        batch_size: windows at a time.
+        seq_len: tokens of a window; None for as many as the model takes, at most 1024.
+        console: for the result.
+
+    Returns:
+        tokens, bytes, nats per token (`loss`), `perplexity`, `bits_per_byte`, `seq_len`, `seconds`.
+
+    Raises:
+        DataError: the data cannot be read, or are less than two tokens.
+    """
+    seq_len = seq_len or min(LONGEST_WINDOW, source.config.max_position)
+    start = time.perf_counter()
+    tokens, num_bytes = _tokens(data, source.tokenizer)
+    if len(tokens) < 2:
+        raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
+    loss = _mean_loss(model, tokens, seq_len, batch_size, mesh)
+    bits = loss * len(tokens) / (math.log(2) * num_bytes)
+    console.print(
+        f"loss {loss:.4f}, perplexity {perplexity(loss):.2f}, {bits:.4f} bits per byte: "
+        f"{len(tokens):,} tokens of {data} in windows of {seq_len}",
+        highlight=False,
+        markup=False,
+    )
+    return {
+        "tokens": len(tokens),
+        "bytes": num_bytes,
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": bits,
+        "seq_len": seq_len,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _tokens(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+    """All documents as one stream, the end of text between them; and their bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        failure = str(Path(folder) / "failure")
+        rows = list(read_documents(find_sources(data)[0], folder, failure))
+    texts = [row["text"] for row in rows]
+    if not texts:
+        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
+    separator = np.array([tokenizer.eos_id])
+    pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, separator)]
+    return np.concatenate(pieces[:-1]), sum(len(text.encode()) for text in texts)
+
+
+def _mean_loss(
+    model: Llama, tokens: np.ndarray, seq_len: int, batch_size: int, mesh: Mesh
+) -> float:
+    """Nats per predicted token."""
+    count = len(tokens) - 1
+    rows = -(-count // (seq_len * batch_size)) * batch_size
+    padded = np.zeros(rows * seq_len + 1, np.int32)
+    padded[: len(tokens)] = tokens
+    weights = (np.arange(rows * seq_len) < count).astype(np.float32).reshape(rows, seq_len)
+    structure, params = nnx.split(model)
+    loss = jax.jit(functools.partial(answer_loss, structure))
+    total = 0.0
+    for first in range(0, rows, batch_size):
+        window = (first + np.arange(batch_size))[:, None] * seq_len + np.arange(seq_len + 1)
+        batch = {TOKENS: padded[window], WEIGHTS: weights[first : first + batch_size]}
+        with jax.set_mesh(mesh):
+            total += float(loss(params, jax.device_put(batch, batch_sharding(mesh))))
+    return total / count
