@@ -1,5 +1,6 @@
 """Shared test set-up: eight host devices, run-time shape checks, float64 on request."""
 
+import collections
 import os
 from importlib.metadata import version
 
@@ -28,6 +29,18 @@ jaxtyping.install_import_hook("lowrank_optax", "beartype.beartype")
 
 settings.register_profile("lowrank_optax", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("lowrank_optax")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a product of parameters the quick command takes every n-th; the others are slow."""
+    counts = collections.Counter()
+    for item in items:
+        if product := item.get_closest_marker("product"):
+            function = item.nodeid.partition("[")[0]
+            if counts[function] % product.kwargs["every"]:
+                item.add_marker(pytest.mark.slow)
+            counts[function] += 1
 
 
 @pytest.fixture(autouse=True, scope="module")

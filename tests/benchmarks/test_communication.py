@@ -11,6 +11,7 @@ SIZES = {"m": 320, "n": 160, "r": 24}
 METHODS_TO_CHECK = ("trion", "dct_adamw", "dion (cholesky_qr)")
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("layout", ["rows", "columns", "8 layers, rows", "zero"])
 @pytest.mark.parametrize("method", METHODS_TO_CHECK)
 def test_an_update_sends_what_its_formula_says(method, layout):

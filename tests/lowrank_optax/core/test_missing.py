@@ -27,6 +27,7 @@ def after_a_step(tx):
     return tx.update(GRADS, tx.init(PARAMS), PARAMS)[1]
 
 
+@pytest.mark.product(every=4)
 @each_transform
 @pytest.mark.parametrize("missing", ["a", "b", "c"])
 def test_none_is_no_update_and_leaves_the_state_of_its_parameter_alone(tx, missing):

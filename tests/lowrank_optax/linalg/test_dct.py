@@ -117,6 +117,7 @@ def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
     np.testing.assert_allclose(orthogonal_idct(expected, axis, method), x, atol=1e-5)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [1, 2, 9, 15, 16, 36, 75])
 def test_stacked_columns_match_scipy_in_float64(method, n, float64):

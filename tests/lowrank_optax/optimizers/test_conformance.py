@@ -10,7 +10,6 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from drawing import draw
-from exhaustive import mostly_slow
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -64,7 +63,10 @@ SHAPES = {
 
 # One of each kind: a fixed basis, a learned one, one held for some steps, no memory of the rest.
 QUICK = ("trion", "dct_adamw", "galore", "tandem")
-NAMES = mostly_slow(OPTIMIZERS, lambda _, name: name in QUICK)
+NAMES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name)
+    for name in OPTIMIZERS
+]
 
 each_optimizer = pytest.mark.parametrize(
     "make", [pytest.param(OPTIMIZERS[one.values[0]], id=one.id, marks=one.marks) for one in NAMES]
@@ -98,7 +100,7 @@ def run(name, dtype="float32"):
 
 
 @pytest.mark.parametrize(
-    "dtype", mostly_slow(["float32", "bfloat16", "float16"], lambda _, dtype: dtype != "float16")
+    "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_state_and_updates_keep_shape_dtype_and_structure(name, dtype):

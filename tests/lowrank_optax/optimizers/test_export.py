@@ -6,6 +6,7 @@ import pytest
 from methods import draw, each_method, make, model
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @each_method
 def test_the_update_lowers_for_accelerators(name, platform):

@@ -126,6 +126,7 @@ def set_first_factor(arrays):
     return change if "Q0" in arrays else lambda state: state
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("method", "name"), CASES)
 def test_the_optimizer_follows_the_golden_trajectory(method, name, dtype, request):

@@ -65,6 +65,7 @@ CASES = {
 }
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("case", CASES)
 def test_injected_program_numbers_give_the_same_steps(case):
     gradients = [model(seed) for seed in range(7)]
@@ -87,6 +88,7 @@ def test_an_injected_interval_may_change_from_step_to_step():
     assert np.abs(basis(refreshed) - basis(state)).max() > 0.1
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_number_may_be_injected_where_mesh_axes_are_explicit(name):
     make, here = METHODS[name], normal(1, SHAPE)

@@ -65,6 +65,7 @@ def noisy_parabola(params, step):
     return jax.tree.map(lambda x, target: x - target + noise(x), params, targets())
 
 
+@pytest.mark.product(every=4)
 @each_method
 def test_a_first_moment_in_bfloat16_leads_to_nearly_the_same_parameters(name):
     start = model(0)

@@ -69,6 +69,7 @@ def accumulating(name):
     return compiled(tx.gradient_transformation())
 
 
+@pytest.mark.product(every=5)
 @each_poison
 @each_method
 def test_apply_if_finite_leaves_parameters_and_state_as_they_were(name, poison):
@@ -80,6 +81,7 @@ def test_apply_if_finite_leaves_parameters_and_state_as_they_were(name, poison):
     assert int(new_state.total_notfinite) == 1
 
 
+@pytest.mark.product(every=8)
 @pytest.mark.parametrize("within", ["first of two", "second of two"])
 @each_poison
 @each_method

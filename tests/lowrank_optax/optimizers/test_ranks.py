@@ -28,6 +28,7 @@ def updates(tx, smaller):
         yield update
 
 
+@pytest.mark.product(every=5)
 @each_smaller
 @each_method
 def test_a_rank_above_the_smaller_dimension_is_that_dimension(name, smaller):

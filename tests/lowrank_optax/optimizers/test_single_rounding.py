@@ -58,6 +58,7 @@ def in_bfloat16(step, weights):
     return HALF(-RATE) * (jnp.asarray(step, HALF) + HALF(DECAY) * weights)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("leaf", SHAPES)
 @each_method
 def test_an_update_in_bfloat16_is_rounded_once(name, leaf):

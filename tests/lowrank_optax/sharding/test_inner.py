@@ -36,6 +36,7 @@ INNER = {
 }
 
 
+@pytest.mark.product(every=8)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("inner", INNER)

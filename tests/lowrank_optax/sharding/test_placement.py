@@ -54,6 +54,7 @@ def updates_on_one_device(method, shape):
     return found
 
 
+@pytest.mark.product(every=6)
 @pytest.mark.parametrize(("method", "layout", "kind"), EVERYWHERE + IN_SOME)
 def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
     case = Case(METHODS[method], LAYOUTS[layout], kind)

@@ -66,6 +66,7 @@ def type_of(x):
     return x.shape, x.dtype, x.weak_type
 
 
+@pytest.mark.product(every=7)
 @pytest.mark.parametrize(
     ("layout", "kind"), SPLITS, ids=[f"{layout}-{kind.name}" for layout, kind in SPLITS]
 )

@@ -76,6 +76,7 @@ def test_the_word_that_it_replaces_is_refused_with_its_name():
         lro.trion(0.02, 4, compress="unsharded").init(params)
 
 
+@pytest.mark.product(every=6)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_compresses_the_side_that_it_is_told(method, kind):

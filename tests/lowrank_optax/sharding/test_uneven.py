@@ -32,6 +32,7 @@ ANY_SIZE = METHODS | {"low_rank": functools.partial(lro.low_rank, 0.01, RANK)}
 GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
 
 
+@pytest.mark.product(every=10)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("layout", UNEVEN)
 @pytest.mark.parametrize("method", ANY_SIZE)
@@ -53,6 +54,7 @@ def test_two_steps_are_those_of_one_device(method, layout, kind):
             np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("method", ANY_SIZE)
 def test_without_being_told_where_init_and_update_agree(method):
     case = Case(ANY_SIZE[method], UNEVEN["n split, m odd"], KINDS[1])
@@ -91,6 +93,7 @@ for make in (lro.trion, lro.dct_adamw, lro.tandem):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_72_rows_over_16_devices_stay_whole_and_are_right(kind):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=16", "JAX_PLATFORMS": "cpu"}

@@ -177,6 +177,7 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_eight_devices_and_micro_batches_train_to_the_losses_of_one(files, tmp_path, tuned):
     layout = {"mesh": "data=2,fsdp=2", "zero": True, "accumulate_steps": 2}
     run(config_of(files, tmp_path / "run", **layout))
@@ -188,6 +189,7 @@ def test_eight_devices_and_micro_batches_train_to_the_losses_of_one(files, tmp_p
         np.testing.assert_allclose(several, one, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_qwen_is_trained_and_written_in_bfloat16(files, tmp_path):
     types = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
     run(config_of(files, tmp_path / "run", model=files / "tiny_qwen2", **types))

@@ -179,6 +179,7 @@ def kill_at(source, out, tokenizer, moment):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 def test_a_preparation_that_is_killed_ends_as_an_undisturbed_one(source, tmp_path, tokenizer):
     done = kill_at(source, tmp_path / "undisturbed", tokenizer, 10**6)
@@ -388,6 +389,7 @@ def endless(source, tmp_path):
         parent.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_no_process_outlives_a_killed_parent(endless):
     parent, pids = endless
@@ -397,6 +399,7 @@ def test_no_process_outlives_a_killed_parent(endless):
     wait_until(lambda: not any(Path("/proc", pid).exists() for pid in children))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_explained(endless):
     parent, pids = endless
     os.kill(pids[0], signal.SIGKILL)

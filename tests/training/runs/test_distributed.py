@@ -77,6 +77,7 @@ def test_without_options_and_without_a_cluster_the_options_are_named(monkeypatch
         jax.config.update("jax_enable_preemption_service", before)
 
 
+@pytest.mark.slow
 def test_what_a_time_out_means_is_said_before_jax_aborts(port):
     options = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
     done = subprocess.run(
@@ -203,6 +204,7 @@ def assert_same_curve(folder, expected):
         np.testing.assert_allclose(losses(folder, name), losses(expected, name), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_killed_at_any_step_resume_to_the_losses_of_one(
     port, tmp_path, corpus_folder, undisturbed
 ):
@@ -241,6 +243,7 @@ def test_a_signal_to_one_process_stops_both_and_one_continues(
     assert_same_curve(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_two_processes_turn_to_the_same_earlier_checkpoint(
     port, tmp_path, corpus_folder, undisturbed
 ):
@@ -259,6 +262,7 @@ def test_two_processes_turn_to_the_same_earlier_checkpoint(
     assert_same_curve(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_folder_that_process_0_cannot_write_ends_both(port, tmp_path, corpus_folder):
     """Process 1 finds nothing wrong, and must not wait for ever."""
     (tmp_path / "run").mkdir()

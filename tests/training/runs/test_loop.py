@@ -103,6 +103,7 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("moment", ["evaluate", "save", "wait"])
 def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
     trainer, tmp_path, monkeypatch, moment

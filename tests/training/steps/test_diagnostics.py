@@ -61,6 +61,7 @@ def columns(basis, name):
     return np.stack([full[:, chosen] for chosen in basis])
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(
     ("name", "hyperparameters"),
     [
@@ -127,6 +128,7 @@ def test_overlap_is_the_share_of_common_columns_or_the_projected_energy():
     np.testing.assert_allclose(found["learned"], expected, rtol=1e-5)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
     config = resolve_config(PretrainConfig(optimizer=name, num_layers=2, mesh="data=1"))
@@ -187,6 +189,7 @@ def test_without_looks_their_function_is_never_called(trainer, tmp_path):
         trainer(watched, dataclasses.replace(trainer.steps(config), look=look))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
     whole = trainer.config(tmp_path / "whole", optimizer="trion", watching=WATCHED)
     parts = dataclasses.replace(whole, out=tmp_path / "parts")

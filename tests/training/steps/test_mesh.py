@@ -194,6 +194,7 @@ def one_device(trainer):
     return train
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(("optimizer", "mesh", "zero", "hyperparameters"), LAYOUTS)
 def test_every_layout_trains_to_the_losses_of_one_device(
     trainer, tmp_path, one_device, optimizer, mesh, zero, hyperparameters
@@ -220,6 +221,7 @@ def test_every_layout_trains_to_the_losses_of_one_device(
         assert array.sharding.is_equivalent_to(stored.sharding, array.ndim)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_is_continued_by_one_two_and_four(
     trainer, tmp_path, one_device
 ):

@@ -106,6 +106,7 @@ def test_every_option_is_taken_by_some_optimizer_and_named_in_its_help():
         assert any(option in options for options in accepted.values()), option
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("option", ["momentum", "nesterov", "rank_scale", "b1", "select", "eps"])
 def test_hyperparameters_reach_the_optimizer(option, params):
     default = False if option == "nesterov" else None  # Muon's own is True

@@ -265,6 +265,7 @@ def test_a_run_whose_updates_are_all_left_out_ends(trainer, tmp_path, spoil):
     assert failure.value.diverged
 
 
+@pytest.mark.slow
 def test_spikes_are_left_out_under_zero_on_two_devices(trainer, tmp_path, spoil):
     config = trainer.config(
         tmp_path / "run", mesh="data=2", zero=True, spikes=SpikeOptions("outlier")

@@ -55,6 +55,7 @@ def at_work(name, G, rank, select="l2"):
     return projection, S, basis, projection.subspace(basis, G.shape)
 
 
+@pytest.mark.product(every=3)
 @every_basis
 @pytest.mark.parametrize("n", [1, 8, 512])
 def test_the_columns_are_an_orthogonal_matrix_and_the_transform_is_its_product(name, n):
@@ -161,6 +162,7 @@ def test_reweighting_scales_the_two_parts_separately(name, seed, inside, outside
     np.testing.assert_allclose(restored, reweighted, atol=1e-12)
 
 
+@pytest.mark.product(every=3)
 @every_basis
 @pytest.mark.parametrize("n", [8, 512])
 def test_in_whatever_order_the_domain_is_a_subspace_is_that_of_its_columns(name, n):
@@ -310,6 +312,7 @@ def test_identity_with_uniform_selection_is_a_random_set_of_whole_rows():
     assert not np.array_equal(basis, subspaces.chosen(projection, A, 3, jax.random.key(2)))
 
 
+@pytest.mark.product(every=4)
 @every_basis
 @pytest.mark.parametrize("select", ["importance", "hybrid", "uniform"])
 def test_an_optimizer_runs_with_every_basis_and_random_selection(name, select):

@@ -28,6 +28,7 @@ def started(name, A, rank):
     return projection, refreshed(projection, A, chosen(projection, A, rank), rank)
 
 
+@pytest.mark.product(every=4)
 @every_basis
 @pytest.mark.parametrize(("n", "m", "rank"), [(6, 10, 3), (6, 10, 6), (7, 4, 6), (1, 5, 1)])
 def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank):
@@ -51,6 +52,7 @@ def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank)
     np.testing.assert_allclose(subspace.without(A, a, other, y), expected, atol=1e-4)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("name", [name for name in BASES if name != "random"])
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name, bad):
@@ -114,6 +116,7 @@ def test_the_overlap_is_that_of_known_subspaces():
     np.testing.assert_allclose(overlaps, [1, 0, 2 / 3], rtol=1e-6)
 
 
+@pytest.mark.product(every=4)
 @every_basis
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_an_optimizer_runs_and_steps_inside_the_subspace(name, dtype):
