@@ -73,7 +73,7 @@ def source(tmp_path_factory):
 
 def run(data, out, **options):
     """Prepares in this process, unless told otherwise; returns the output."""
-    console = Console(file=io.StringIO(), width=300)
+    console = Console(file=io.StringIO(), width=300, soft_wrap=True)
     prepare(PrepareConfig(data=str(data), out=out, **({"workers": 1} | options)), console)
     return console.file.getvalue()
 
