@@ -11,6 +11,7 @@ import glob
 import importlib
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +51,10 @@ def import_datasets() -> ModuleType:
 
     Nor does it report what is read: it would ask the network even for a local file of JSON lines.
     """
-    datasets = importlib.import_module("datasets")
+    with warnings.catch_warnings():
+        # Of tqdm in a notebook without widgets: there are no bars of its here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        datasets = importlib.import_module("datasets")
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
