@@ -3,6 +3,7 @@
 Run from the repository's root: ``python -m benchmarks.recipes.report``.
 """
 
+import dataclasses
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.pages import ROOT, fill
+from benchmarks.recipes.__main__ import STAGES
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
 from benchmarks.timing import RESULTS, markdown_table
@@ -140,9 +142,14 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
 
 def read() -> dict[str, list[Row]]:
     """Every stage's methods by their loss."""
-    sizes = {line["method"]: line["bytes_per_entry"] for line in read_lines(FOLDER / "runs.jsonl")}
+    runs = read_lines(FOLDER / "runs.jsonl")
     tuned = read_lines(FOLDER / "tuned.jsonl")
-    return {stage: rows_of(stage, tuned, sizes) for stage in {line["stage"] for line in tuned}}
+    found = {}
+    for stage in {line["stage"] for line in tuned}:
+        setting = dataclasses.asdict(STAGES[stage].setting)
+        sizes = {run["method"]: run["bytes_per_entry"] for run in runs if run["setting"] == setting}
+        found[stage] = rows_of(stage, tuned, sizes)
+    return found
 
 
 def render(page: str) -> str:
