@@ -31,7 +31,8 @@ from benchmarks.timing import (
     write_json,
 )
 from training.commands.prepare import PrepareConfig, prepare
-from training.commands.pretrain import model_config, resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.model import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.corpus import Corpus, load_corpus
 from training.runs.interruption import StopRequest

@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
-from training.commands.pretrain import model_config, resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.model import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.corpus import Corpus, load_corpus
 from training.runs.loop import train_run

@@ -17,7 +17,7 @@ from flax import nnx
 import lowrank_optax as lro
 from benchmarks.recipes.methods import METHODS
 from models.llama import Llama, matrix_dimension_numbers
-from training.commands.pretrain import model_config
+from training.config.model import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.documents import find_sources, read_documents
 from training.data.files import STDLIB

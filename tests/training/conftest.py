@@ -6,7 +6,8 @@ import jax
 import pytest
 from rich.console import Console
 
-from training.commands.pretrain import model_config, resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.model import model_config
 from training.config.pretraining import Hyperparameters, PretrainConfig
 from training.data.corpus import load_corpus
 from training.runs.folder import check_run_folder

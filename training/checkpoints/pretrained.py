@@ -25,7 +25,7 @@ from models.huggingface_config import read_config
 from models.llama import Llama
 from models.partitioning import partition_specs
 from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
-from training.commands.pretrain import model_config
+from training.config.model import model_config
 from training.config.pretraining import PretrainConfig
 from training.data.bpe import byte_tokenizer_definition
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer

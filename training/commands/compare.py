@@ -11,7 +11,8 @@ from etils import epath
 from rich.console import Console
 from rich.markdown import Markdown
 
-from training.commands.pretrain import model_config, resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.model import model_config
 from training.config.pretraining import CompareConfig, PretrainConfig, TrainingConfig, to_json
 from training.data.corpus import Corpus, check_unchanged, load_corpus
 from training.errors import TrainingFailedError, UserError

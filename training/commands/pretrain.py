@@ -1,16 +1,13 @@
 """`train.py pretrain`: from options to a trained model and its closing table."""
 
-import dataclasses
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from models.configs import get_config
-from models.llama import LlamaConfig
+from training.config.model import model_config
 from training.config.pretraining import PretrainConfig, check, resolve
 from training.data.corpus import Corpus, load_corpus
-from training.errors import UserError, as_user_error
 from training.runs.distributed import all_or_none
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
@@ -18,9 +15,6 @@ from training.runs.summary import summary_table
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh, parse_mesh
 from training.steps.optimizers import accepted_options, check_options, check_zero, get_entry
-
-# The vocabulary is rounded up to this: odd sizes are slow, and do not divide over devices.
-VOCABULARY_MULTIPLE = 8
 
 
 def resolve_config(config: PretrainConfig) -> PretrainConfig:
@@ -43,54 +37,6 @@ def resolve_config(config: PretrainConfig) -> PretrainConfig:
         low_rank="rank" in accepted,
         has_fallback="fallback_learning_rate" in accepted,
     )
-
-
-def model_config(config: PretrainConfig, vocab_size: int) -> LlamaConfig:
-    """The preset with the overrides of the command line.
-
-    Another width keeps the width of the heads and the proportions of everything else.
-
-    Raises:
-        UserError: for an unknown preset, a width that the heads do not divide, or a sequence that
-            is too long.
-    """
-    with as_user_error():
-        preset = get_config(
-            config.preset,
-            vocab_size=-(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-            remat=config.remat,
-        )
-        overrides: dict[str, Any] = {}
-        if config.num_layers is not None:
-            overrides["num_layers"] = config.num_layers
-        if config.hidden_size is not None:
-            overrides |= _scaled_width(preset, config.hidden_size)
-        if config.seq_len > preset.max_position:
-            raise UserError(
-                f"--seq-len {config.seq_len} is longer than preset {config.preset!r} takes "
-                f"({preset.max_position})"
-            )
-        return dataclasses.replace(preset, **overrides)
-
-
-def _scaled_width(preset: LlamaConfig, hidden_size: int) -> dict[str, int]:
-    heads, remainder = divmod(hidden_size, preset.head_dim)
-    kv_heads = max(1, heads * preset.num_kv_heads // preset.num_heads)
-    if hidden_size < 1 or remainder or heads % kv_heads:
-        raise UserError(
-            f"--hidden-size {hidden_size} does not suit heads of width {preset.head_dim} with "
-            f"{preset.num_heads // preset.num_kv_heads} query head(s) per key head: use a "
-            f"multiple of {preset.head_dim * preset.num_heads // preset.num_kv_heads}"
-        )
-    intermediate = round(preset.intermediate_size * hidden_size / preset.hidden_size / 8) * 8
-    return {
-        "hidden_size": hidden_size,
-        "num_heads": heads,
-        "num_kv_heads": kv_heads,
-        "intermediate_size": intermediate,
-    }
 
 
 def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:

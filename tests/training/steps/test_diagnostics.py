@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lowrank_optax as lro
 from models.llama import Llama
-from training.commands.pretrain import model_config, resolve_config
+from training.commands.pretrain import resolve_config
+from training.config.model import model_config
 from training.config.pretraining import Hyperparameters, PretrainConfig
 from training.config.watching import WatchingOptions
 from training.errors import UserError

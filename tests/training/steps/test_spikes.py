@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import lowrank_optax as lro
-from training.commands.pretrain import model_config
+from training.config.model import model_config
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError
 from training.runs.metrics import read_metrics
