@@ -155,6 +155,12 @@ class Llama(nnx.Module):
           ValueError: if ``tokens`` is not a (batch, time) array of integers, or is longer than
             ``max_position``; or if ``segments`` has another shape.
         """
+        return self.logits(self.last_layer(tokens, segments))
+
+    def last_layer(
+        self, tokens: Int[Array, "batch time"], segments: Int[Array, "batch time"] | None = None
+    ) -> Float[Array, "batch time hidden"]:
+        """What ``logits`` makes logits of; arguments and errors are those of a call."""
         check_tokens(tokens, self.config.max_position)
         if segments is None:
             positions = jnp.arange(tokens.shape[1])
@@ -166,7 +172,7 @@ class Llama(nnx.Module):
         else:
             positions = segment_positions(segments)
         tables = self.rotary_tables(positions)
-        return self.logits(self._apply_layers(self.embed_tokens(tokens), *tables, segments))
+        return self._apply_layers(self.embed_tokens(tokens), *tables, segments)
 
     def rotary_tables(self, positions):
         """Cosines and sines of the configured rotary angles, of positions (..., time)."""
@@ -175,12 +181,20 @@ class Llama(nnx.Module):
 
     def logits(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Final norm and output head of the last layer's output."""
+        return self.project(self.norm(x), self.head())
+
+    def head(self) -> Float[Array, "hidden vocab"]:
+        """The output head: the embedding's transpose where they are tied."""
         if self.config.tie_embeddings:
-            head = self.embed_tokens.embedding[...].T
-        else:
-            head = self.lm_head.kernel[...]
+            return self.embed_tokens.embedding[...].T
+        return self.lm_head.kernel[...]
+
+    def project(
+        self, x: Float[Array, "*batch hidden"], head: Float[Array, "hidden vocab"]
+    ) -> Float[Array, "*batch vocab"]:
+        """Logits of what the final norm gave."""
         return jnp.matmul(
-            self.norm(x),
+            x,
             head.astype(self.config.dtype),
             preferred_element_type=at_least_float32(self.config.dtype),
         )

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
+from models.cross_entropy import next_token_losses
 from training.steps.objective import Objective
 
 TOKENS = "tokens"  # int32 (rows, time + 1)
@@ -24,9 +24,7 @@ def answer_loss(graphdef: nnx.GraphDef, params: Any, batch: dict[str, jax.Array]
         params: its parameters, a pure dict.
         batch: as named above.
     """
-    tokens = batch[TOKENS]
-    logits = nnx.merge(graphdef, params)(tokens[:, :-1], batch.get(SEGMENTS))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    losses = next_token_losses(nnx.merge(graphdef, params), batch[TOKENS], batch.get(SEGMENTS))
     return jnp.sum(losses * batch[WEIGHTS])
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
+from models.cross_entropy import next_token_losses
 from training.config.pretraining import TrainingConfig
 
 
@@ -38,8 +38,7 @@ def next_token_loss(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> j
         params: its parameters, a pure dict.
         tokens: int32 (batch, time + 1).
     """
-    logits = nnx.merge(graphdef, params)(tokens[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+    return next_token_losses(nnx.merge(graphdef, params), tokens).mean()
 
 
 def _token_rows(config: TrainingConfig) -> jax.ShapeDtypeStruct:
