@@ -92,7 +92,7 @@ def parse(arguments: list[str]) -> Any:
         prog="train.py",
         # Without the list of commands, which the help has by itself.
         description="\n\n".join(part for part in __doc__.split("\n\n") if "--help" not in part),
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
 
 

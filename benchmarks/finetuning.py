@@ -16,7 +16,6 @@ Reference: FFT-based Dynamic Subspace Selection for Low-Rank Adaptive Optimizati
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import time
@@ -31,8 +30,10 @@ from training.commands.evaluate import EvaluateConfig, evaluate
 from training.commands.finetune import compile_for, finetune, resolve_for
 from training.commands.pretrain import pretrain
 from training.commands.problems import ProblemsConfig, write_problems
-from training.config.finetuning import FinetuneConfig
-from training.config.pretraining import Hyperparameters, PretrainConfig
+from training.config.finetuning import FinetuneConfig, QuestionOptions
+from training.config.options import with_options
+from training.config.pretraining import PretrainConfig
+from training.config.resolved import ResolvedRun
 from training.data.bpe import train_bpe
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.questions import read_examples
@@ -92,8 +93,8 @@ def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
     # The tokenizer knows the answers' signs, as those of real models do; the model has seen none.
     solved = (f"{example.question}\n{example.answer}".encode() for example in examples)
     HuggingFaceTokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
-    config = PretrainConfig(out=base, data=str(texts), tokenizer=str(tokenizer), **BASE)
-    pretrain(config, console)
+    options = BASE | {"out": base, "data": str(texts), "tokenizer": str(tokenizer)}
+    pretrain(with_options(PretrainConfig(), **options), console)
     return base
 
 
@@ -119,15 +120,15 @@ def run_config(
     """The configuration of one run."""
     optimizer, hyperparameters, _ = METHODS[method]
     folder = out / "runs" / f"{optimizer}-rank{rank}-lr{rate:g}"
-    return FinetuneConfig(
-        model=base,
-        data=str(out / "problems" / "train.jsonl"),
+    questions = QuestionOptions(data=str(out / "problems" / "train.jsonl"))
+    return with_options(
+        FinetuneConfig(model=base, questions=questions),
         optimizer=optimizer,
         learning_rate=rate,
         rank=rank,
-        hyperparameters=Hyperparameters(**hyperparameters),
         out=folder,
         resume=(folder / "config.json").exists(),
+        **hyperparameters,
         **(SHARED if rank else SHARED | {"fallback_learning_rate": None}),
     )
 
@@ -166,10 +167,11 @@ def step_times(
     samplers = {}
     for run in chosen:
         config = run_config(run["method"], run["learning_rate"], run["rank"], base, out)
-        config = dataclasses.replace(config, resume=False)
-        data = load_finetune_data(config, source)
-        config = resolve_for(config, data)
-        samplers[_label(run)] = Sampler(config, compile_for(config, source, mesh), data)
+        config = with_options(config, resume=False)
+        data = load_finetune_data(config.questions, source)
+        resolved = resolve_for(config, data)
+        steps = compile_for(config, resolved, source, mesh)
+        samplers[_label(run)] = Sampler(resolved, steps, data)
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(ROUNDS):
         for name, sampler in samplers.items():
@@ -180,11 +182,11 @@ def step_times(
 class Sampler:
     """The steps of a run on one batch, again and again."""
 
-    def __init__(self, config: FinetuneConfig, steps: CompiledSteps, data: FinetuneData):
+    def __init__(self, run: ResolvedRun, steps: CompiledSteps, data: FinetuneData):
         self.train = steps.train
-        self.state = steps.init(config)
-        self.batch = steps.shard_batch(next(data.train_batches(config, 0, 0, 1)))
-        self.arguments = steps.replicate(step_arguments(config))
+        self.state = steps.init(run.variant)
+        self.batch = steps.shard_batch(next(data.train_batches(run.steps.batch, 0, 0, 1)))
+        self.arguments = steps.replicate(step_arguments(run.variant))
         self._run(1)
 
     def milliseconds_per_step(self) -> float:

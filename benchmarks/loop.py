@@ -31,15 +31,17 @@ from benchmarks.timing import (
     write_json,
 )
 from training.commands.prepare import PrepareConfig, prepare
-from training.commands.pretrain import resolve_config
-from training.config.model import model_config
-from training.config.pretraining import PretrainConfig
+from training.config.model import preset_model
+from training.config.options import flat, with_options
+from training.config.pretraining import CorpusOptions, PretrainConfig
+from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, load_corpus
 from training.runs.interruption import StopRequest
 from training.runs.loop import Run, open_run
+from training.runs.resolve import resolve_pretraining
 from training.steps.arguments import step_arguments
 from training.steps.compiled import CompiledSteps, compile_steps
-from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.mesh import make_mesh
 
 PIPELINE_SECONDS = 2.0
 HOST_STEPS = 500
@@ -54,11 +56,11 @@ class BareSteps:
         corpus: for the batch.
     """
 
-    def __init__(self, config: PretrainConfig, steps: CompiledSteps, corpus: Corpus):
+    def __init__(self, config: ResolvedRun, steps: CompiledSteps, corpus: Corpus):
         self._steps = steps
-        self._state = steps.init(config)
-        self._batch = steps.shard_batch(next(corpus.train_batches(config, 0, 0, 1)))
-        self._arguments = steps.replicate(step_arguments(config))
+        self._state = steps.init(config.variant)
+        self._batch = steps.shard_batch(next(corpus.train_batches(config.steps.batch, 0, 0, 1)))
+        self._arguments = steps.replicate(step_arguments(config.variant))
 
     def seconds(self, count: int) -> float:
         """For each of `count` steps."""
@@ -75,7 +77,7 @@ def loop_seconds(run: Run, stop: StopRequest, count: int) -> float:
     The clock, which gives metrics.jsonl its seconds and tokens_per_second, stands still only while
     the loop evaluates and saves: here once at the end of every turn, where nothing is written.
     """
-    run.config = dataclasses.replace(run.config, steps=run.step + count)
+    run.num_steps = run.step + count
     before = run.clock.seconds
     with mock.patch.object(run.checkpoints, "save"):
         run.train(stop)
@@ -97,23 +99,20 @@ def host_seconds(run: Run, stop: StopRequest, count: int) -> float:
 
 
 def compare(
-    config: PretrainConfig, folder: pathlib.Path, rounds: int, count: int
+    config: ResolvedRun, folder: pathlib.Path, rounds: int, count: int
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds per step of the loop and of the bare step, one number a round; `host_seconds`.
 
     Args:
-        config: resolved.
-        folder: for the run.
+        config: of the run.
+        folder: for it.
         rounds: turns of each.
         count: steps in a turn.
     """
-    corpus = load_corpus(config)
-    steps = compile_steps(
-        config,
-        model_config(config, corpus.vocab_size),
-        make_mesh(parse_mesh(config.mesh, jax.device_count())),
-    )
-    config = dataclasses.replace(config, out=folder / "run")
+    config = resolve_pretraining(with_options(config.options, out=folder / "run"))
+    corpus = load_corpus(config.options.corpus)
+    model = preset_model(config.options.model, config.options.numbers, corpus.vocab_size)
+    steps = compile_steps(config.steps, model, make_mesh(config.mesh))
     samples: dict[str, list[float]] = {"loop": [], "step": []}
     with (
         StopRequest() as stop,
@@ -133,29 +132,29 @@ def overhead(samples: dict[str, list[float]]) -> Spread:
     return Spread(*(value - 1 for value in ratio(samples, "loop", "step")))
 
 
-def pipeline_rates(config: PretrainConfig, folder: pathlib.Path) -> dict[str, list[float]]:
+def pipeline_rates(config: ResolvedRun, folder: pathlib.Path) -> dict[str, list[float]]:
     """Tokens per second of batches from memory and from mapped files, one number a round."""
-    prepared = folder / "prepared"
-    prepare(PrepareConfig(data=config.data, out=prepared), Console(file=io.StringIO()))
-    sources = {"in memory": config.data, "memory-mapped": str(prepared)}
+    prepared, data = folder / "prepared", config.options.corpus.data
+    prepare(PrepareConfig(data=data, out=prepared), Console(file=io.StringIO()))
+    sources = {"in memory": data, "memory-mapped": str(prepared)}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     batches = {
-        name: load_corpus(dataclasses.replace(config, data=data)).train_batches(config, 0, 0, 1)
-        for name, data in sources.items()
+        name: load_corpus(CorpusOptions(source)).train_batches(config.steps.batch, 0, 0, 1)
+        for name, source in sources.items()
     }
     for _ in range(ROUNDS):
         for name, iterator in batches.items():
-            rates[name].append(_rate(config, iterator))
+            rates[name].append(_rate(config.steps.batch.num_tokens, iterator))
     return rates
 
 
-def _rate(config: PretrainConfig, batches: Any) -> float:
+def _rate(num_tokens: int, batches: Any) -> float:
     next(batches)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < PIPELINE_SECONDS:
         next(batches)
         count += 1
-    return count * config.batch_size * config.seq_len / (time.perf_counter() - start)
+    return count * num_tokens / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -166,15 +165,14 @@ def main() -> None:
     arguments = parser.parse_args()
     check_rounds(arguments.rounds)
     check_clean(arguments.allow_dirty)
-    config = resolve_config(
-        PretrainConfig(checkpoint_every=0, eval_every=0, eval_batches=1, mesh="data=1")
-    )
+    once = {"checkpoint_every": 0, "eval_every": 0, "eval_batches": 1}
+    config = resolve_pretraining(with_options(PretrainConfig(), **once, mesh="data=1"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         samples, host = compare(config, folder, arguments.rounds, arguments.steps)
         rates = pipeline_rates(config, folder)
     medians = {source: median(values) for source, values in rates.items()}
-    model_rate = config.batch_size * config.seq_len / median(samples["step"])
+    model_rate = config.steps.batch.num_tokens / median(samples["step"])
     rows = [
         ("bare step", f"{median(samples['step']):.4f} s", f"{model_rate:,.0f}", ""),
         (
@@ -191,7 +189,7 @@ def main() -> None:
     ]
     print(markdown_table(("", "per step", "tokens/s", ""), rows))
     settings = {
-        name: getattr(config, name)
+        name: flat(config.options)[name]
         for name in ("preset", "optimizer", "batch_size", "seq_len", "data", "mesh")
     }
     write_json(

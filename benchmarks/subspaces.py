@@ -29,7 +29,7 @@ from lowrank_optax.axes.projections.base import Choice, Projection
 from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
-from training.config.pretraining import TrainingConfig
+from training.config.pretraining import CorpusOptions
 from training.data.batches import train_loader
 from training.data.corpus import load_corpus
 from training.reports.plots import COLOURS
@@ -153,7 +153,7 @@ def train() -> tuple[dict[str, dict[int, Matrices]], list[float]]:
         momenta = jax.tree.map(lambda M, G: MOMENTUM * M + (1 - MOMENTUM) * G, momenta, gradients)
         return optax.apply_updates(params, updates), state, momenta, gradients, loss
 
-    corpus = load_corpus(TrainingConfig())
+    corpus = load_corpus(CorpusOptions())
     batches = train_loader(corpus.training, BATCH, TIME, seed=0)
     state, momenta = optimizer.init(params), jax.tree.map(jnp.zeros_like, block_matrices(params))
     kept: dict[str, dict[int, Matrices]] = {"gradient": {}, "momentum": {}}

@@ -29,7 +29,7 @@ from benchmarks.collectives import collectives
 from benchmarks.timing import markdown_table, write_json
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
-from training.config.pretraining import PretrainConfig
+from training.config.pretraining import CorpusOptions
 from training.data.batches import train_loader, validation_batches
 from training.data.corpus import load_corpus
 from training.steps.objective import next_token_loss
@@ -56,7 +56,7 @@ def build(method: str, sync: str | None, steps: int) -> optax.GradientTransforma
 
 def train(method: str, sync: str | None, seed: int, steps: int) -> dict[str, Any]:
     """One run: bytes in collectives per step, and the last losses."""
-    corpus = load_corpus(PretrainConfig(seq_len=SEQ_LEN, batch_size=BATCH))
+    corpus = load_corpus(CorpusOptions())
     small = get_config("small", vocab_size=264)
     config = dataclasses.replace(
         small, hidden_size=64, num_heads=2, num_kv_heads=1, intermediate_size=176, num_layers=2

@@ -7,7 +7,6 @@ Prints a table and writes benchmarks/results/tokenizers.json.
 """
 
 import argparse
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -20,19 +19,22 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
-from training.commands.pretrain import resolve_config
-from training.config.model import model_config
+from training.config.model import preset_model
+from training.config.options import flat, with_options
 from training.config.pretraining import PretrainConfig
+from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, load_corpus
 from training.runs.loop import train_run
 from training.runs.metrics import read_metrics
+from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
-from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.mesh import make_mesh
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "tokenizers.json"
 TOKENIZERS = ("bytes", "bpe:1024", "bpe:2048", "bpe:4096")
 LEARNING_RATES = (0.01, 0.02, 0.04)
-BASE = PretrainConfig(
+BASE = with_options(
+    PretrainConfig(),
     preset="small",
     num_layers=2,
     optimizer="trion",
@@ -52,13 +54,13 @@ CURVE_POINTS = 12
 """Points of the training curve that are kept, each a mean over the steps since the last one."""
 
 
-def compile_for(config: PretrainConfig, corpus: Corpus) -> CompiledSteps:
-    """The compiled functions of a configuration that is resolved."""
-    mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
-    return compile_steps(config, model_config(config, corpus.vocab_size), mesh)
+def compile_for(config: ResolvedRun, corpus: Corpus) -> CompiledSteps:
+    """The compiled functions of a run."""
+    model = preset_model(config.options.model, config.options.numbers, corpus.vocab_size)
+    return compile_steps(config.steps, model, make_mesh(config.mesh))
 
 
-def step_flops(config: PretrainConfig, corpus: Corpus) -> float:
+def step_flops(config: ResolvedRun, corpus: Corpus) -> float:
     """Floating-point operations of one training step, by the compiler's count.
 
     The scan over the layers is unrolled for the count: the compiler counts a loop's body once.
@@ -93,7 +95,7 @@ def training_curve(
 
 
 def measure(
-    config: PretrainConfig,
+    config: ResolvedRun,
     corpus: Corpus,
     flops: float,
     learning_rates: tuple[float, ...],
@@ -102,7 +104,7 @@ def measure(
     """Trains one tokenizer's model at every learning rate.
 
     Args:
-        config: resolved, with the number of steps that the operations pay for.
+        config: of a run, with the number of steps that the operations pay for.
         corpus: through its tokenizer.
         flops: operations of a step.
         learning_rates: peaks of the matrices.
@@ -113,7 +115,7 @@ def measure(
     for rate in learning_rates:
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "run"
-            run = dataclasses.replace(config, learning_rate=rate, out=out)
+            run = resolve_pretraining(with_options(config.options, learning_rate=rate, out=out))
             summary = train_run(run, steps, corpus, console)
             losses = np.array([record["loss"] for record in read_metrics(out / "metrics.jsonl")])
         parameters = summary["parameters"]
@@ -126,19 +128,21 @@ def measure(
                 "curve": training_curve(losses, corpus.bits_per_byte(1.0), flops),
             }
         )
-        console.print(f"{config.tokenizer}, learning rate {rate}: {runs[-1]['val_bits_per_byte']}")
-    tokens = config.steps * config.batch_size * config.seq_len
+        bits = runs[-1]["val_bits_per_byte"]
+        console.print(f"{corpus.tokenizer.name}, learning rate {rate}: {bits}")
+    num_steps, batch = config.steps.schedule.steps, config.steps.batch
+    tokens = num_steps * batch.num_tokens
     bytes_per_token = corpus.validation_bytes / len(corpus.validation)
     return {
         "vocabulary": corpus.vocab_size,
         "bytes_per_token": round(bytes_per_token, 4),
         "parameters": parameters,
         "flops_per_step": flops,
-        "steps": config.steps,
-        "flops": flops * config.steps,
+        "steps": num_steps,
+        "flops": flops * num_steps,
         "tokens": tokens,
         "text_bytes": round(tokens * corpus.training_bytes / len(corpus.training)),
-        "context_bytes": round(config.seq_len * bytes_per_token),
+        "context_bytes": round(batch.seq_len * bytes_per_token),
         "runs": runs,
         "best": min(runs, key=lambda run: run["val_bits_per_byte"])["val_bits_per_byte"],
     }
@@ -159,13 +163,12 @@ def experiment(
     results: dict[str, Any] = {}
     budget = None
     for name in tokenizers:
-        config = resolve_config(dataclasses.replace(base, tokenizer=name, steps=byte_steps))
-        corpus = load_corpus(config)
+        config = resolve_pretraining(with_options(base, tokenizer=name, steps=byte_steps))
+        corpus = load_corpus(config.options.corpus)
         flops = step_flops(config, corpus)
         budget = budget or flops * byte_steps
-        config = resolve_config(
-            dataclasses.replace(base, tokenizer=name, steps=round(budget / flops))
-        )
+        steps = round(budget / flops)
+        config = resolve_pretraining(with_options(base, tokenizer=name, steps=steps))
         results[name] = measure(config, corpus, flops, learning_rates, console)
     return results
 
@@ -198,7 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     results = experiment(BASE, TOKENIZERS, LEARNING_RATES, options.byte_steps, Console())
     setting = {
-        key: getattr(BASE, key)
+        key: flat(BASE)[key]
         for key in (
             "preset",
             "num_layers",

@@ -6,7 +6,6 @@ Finished runs are reused. Prints tables and writes benchmarks/results/trade_offs
 """
 
 import argparse
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -14,11 +13,13 @@ from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
 from training.commands.compare import Comparison
-from training.config.pretraining import CompareConfig, Hyperparameters
+from training.config.options import with_options
+from training.config.pretraining import CompareConfig
 from training.data.corpus import load_corpus
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-BASE = CompareConfig(
+BASE = with_options(
+    CompareConfig(),
     steps=250,
     batch_size=8,
     fallback_learning_rate=0.003,
@@ -48,14 +49,9 @@ def measure(
 ) -> dict[str, Any]:
     """One run's summary, in a folder that is named after what differs."""
     name = "-".join(f"{key}{value:g}" for key, value in options.items()) or "base"
-    hyperparameters = {key: options[key] for key in options if hasattr(Hyperparameters(), key)}
-    shared = {key: options[key] for key in options if key not in hyperparameters}
-    config = dataclasses.replace(
-        BASE, out=out / name, hyperparameters=Hyperparameters(**hyperparameters), **shared
-    )
-    summary = Comparison(config, load_corpus(config), Console(quiet=True)).run(
-        optimizer, learning_rate, 0
-    )
+    config = with_options(BASE, out=out / name, **options)
+    comparison = Comparison(config, load_corpus(config.corpus), Console(quiet=True))
+    summary = comparison.run(optimizer, learning_rate, 0)
     return {"optimizer": optimizer, **options, "learning_rate": learning_rate, **summary}
 
 

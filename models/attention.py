@@ -125,7 +125,9 @@ def segment_positions(segments: Int[Array, "batch time"]) -> Int[Array, "batch t
     return positions - starts
 
 
-def _attend(query, key, value, start, segments=None):
+def _attend(
+    query: Array, key: Array, value: Array, start: int, segments: Array | None = None
+) -> Array:
     """Attention of the queries (batch, kv_heads, group, rows, head_dim) at ``start`` onwards."""
     stop = start + query.shape[3]
     visible = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)

@@ -28,6 +28,7 @@ names count the parameters in the layers only. "small" is ours, for CPUs and the
 
 import dataclasses
 import difflib
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -67,8 +68,9 @@ class LlamaConfig:
     intermediate_size: int
     num_layers: int
     num_heads: int
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
+    # Numbers as soon as a configuration is created.
+    num_kv_heads: int = None  # type: ignore[assignment]
+    head_dim: int = None  # type: ignore[assignment]
     max_position: int = 1024
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
@@ -132,7 +134,7 @@ def _check_floating(name: str, dtype: str) -> None:
         )
 
 
-def _llama(hidden_size: int, intermediate_size: int, **fields: int) -> LlamaConfig:
+def _llama(hidden_size: int, intermediate_size: int, **fields: Any) -> LlamaConfig:
     """A Llama of the papers: the 32,000 pieces of the Llama tokenizer, full attention."""
     return LlamaConfig(32_000, hidden_size, intermediate_size, **fields)
 
@@ -165,7 +167,7 @@ PRESETS: dict[str, LlamaConfig] = {
 ALIASES = {"1.3b": "1b"}
 
 
-def get_config(name: str, **overrides) -> LlamaConfig:
+def get_config(name: str, **overrides: Any) -> LlamaConfig:
     """The preset called ``name``, with fields replaced.
 
     Args:

@@ -4,7 +4,7 @@
 may have any lengths: a token's slot in the cache is its position in its own row.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def prefill(
     tables = model.rotary_tables(jnp.arange(time))
     structure, stacked = nnx.split(model.layers)
 
-    def apply_block(x, parameters):
+    def apply_block(x: Array, parameters: Any) -> tuple[Array, tuple[Array, Array]]:
         x, key, value = nnx.merge(structure, parameters).with_keys_and_values(x, *tables)
         return x, (_with_capacity(key, capacity), _with_capacity(value, capacity))
 
@@ -85,7 +85,7 @@ def decode(
     structure, stacked = nnx.split(model.layers)
 
     # The whole cache is carried, not scanned over, so that XLA writes the new entries in place.
-    def apply_block(carry, layer_and_parameters):
+    def apply_block(carry: Any, layer_and_parameters: Any) -> tuple[Any, None]:
         x, keys, values = carry
         layer, parameters = layer_and_parameters
         block = nnx.merge(structure, parameters)

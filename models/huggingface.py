@@ -193,7 +193,7 @@ def _read_parameter(
     _check_enabled(dtype, stored[0].path)
     parts: dict[Any, np.ndarray] = {}  # devices that hold the same part share it
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         bounds = tuple(i.indices(size)[:2] for i, size in zip(index, shape, strict=True))
         if bounds not in parts:
             parts[bounds] = _read_part(stored, path, bounds, dtype)
@@ -205,7 +205,7 @@ def _read_parameter(
 
 
 def _read_part(
-    stored: list[StoredTensor], path: str, bounds: tuple[tuple[int, int], ...], dtype: np.dtype
+    stored: list[StoredTensor], path: str, bounds: tuple[tuple[int, int], ...], dtype: DTypeLike
 ) -> np.ndarray:
     """The part between bounds (start, stop) of every axis of a parameter."""
     layers, sides = (bounds[0], bounds[1:]) if is_stacked(path) else ((0, 1), bounds)
@@ -228,7 +228,7 @@ def _copy_transposed(source: np.ndarray, target: np.ndarray) -> None:
 
 def _check_enabled(dtype: DTypeLike, path: pathlib.Path) -> None:
     """JAX would silently halve a float64 that it has not been told to use."""
-    if jnp.dtype(dtype) == np.float64 and not jax.config.jax_enable_x64:
+    if jnp.dtype(dtype) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"{path} would be read as float64, which JAX does not use unless told to: give "
             "dtype='float32', or set jax_enable_x64"

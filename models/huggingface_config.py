@@ -127,7 +127,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_architecture(fields: dict[str, Any], path: pathlib.Path) -> str:
     """The model type, one of ``ARCHITECTURES``."""
-    named = fields.get("architectures") or [ARCHITECTURES.get(fields.get("model_type"))]
+    named = fields.get("architectures") or [ARCHITECTURES.get(str(fields.get("model_type")))]
     for model_type, architecture in ARCHITECTURES.items():
         if named == [architecture]:
             return model_type
@@ -149,7 +149,9 @@ def _check_values(fields: dict[str, Any], path: pathlib.Path) -> None:
 _REQUIRED = object()
 
 
-def _field(fields: dict[str, Any], name: str, kind: Any, path: pathlib.Path, default=_REQUIRED):
+def _field(
+    fields: dict[str, Any], name: str, kind: Any, path: pathlib.Path, default: Any = _REQUIRED
+) -> Any:
     """A field of the right kind; None counts as missing."""
     value = fields.get(name)
     if value is None:

@@ -57,7 +57,7 @@ def tensor_shapes(parameters: dict[str, jax.ShapeDtypeStruct]) -> dict[str, tupl
     Args:
       parameters: of the model by path, or their shapes.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path, leaf in parameters.items():
         shape = leaf.shape[1:] if is_stacked(path) else leaf.shape
         shape = shape[::-1] if is_transposed(path) else shape

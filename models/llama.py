@@ -9,6 +9,8 @@ Parameter names follow the Hugging Face ones: ``model.layers.3.self_attn.q_proj.
 is ``layers/attention/q_proj/kernel[3]`` (in, out), transposed.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -54,7 +56,7 @@ class Attention(nnx.Module):
         self.v_proj = _linear(config, config.hidden_size, kv_size, rngs, use_bias=bias)
         self.o_proj = _linear(config, query_size, config.hidden_size, rngs, residual=True)
 
-    def project(self, x, cosines, sines):
+    def project(self, x: Array, cosines: Array, sines: Array) -> tuple[Array, Array, Array]:
         """Turned queries and keys, and values, each (batch, time, its heads, head_dim)."""
         heads = (*x.shape[:-1], -1, self.head_dim)
         query = apply_rotary(self.q_proj(x).reshape(heads), cosines, sines)
@@ -62,7 +64,7 @@ class Attention(nnx.Module):
         value = self.v_proj(x).reshape(heads)
         return query, key, value
 
-    def output(self, attended):
+    def output(self, attended: Array) -> Array:
         """What (batch, time, heads, head_dim) adds to the residual stream."""
         return self.o_proj(attended.reshape(*attended.shape[:-2], -1))
 
@@ -76,7 +78,7 @@ class MLP(nnx.Module):
         self.up_proj = _linear(config, hidden, intermediate, rngs)
         self.down_proj = _linear(config, intermediate, hidden, rngs, residual=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
         return self.down_proj(nnx.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -89,15 +91,19 @@ class Block(nnx.Module):
         self.post_attention_norm = RMSNorm(config)
         self.mlp = MLP(config, rngs=rngs)
 
-    def __call__(self, x, cosines, sines, segments=None):
+    def __call__(
+        self, x: Array, cosines: Array, sines: Array, segments: Array | None = None
+    ) -> Array:
         return self.with_keys_and_values(x, cosines, sines, segments)[0]
 
-    def with_keys_and_values(self, x, cosines, sines, segments=None):
+    def with_keys_and_values(
+        self, x: Array, cosines: Array, sines: Array, segments: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         """The layer's output, and the keys and values that a cache keeps of its input."""
         query, key, value = self.attention.project(self.input_norm(x), cosines, sines)
         return self.finish(x, causal_attention(query, key, value, segments)), key, value
 
-    def finish(self, x, attended):
+    def finish(self, x: Array, attended: Array) -> Array:
         """The layer's output from its input and what each head attended to."""
         x = x + self.attention.output(attended)
         return x + self.mlp(self.post_attention_norm(x))
@@ -172,9 +178,13 @@ class Llama(nnx.Module):
         else:
             positions = segment_positions(segments)
         tables = self.rotary_tables(positions)
+<<<<<<< HEAD
         return self._apply_layers(self.embed_tokens(tokens), *tables, segments)
+=======
+        return self.logits(self._apply_layers(self.embed_tokens(tokens), tables, segments))
+>>>>>>> config
 
-    def rotary_tables(self, positions):
+    def rotary_tables(self, positions: Array) -> tuple[Array, Array]:
         """Cosines and sines of the configured rotary angles, of positions (..., time)."""
         config = self.config
         return rotary_tables(positions, config.head_dim, config.rope_theta, config.rope_scaling)
@@ -199,11 +209,11 @@ class Llama(nnx.Module):
             preferred_element_type=at_least_float32(self.config.dtype),
         )
 
-    def _apply_layers(self, x, cosines, sines, segments):
+    def _apply_layers(self, x: Array, tables: tuple[Array, Array], segments: Array | None) -> Array:
         structure, stacked = nnx.split(self.layers)
 
-        def apply_block(x, parameters):
-            return nnx.merge(structure, parameters)(x, cosines, sines, segments), None
+        def apply_block(x: Array, parameters: Any) -> tuple[Array, None]:
+            return nnx.merge(structure, parameters)(x, *tables, segments), None
 
         # Without remat the products with the kernels are kept; the attention scores and the
         # element-wise results, which cost more to store than to compute, never are.
@@ -226,7 +236,7 @@ def matrix_dimension_numbers(params: PyTree) -> PyTree:
       kernels (layers, in, out) and ``None`` at the embedding, head, norms and biases.
     """
 
-    def dimension_numbers(path, _):
+    def dimension_numbers(path: Any, _: Any) -> optax.contrib.MuonDimensionNumbers | None:
         names = [getattr(entry, "key", None) for entry in path]
         if "layers" in names and names[-1] == "kernel":
             return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
@@ -246,7 +256,15 @@ def _stacked_blocks(config: LlamaConfig, rngs: nnx.Rngs) -> Block:
     return create(rngs)
 
 
-def _linear(config, in_features, out_features, rngs, *, use_bias=False, residual=False):
+def _linear(
+    config: LlamaConfig,
+    in_features: int,
+    out_features: int,
+    rngs: nnx.Rngs,
+    *,
+    use_bias: bool = False,
+    residual: bool = False,
+) -> nnx.Linear:
     stddev = INITIAL_STDDEV / (2 * config.num_layers) ** 0.5 if residual else INITIAL_STDDEV
     return nnx.Linear(
         in_features,
@@ -259,7 +277,7 @@ def _linear(config, in_features, out_features, rngs, *, use_bias=False, residual
     )
 
 
-def check_tokens(tokens, max_position: int) -> None:
+def check_tokens(tokens: Array, max_position: int) -> None:
     """Refuses what is not (batch, time) token ids of at most ``max_position`` positions."""
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(

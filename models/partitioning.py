@@ -126,11 +126,11 @@ def _resharded(
     return jax.lax.with_sharding_constraint(value, used)
 
 
-def _resharded_forward(value, used, gradient_shardings):
+def _resharded_forward(value: jax.Array, used: Any, gradient_shardings: Any) -> Any:
     return _resharded(value, used, gradient_shardings), None
 
 
-def _resharded_backward(used, gradient_shardings, _, gradient):
+def _resharded_backward(used: Any, gradient_shardings: Any, _: Any, gradient: Any) -> Any:
     del used
     for sharding in gradient_shardings:
         gradient = jax.lax.with_sharding_constraint(gradient, sharding)
@@ -173,5 +173,5 @@ def _fit(
                 granted[side].append(axis)
                 break
     return PartitionSpec(
-        *(tuple(axes) if len(axes) > 1 else (axes or [None])[0] for axes in granted)
+        *(tuple(axes) if len(axes) > 1 else axes[0] if axes else None for axes in granted)
     )

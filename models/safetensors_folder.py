@@ -87,7 +87,7 @@ def _files(folder: pathlib.Path) -> dict[pathlib.Path, list[str] | None]:
         raise ValueError(
             f"{index} has no readable 'weight_map' ({error!r}); download it again"
         ) from error
-    files: dict[pathlib.Path, list[str] | None] = {}
+    files: dict[pathlib.Path, Any] = {}
     for name, file in weight_map.items():
         files.setdefault(folder / file, []).append(name)
     missing = [path.name for path in files if not path.is_file()]

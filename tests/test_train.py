@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import train
+from training.config.options import flat
 
 REPOSITORY = Path(train.__file__).parent
 
@@ -53,12 +54,12 @@ def curve(folder):
 def test_pretrain_is_the_default_command():
     assert train.parse([]) == train.parse(["pretrain"])
     assert train.parse(["--steps", "3"]) == train.parse(["pretrain", "--steps", "3"])
-    config = train.parse([])
-    assert (config.preset, config.optimizer, config.data) == ("small", "trion", "stdlib")
+    values = flat(train.parse([]))
+    assert values == values | {"preset": "small", "optimizer": "trion", "data": "stdlib"}
 
 
 def test_rank_is_an_integer_or_a_fraction():
-    ranks = [train.parse(["--rank", text]).rank for text in ("128", "0.25")]
+    ranks = [train.parse(["--rank", text]).method.rank for text in ("128", "0.25")]
     assert ranks == [128, 0.25]
     assert [type(rank) for rank in ranks] == [int, float]
 

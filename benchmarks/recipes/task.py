@@ -17,8 +17,7 @@ from flax import nnx
 import lowrank_optax as lro
 from benchmarks.recipes.methods import METHODS
 from models.llama import Llama, matrix_dimension_numbers
-from training.config.model import model_config
-from training.config.pretraining import PretrainConfig
+from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.data.documents import find_sources, read_documents
 from training.data.files import STDLIB
 from training.steps.objective import next_token_loss
@@ -116,8 +115,8 @@ class Steps:
 @functools.cache
 def compiled(method: str, setting: Setting) -> Steps:
     """Compiles, once a process."""
-    width = PretrainConfig(hidden_size=setting.width, seq_len=setting.seq_len)
-    config = model_config(width, VOCABULARY)
+    options = ModelOptions(hidden_size=setting.width, seq_len=setting.seq_len)
+    config = preset_model(options, NumberOptions(), VOCABULARY)
     definition, _ = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))), nnx.Param)
     loss = functools.partial(next_token_loss, definition)
 

@@ -4,9 +4,10 @@ import pytest
 
 import benchmarks.loop
 from benchmarks.loop import compare, pipeline_rates
-from training.commands.pretrain import resolve_config
+from training.config.options import with_options
 from training.config.pretraining import PretrainConfig
 from training.runs.metrics import read_metrics
+from training.runs.resolve import resolve_pretraining
 
 
 @pytest.mark.slow
@@ -18,8 +19,9 @@ def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypat
         (text / f"{i}.txt").write_text("".join(lines))
     monkeypatch.setattr(benchmarks.loop, "HOST_STEPS", 5)
     monkeypatch.setattr(benchmarks.loop, "PIPELINE_SECONDS", 0.05)
-    config = resolve_config(
-        PretrainConfig(
+    config = resolve_pretraining(
+        with_options(
+            PretrainConfig(),
             optimizer="sgd",
             hidden_size=32,
             num_layers=1,

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 
 import numpy as np
@@ -6,8 +5,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.tokenizers import BASE, experiment, step_flops, table, training_curve
-from training.commands.pretrain import resolve_config
+from training.config.options import with_options
 from training.data.corpus import load_corpus
+from training.runs.resolve import resolve_pretraining
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def base(tmp_path, monkeypatch):
     for i in range(10):
         lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
         (folder / f"{i}.txt").write_text("".join(lines))
-    return dataclasses.replace(
+    return with_options(
         BASE,
         hidden_size=32,
         num_layers=1,
@@ -39,8 +39,8 @@ def test_operations_are_counted_for_every_layer(base):
     """The compiler alone would count the scanned layer once, however many there are."""
     counts = []
     for layers in (1, 2, 3):
-        config = resolve_config(dataclasses.replace(base, num_layers=layers))
-        counts.append(step_flops(config, load_corpus(config)))
+        config = resolve_pretraining(with_options(base, num_layers=layers))
+        counts.append(step_flops(config, load_corpus(config.options.corpus)))
     assert counts[2] - counts[1] == pytest.approx(counts[1] - counts[0], rel=1e-3)
     assert counts[1] > 1.3 * counts[0]
 

@@ -1,19 +1,20 @@
 """A tiny corpus and model, and training steps compiled once for all tests of this folder."""
 
+import dataclasses
 import io
 
-import jax
 import pytest
 from rich.console import Console
 
-from training.commands.pretrain import resolve_config
-from training.config.model import model_config
-from training.config.pretraining import Hyperparameters, PretrainConfig
+from training.config.model import preset_model
+from training.config.options import with_options
+from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
+from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import compile_steps
-from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.mesh import make_mesh
 
 
 @pytest.fixture(scope="session")
@@ -48,26 +49,31 @@ class Trainer:
             "mesh": "data=1",
             "checkpoint_every": 2,
             "eval_every": 3,
-            "hyperparameters": Hyperparameters(),
         }
-        return resolve_config(PretrainConfig(**(defaults | changes), out=out))
+        config = with_options(PretrainConfig(), **(defaults | changes), out=out)
+        return resolve_pretraining(config)
+
+    def changed(self, config, **changes):
+        """The same with other options."""
+        return resolve_pretraining(with_options(config.options, **changes))
+
+    def corpus(self, config):
+        """The data of a configuration."""
+        return load_corpus(config.options.corpus, config.resumed_folder)
 
     def steps(self, config):
         """The compiled steps for a configuration."""
-        corpus = load_corpus(config)
-        fields = ("optimizer", "rank", "mesh", "zero", "accumulate_steps", "dtype", "param_dtype")
-        more = ("clip_norm", "batch_size", "rounding", "spikes", "hyperparameters")
-        shape = ("num_layers", "remat")
-        key = tuple(getattr(config, name) for name in (*fields, *more, *shape))
+        vocab_size = self.corpus(config).vocab_size
+        model = preset_model(config.options.model, config.options.numbers, vocab_size)
+        key = (dataclasses.replace(config.steps, schedule=None), model, tuple(config.mesh.items()))
         if key not in self._steps:
-            mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
-            self._steps[key] = compile_steps(config, model_config(config, corpus.vocab_size), mesh)
+            self._steps[key] = compile_steps(config.steps, model, make_mesh(config.mesh))
         return self._steps[key]
 
     def __call__(self, config, steps=None):
         """Trains; returns (summary, what was printed)."""
-        corpus = load_corpus(config)
-        check_run_folder(config, corpus.checksum)
+        corpus = self.corpus(config)
+        check_run_folder(config, corpus)
         console = Console(file=io.StringIO(), width=200)
         summary = train_run(config, steps or self.steps(config), corpus, console)
         return summary, console.file.getvalue()

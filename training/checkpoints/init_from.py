@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import optax
 
-from training.checkpoints.origin import Origin, find_origin, read_parameters
+from training.checkpoints.origin import Origin, read_parameters
 from training.checkpoints.trees import by_path, describe, map_by_path
-from training.config.pretraining import PretrainConfig, to_json
+from training.config.options import flat
+from training.config.resolved import Variant
 from training.runs.folder import read_config
 from training.runs.summary import readable_bytes
 from training.steps.compiled import CompiledSteps
@@ -38,36 +39,39 @@ _WRAPPERS = (
 
 
 def init_from(
-    config: PretrainConfig, steps: CompiledSteps, say: Callable[[str], None]
-) -> tuple[TrainState, Origin]:
+    origin: Origin,
+    variant: Variant,
+    steps: CompiledSteps,
+    say: Callable[[str], None],
+    *,
+    share: bool,
+) -> TrainState:
     """The state of a run before its first step.
 
     Args:
-        config: with `init_from`.
+        origin: the checkpoint.
+        variant: of the new run.
         steps: compiled for it.
         say: prints a line.
-
-    Returns:
-        (state, the checkpoint).
+        share: whether the optimizer's state is kept as far as both have it.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged or of another model.
+        UserError: the checkpoint is damaged or of another model.
     """
-    origin = find_origin(config.init_from)
     expected = steps.abstract_state
     new = by_path(expected.optimizer_state)
     shared: dict[str, str] = {}
-    if config.init_state == "shared":
+    if share:
         saved = by_path(origin.reader.read_tree(origin.step))
         saved = {
             path.removeprefix(_STATE): x for path, x in saved.items() if path.startswith(_STATE)
         }
-        before, now = read_config(origin.reader.folder.parent), to_json(config, "")
+        before, now = read_config(origin.reader.folder.parent), flat(steps.options.method)
         same_method = all(before.get(key) == now[key] for key in _METHOD)
         shared = shared_arrays(saved, expected.optimizer_state, same_method=same_method)
     more = {_STATE + place: new[path] for path, place in shared.items()}
     params, arrays = read_parameters(origin, expected.params, more)
-    state = steps.init_from(config, params)
+    state = steps.init_from(variant, params)
     optimizer_state = map_by_path(
         lambda path, own: arrays[_STATE + shared[path]] if path in shared else own,
         state.optimizer_state,
@@ -78,7 +82,7 @@ def init_from(
         f"({_size(new[path] for path in shared)}) are those of that run, {len(begun)} "
         f"({_size(new[path] for path in begun)}) are new"
     )
-    return state._replace(optimizer_state=optimizer_state), origin
+    return state._replace(optimizer_state=optimizer_state)
 
 
 def _size(arrays: Iterable[Any]) -> str:

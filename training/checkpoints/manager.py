@@ -24,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.reader import CheckpointReader, checksum
 from training.checkpoints.sizes import record_sizes
+from training.config.groups import CheckpointOptions
 from training.disk import is_disk_full
 from training.errors import TrainingFailedError
 from training.folders import is_local
@@ -40,17 +41,13 @@ class Checkpoints(CheckpointReader):
 
     Args:
         folder: where to; created if missing.
-        keep: how many of the newest are kept.
-        keep_best: how many with the lowest validation loss are kept besides.
-        keep_every: those of every so many steps are kept besides; 0: none.
+        options: which are kept.
 
     Attributes:
         unfinished: steps whose save was interrupted; what there was of it has been removed.
     """
 
-    def __init__(
-        self, folder: epath.PathLike, keep: int, *, keep_best: int = 0, keep_every: int = 0
-    ):
+    def __init__(self, folder: epath.PathLike, options: CheckpointOptions):
         super().__init__(folder)
         logging.getLogger("absl").addFilter(_not_a_full_disk)
         self.unfinished = sorted(
@@ -63,11 +60,11 @@ class Checkpoints(CheckpointReader):
             for step in self.own_steps()
             if (loss := self.read_val_loss(step)) is not None
         }
-        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
-        if keep_best:
-            kept.append(_Best(keep_best, self._losses))
-        if keep_every:
-            kept.append(policies.EveryNSteps(keep_every))
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(options.keep_checkpoints)]
+        if options.keep_best:
+            kept.append(_Best(options.keep_best, self._losses))
+        if options.keep_every:
+            kept.append(policies.EveryNSteps(options.keep_every))
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(

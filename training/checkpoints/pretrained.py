@@ -25,8 +25,8 @@ from models.huggingface_config import read_config
 from models.llama import Llama
 from models.partitioning import partition_specs
 from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
-from training.config.model import model_config
-from training.config.pretraining import PretrainConfig
+from training.config.model import ModelOptions, NumberOptions, preset_model
+from training.config.options import part
 from training.data.bpe import byte_tokenizer_definition
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.prompts import Prompt, stored_prompt
@@ -161,10 +161,8 @@ def _open_huggingface(folder: Path) -> HuggingFaceModel:
 def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
     with as_user_error():
         tokenizer = stored_tokenizer(folder, fields["tokenizer"])
-    names = ("preset", "hidden_size", "num_layers", "seq_len", "dtype", "param_dtype")
-    config = model_config(
-        PretrainConfig(**{name: fields[name] for name in names}), tokenizer.vocab_size
-    )
+    options, numbers = part(ModelOptions, fields), part(NumberOptions, fields)
+    config = preset_model(options, numbers, tokenizer.vocab_size)
     # Texts began with nothing in pretraining.
     return RunModel(
         folder=folder, config=config, tokenizer=tokenizer, prompt=Prompt(), fine_tuned=False

@@ -4,13 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from etils import epath
+
 from training.checkpoints.init_from import init_from
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.origin import find_origin
 from training.checkpoints.reader import UnreadableCheckpointError
 from training.checkpoints.trees import describe_differences
-from training.config.pretraining import PretrainConfig
+from training.config.pretraining import InitOptions
+from training.config.resolved import Variant
 from training.errors import UserError
-from training.runs.folder import origin_options
+from training.runs.folder import recorded_init
 from training.steps.compiled import CompiledSteps
 from training.steps.update import TrainState
 
@@ -20,31 +24,35 @@ class Start:
     """The state that a run goes on from.
 
     Attributes:
-        config: the run's, whose `init_from` is the checkpoint that it began with.
+        init: what the run began with: `init_from` is the one checkpoint.
         step: steps done.
         data_state: of the data iterator; None at the beginning.
     """
 
-    config: PretrainConfig
+    init: InitOptions
     step: int
     state: TrainState
     data_state: dict[str, Any] | None
 
 
-def begin(config: PretrainConfig, steps: CompiledSteps, say: Callable[[str], None]) -> Start:
+def begin(
+    init: InitOptions, variant: Variant, steps: CompiledSteps, say: Callable[[str], None]
+) -> Start:
     """The beginning of a run: random weights, or what `--init-from` says.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged or of another model.
     """
-    if config.init_from is None:
-        return Start(config, 0, steps.init(config), None)
-    state, origin = init_from(config, steps, say)
-    return Start(dataclasses.replace(config, init_from=origin.folder), 0, state, None)
+    if init.init_from is None:
+        return Start(init, 0, steps.init(variant), None)
+    origin = find_origin(init.init_from)
+    state = init_from(origin, variant, steps, say, share=init.init_state == "shared")
+    return Start(InitOptions(origin.folder, init.init_state), 0, state, None)
 
 
 def find_start(
-    config: PretrainConfig,
+    folder: epath.Path,
+    variant: Variant,
     steps: CompiledSteps,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
@@ -54,7 +62,8 @@ def find_start(
     Checkpoints that cannot be read are moved aside, and that is said. All processes take the same.
 
     Args:
-        config: resolved.
+        folder: of the run.
+        variant: of it.
         steps: compiled for it.
         checkpoints: of the run.
         say: prints a line.
@@ -63,13 +72,13 @@ def find_start(
         UserError: if there are checkpoints and none can be read, or if one is of another model or
             optimizer; nothing was changed then.
     """
-    config = dataclasses.replace(config, **origin_options(config.out))
+    init = recorded_init(folder)
     for step in checkpoints.unfinished:
         say(f"removed an unfinished save of step {step}, which was interrupted")
     unreadable: dict[int, str] = {}
     for step in checkpoints.steps():
         try:
-            start = _read(config, steps, checkpoints, step)
+            start = Start(init, step, *_read(folder, steps, checkpoints, step))
         except UnreadableCheckpointError as error:
             unreadable[step] = error.reason
             continue
@@ -85,24 +94,23 @@ def find_start(
     if unreadable:
         reasons = "\n".join(f"  {step}: {reason}" for step, reason in unreadable.items())
         raise UserError(
-            f"cannot resume {config.out}: none of its checkpoints can be read; nothing was changed"
+            f"cannot resume {folder}: none of its checkpoints can be read; nothing was changed"
             f"\n{reasons}\nRestore one of these folders of {checkpoints.folder} from a backup, or "
             "start a new run with another --out."
         )
-    return begin(config, steps, say)
+    return begin(init, variant, steps, say)
 
 
 def _read(
-    config: PretrainConfig, steps: CompiledSteps, checkpoints: Checkpoints, step: int
-) -> Start:
-    """The start at one checkpoint."""
+    folder: epath.Path, steps: CompiledSteps, checkpoints: Checkpoints, step: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """State and position in the data at one checkpoint."""
     differences = describe_differences(checkpoints.read_tree(step), steps.abstract_state)
     if differences:
         raise UserError(
             f"checkpoint {checkpoints.folder / str(step)} is of another model or optimizer; "
             f"nothing was changed. Its arrays differ in\n{differences}\nUse the options that it "
             "was written with, or begin a new run with its parameters: "
-            f"--init-from {config.out} with another --out."
+            f"--init-from {folder} with another --out."
         )
-    state, data_state = checkpoints.read(step, steps.abstract_state)
-    return Start(config, step, state, data_state)
+    return checkpoints.read(step, steps.abstract_state)

@@ -1,19 +1,19 @@
 """`train.py compare`: the same model, data and steps for several optimizers, tabulated."""
 
-import dataclasses
 import json
 import math
 import shlex
+from dataclasses import fields
 from typing import Any
 
-import jax
-from etils import epath
 from rich.console import Console
 from rich.markdown import Markdown
 
-from training.commands.pretrain import resolve_config
-from training.config.model import model_config
-from training.config.pretraining import CompareConfig, PretrainConfig, TrainingConfig, to_json
+from training.config.groups import RunOptions, TrainingOptions
+from training.config.model import preset_model
+from training.config.options import flat, to_json, with_options
+from training.config.pretraining import CompareConfig, PretrainConfig
+from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, check_unchanged, load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import (
@@ -26,14 +26,20 @@ from training.reports.results import (
 from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
+from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
-from training.steps.mesh import make_mesh, parse_mesh
-from training.steps.optimizers import accepted_options, check_options, get_entry
+from training.steps.mesh import make_mesh
+from training.steps.optimizers import (
+    accepted_options,
+    check_accepted,
+    get_entry,
+    optimizer_options,
+)
 
 MOST_EXTENSIONS = 8  # factors of 2 that --tune goes beyond its first three rates
 
 
-def parse_names(text: str) -> list[str]:
+def parse_optimizers(text: str) -> list[str]:
     """Optimizer names from "a,b,c".
 
     Raises:
@@ -77,28 +83,26 @@ def _positive_number(text: str, pair: str) -> float:
 
 def run_config(
     config: CompareConfig, optimizer: str, learning_rate: float | None, seed: int
-) -> PretrainConfig:
+) -> ResolvedRun:
     """The configuration of one run, resolved, in its own folder under `config.out`.
 
-    Options that this optimizer does not take are left out; `check_options` has seen to it that
+    Options that this optimizer does not take are left out; `check_accepted` has seen to it that
     another one of the comparison takes them.
     """
+    rate = learning_rate or get_entry(optimizer).learning_rate
+    folder = config.out / "runs" / f"{optimizer}-lr{rate:g}-seed{seed}"
+    run = PretrainConfig(
+        steps=config.steps,
+        learning_rate=rate,
+        out=folder,
+        run=RunOptions(optimizer, seed, resume=(folder / "config.json").exists()),
+        model=config.model,
+        corpus=config.corpus,
+        **{group.name: getattr(config, group.name) for group in fields(TrainingOptions)},
+    )
     accepted = accepted_options(optimizer)
-    shared = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingConfig)
-    }
-    shared["fallback_learning_rate"] = config.fallback_learning_rate
-    for option in ("rank", "fallback_learning_rate"):
-        shared[option] = shared[option] if option in accepted else None
-    unused = {name: None for name in vars(config.hyperparameters) if name not in accepted}
-    shared["hyperparameters"] = dataclasses.replace(config.hyperparameters, **unused)
-    resolved = resolve_config(
-        PretrainConfig(**shared, optimizer=optimizer, learning_rate=learning_rate, seed=seed)
-    )
-    folder = (
-        epath.Path(config.out) / "runs" / f"{optimizer}-lr{resolved.learning_rate:g}-seed{seed}"
-    )
-    return dataclasses.replace(resolved, out=folder, resume=(folder / "config.json").exists())
+    unused = [option for option in optimizer_options() if option not in accepted]
+    return resolve_pretraining(with_options(run, **dict.fromkeys(unused)))
 
 
 class Comparison:
@@ -124,14 +128,14 @@ class Comparison:
         """
         with all_or_none():
             run = run_config(self.config, optimizer, learning_rate, seed)
-            if run.resume:
-                check_unchanged(run.out, self.corpus.checksums, "compare anew in another --out")
-            check_run_folder(run, self.corpus.checksum)
-        summary_file, failure_file = run.out / "summary.json", run.out / "failure.txt"
+            if run.resumed_folder:
+                check_unchanged(run.folder, self.corpus.checksums, "compare anew in another --out")
+            check_run_folder(run, self.corpus)
+        summary_file, failure_file = run.folder / "summary.json", run.folder / "failure.txt"
         with all_or_none():  # so that no process looks for files that another is writing already
             done = summary_file.exists() or failure_file.exists()
         if not done:
-            self.console.print(f"[bold]{run.out.name}[/bold]", highlight=False)
+            self.console.print(f"[bold]{run.folder.name}[/bold]", highlight=False)
             try:
                 train_run(run, self._compiled(run), self.corpus, self.console)
             except TrainingFailedError as error:
@@ -143,15 +147,15 @@ class Comparison:
                         failure_file.write_text(f"{error}\n")
         if failure_file.exists():
             reason = failure_file.read_text().strip()
-            return diverged_summary(run.out, run.learning_rate, seed, reason)
-        return {"folder": str(run.out), **json.loads(summary_file.read_text())}
+            return diverged_summary(run.folder, run.variant.learning_rate, seed, reason)
+        return {"folder": str(run.folder), **json.loads(summary_file.read_text())}
 
-    def _compiled(self, run: PretrainConfig) -> CompiledSteps:
-        if run.optimizer not in self._steps:
-            model = model_config(run, self.corpus.vocab_size)
-            mesh = make_mesh(parse_mesh(run.mesh, jax.device_count()))
-            self._steps[run.optimizer] = compile_steps(run, model, mesh)
-        return self._steps[run.optimizer]
+    def _compiled(self, run: ResolvedRun) -> CompiledSteps:
+        optimizer = run.steps.method.optimizer
+        if optimizer not in self._steps:
+            model = preset_model(self.config.model, self.config.numbers, self.corpus.vocab_size)
+            self._steps[optimizer] = compile_steps(run.steps, model, make_mesh(run.mesh))
+        return self._steps[optimizer]
 
     def tune(self, optimizer: str, start: float) -> dict[float, float]:
         """Validation losses at seed 0 over learning rates start * 2**k, for consecutive k from
@@ -188,15 +192,15 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     Raises:
         UserError: for options that make no sense together, before anything is trained.
     """
-    names = parse_names(config.optimizers)
+    names = parse_optimizers(config.optimizers)
     rates = parse_learning_rates(config.learning_rates, names)
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}, but must be at least 1")
-    check_options(config, names)
+    check_accepted(flat(config), names)
     with all_or_none():
         for name in names:
             run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
-        comparison = Comparison(config, load_corpus(config), console)
+        comparison = Comparison(config, load_corpus(config.corpus), console)
     grids: dict[str, dict[float, float]] = {}
     if config.tune:
         for name in names:

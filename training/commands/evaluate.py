@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import jax
-import tyro
 from jax.sharding import Mesh
 from rich.console import Console
 
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
+from training.config.options import UNSET
 from training.data.prompts import Prompt
 from training.data.questions import Example, has_questions, read_examples
 from training.errors import UserError, as_flag
@@ -25,8 +25,6 @@ from training.steps.mesh import batch_shards, make_mesh, mesh_text, parse_mesh
 OUTPUTS_FILE = "outputs.jsonl"
 SUMMARY_FILE = "summary.json"
 
-_UNSET = tyro.conf.arg(help_behavior_hint="")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -38,22 +36,22 @@ class EvaluateConfig:
     data: Path
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: a file, a
     folder or a glob as for pretraining."""
-    out: Annotated[Path | None, _UNSET] = None
+    out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
-    template: Annotated[str | None, _UNSET] = None
+    template: Annotated[str | None, UNSET] = None
     r"""Prompt, with {question} for the question; \n ends a line (default: that which the model was
     fine-tuned with, else "Question: {question}\nAnswer:\n")."""
     batch_size: int = 32
     """Questions answered, or windows of text read, at a time."""
-    seq_len: Annotated[int | None, _UNSET] = None
+    seq_len: Annotated[int | None, UNSET] = None
     """Tokens of a window of text (default: as many as the model takes, at most 1024)."""
     max_new_tokens: int = 256
     """Longest answer; the end of text ends one sooner."""
-    limit: Annotated[int | None, _UNSET] = None
+    limit: Annotated[int | None, UNSET] = None
     """Ask the first so many questions only (default: all)."""
-    dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, UNSET] = None
     """Type of the computation (default: the model's own)."""
-    mesh: Annotated[str | None, _UNSET] = None
+    mesh: Annotated[str | None, UNSET] = None
     """Devices per axis, as data=4,fsdp=2,tensor=2 or a part of it (default: all on the data
     axis)."""
 

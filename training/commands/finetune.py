@@ -1,10 +1,8 @@
 """`train.py finetune`: from a model and questions with answers to a fine-tuned model's folder."""
 
 import dataclasses
-import math
 from typing import Any
 
-import jax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,17 +17,19 @@ from training.checkpoints.pretrained import (
     save_model,
     with_parameters,
 )
-from training.commands.pretrain import resolve_config
 from training.config.finetuning import FinetuneConfig
+from training.config.model import NumberOptions
+from training.config.options import with_options
+from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data, steps_of
-from training.errors import UserError
 from training.runs.distributed import all_or_none
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
-from training.runs.summary import summary_table
+from training.runs.resolve import check_config, resolve
+from training.runs.summary import announce, summary_table
 from training.steps.answer_loss import answers_only
 from training.steps.compiled import CompiledSteps, compile_steps
-from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.mesh import make_mesh
 from training.steps.optimizers import get_entry
 from training.steps.update import TrainState
 
@@ -41,7 +41,7 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
     """Trains a model on the answers to questions, writes it, and prints the closing table.
 
     Args:
-        config: as given; resolved here.
+        config: as given.
         console: for progress and the table.
 
     Returns:
@@ -53,117 +53,81 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
         InterruptedRunError: after a signal, with the state saved.
     """
     with all_or_none():
-        check_options(config)
+        check_config(config)
         source = open_model(config.model)
-        config = dataclasses.replace(config, out=run_folder(config))
-        data = load_finetune_data(config, source)
-        config = resolve_for(config, data)
-        check_run_folder(config, data.checksum)
-    announce(config, source, data, console)
-    mesh = make_mesh(parse_mesh(config.mesh, jax.device_count()))
-    steps = compile_for(config, source, mesh)
-    summary = train_run(config, steps, data, console)
+        data = load_finetune_data(config.questions, source)
+        run = resolve_for(config, data)
+        check_run_folder(run, data)
+    announce(run, str(source.folder), f"{config.questions.data}: {data.description}", console)
+    mesh = make_mesh(run.mesh)
+    steps = compile_for(config, run, source, mesh)
+    summary = train_run(run, steps, data, console)
     with all_or_none():
-        write_model(config, source, data, mesh)
-    console.print(summary_table(summary, f"{config.out / MODEL} (step {summary['step']})"))
+        write_model(run.folder, with_numbers(source, config.numbers), source, data, mesh)
+    console.print(summary_table(summary, f"{run.folder / MODEL} (step {summary['step']})"))
     return summary
 
 
-def check_options(config: FinetuneConfig) -> None:
-    """Checks everything that needs neither data nor a model.
-
-    Raises:
-        UserError: naming the option, its value and the remedy.
-    """
-    # None is left to the data; anything else is checked as it is.
-    steps = 1 if config.steps is None else config.steps
-    seq_len = 1 if config.seq_len is None else config.seq_len
-    resolve_config(_with_defaults(config, steps=steps, seq_len=seq_len))
-    if not 0 < config.epochs < math.inf:
-        raise UserError(f"--epochs is {config.epochs}, but must be greater than 0")
-
-
-def run_folder(config: FinetuneConfig) -> epath.Path:
-    """`--out`, or its default."""
-    name = f"finetune-{config.model.resolve().name}-{config.optimizer}-{config.seed}"
-    return epath.Path(config.out or f"runs/{name}")
-
-
-def _with_defaults(config: FinetuneConfig, *, steps: int, seq_len: int) -> FinetuneConfig:
-    rate = config.learning_rate
-    if rate is None:
-        rate = RATE_RATIO * get_entry(config.optimizer).learning_rate
-    return dataclasses.replace(config, learning_rate=rate, steps=steps, seq_len=seq_len)
-
-
-def resolve_for(config: FinetuneConfig, data: FinetuneData) -> FinetuneConfig:
-    """The configuration with every default replaced by its value.
+def resolve_for(config: FinetuneConfig, data: FinetuneData) -> ResolvedRun:
+    """The run with every default replaced by its value.
 
     Args:
-        config: with its folder.
+        config: as given.
         data: of the run, which decides the length of rows and the number of steps.
 
     Raises:
         UserError: naming an option, its value and what it must be.
     """
-    steps = config.steps or steps_of(config.epochs, len(data.training), config.batch_size)
-    config = _with_defaults(config, steps=steps, seq_len=data.seq_len)
-    config = dataclasses.replace(config, template=data.prompt.template, preset=config.model.name)
-    return resolve_config(config)
-
-
-def model_config(config: FinetuneConfig, source: PretrainedModel) -> LlamaConfig:
-    """The model's configuration in the types of the command line."""
-    return dataclasses.replace(
-        source.config, dtype=config.dtype, param_dtype=config.param_dtype, remat=config.remat
+    steps = config.steps or steps_of(config.epochs, len(data.training), config.batch.batch_size)
+    optimizer, model = config.run.optimizer, config.model.resolve().name
+    return resolve(
+        with_options(config, template=data.prompt.template),
+        steps=steps,
+        seq_len=data.seq_len,
+        learning_rate=RATE_RATIO * get_entry(optimizer).learning_rate,
+        folder=f"runs/finetune-{model}-{optimizer}-{config.run.seed}",
     )
 
 
-def compile_for(config: FinetuneConfig, source: PretrainedModel, mesh: Mesh) -> CompiledSteps:
+def with_numbers(source: PretrainedModel, numbers: NumberOptions) -> LlamaConfig:
+    """The model's configuration in the types of the command line."""
+    return dataclasses.replace(
+        source.config, dtype=numbers.dtype, param_dtype=numbers.param_dtype, remat=numbers.remat
+    )
+
+
+def compile_for(
+    config: FinetuneConfig, run: ResolvedRun, source: PretrainedModel, mesh: Mesh
+) -> CompiledSteps:
     """The compiled functions of a run that starts from a model.
 
     Args:
-        config: resolved.
+        config: for the types of its numbers, and whether rows are packed.
+        run: of the configuration.
         source: the model.
         mesh: of the run.
     """
-    objective = answers_only(packing=config.packing)
-    steps = compile_steps(config, model_config(config, source), mesh, objective)
+    numbers = config.numbers
+    objective = answers_only(packing=config.questions.packing)
+    steps = compile_steps(run.steps, with_numbers(source, numbers), mesh, objective)
 
-    def init(run: FinetuneConfig) -> TrainState:
-        model = source.load(mesh, run.dtype, run.param_dtype)
-        return steps.init_from(run, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    def init(variant: Variant) -> TrainState:
+        model = source.load(mesh, numbers.dtype, numbers.param_dtype)
+        return steps.init_from(variant, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
     return dataclasses.replace(steps, init=init)
 
 
 def write_model(
-    config: FinetuneConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
+    run: epath.Path, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
 ) -> None:
-    """Writes OUT/model from the run's last checkpoint, unless it is there already.
+    """Writes RUN/model from the run's last checkpoint, unless it is there already.
 
     Raises:
         UserError: it cannot be written.
     """
-    folder = config.out / MODEL
+    folder = run / MODEL
     if folder.exists():
         return
-    model = model_config(config, source)
-    params = newest_parameters(config.out, model, mesh)
+    params = newest_parameters(run, model, mesh)
     save_model(with_parameters(model, params), source, data.prompt, folder)
-
-
-def announce(
-    config: FinetuneConfig, source: PretrainedModel, data: FinetuneData, console: Console
-) -> None:
-    """Says what is about to happen."""
-    rank = "" if config.rank is None else f", rank {config.rank}"
-    zero = ", ZeRO" if config.zero else ""
-    packed = ", packed" if config.packing else ""
-    console.print(
-        f"{source.folder} | {config.optimizer}, learning rate {config.learning_rate:g}{rank} | "
-        f"{config.steps} steps of {config.batch_size} x {config.seq_len} tokens{packed} | "
-        f"{config.mesh}{zero} ({jax.default_backend()})\n{config.data}: {data.description}",
-        highlight=False,
-        markup=False,
-    )

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
 from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.config.options import UNSET
 from training.errors import UserError
 from training.inference.answers import text_of
 from training.inference.generate import greedy, sample
 from training.steps.mesh import make_mesh, parse_mesh
-
-_UNSET = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class GenerateConfig:
     """Continuations of the same text."""
     seed: int = 0
     """Of the draws."""
-    dtype: Annotated[Literal["float32", "bfloat16"] | None, _UNSET] = None
+    dtype: Annotated[Literal["float32", "bfloat16"] | None, UNSET] = None
     """Type of the computation (default: the model's own)."""
 
 
@@ -59,7 +58,7 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
     prompt = _prompt_tokens(config, source)
     mesh = make_mesh(parse_mesh("data=1", jax.device_count()))
     model = source.load(mesh, config.dtype)
-    rows = np.tile(prompt, (config.samples, 1))
+    rows = jnp.tile(prompt, (config.samples, 1))
     eos = source.tokenizer.eos_id
     if config.temperature == 0:
         tokens = greedy(model, rows, config.max_new_tokens, eos_id=eos)

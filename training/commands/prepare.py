@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 
+from training.config.options import UNSET
 from training.data.corpus import describe_differences, describe_split
 from training.data.plan import Plan, make_plan
 from training.data.token_arrays import (
@@ -42,7 +42,7 @@ class PrepareConfig:
     or of a SentencePiece .model file."""
     out: Path = Path("prepared")
     """Folder of the arrays."""
-    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    workers: Annotated[int | None, UNSET] = None
     """Processes that read and tokenise (default: one per core, and one for little text). The result
     does not depend on it."""
     validation_fraction: float = 0.05

@@ -1,10 +1,10 @@
 """Options from a file: --config FILE, of JSON or YAML; a run's own config.json is one."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from training.config.options import options_of
 from training.errors import UserError, as_flag, nearest
 
 OPTION = "--config"
@@ -46,7 +46,7 @@ def _options(path: Path, config_type: type) -> list[str]:
     values = _read(path)
     if "data_checksum" in values:
         values = {name: value for name, value in values.items() if name not in _OF_A_RUN}
-    known = _option_types(config_type)
+    known = {field.name: field.type for field in options_of(config_type)}
     options: list[str] = []
     for name, value in values.items():
         if name not in known:
@@ -75,15 +75,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{OPTION} {path}: must hold options as name: value")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def _option_types(config_type: type) -> dict[str, Any]:
-    """Option -> its type, those of groups included."""
-    types: dict[str, Any] = {}
-    for field in dataclasses.fields(config_type):
-        group = field.default_factory
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
-            types |= _option_types(group)
-        else:
-            types[field.name] = field.type
-    return types

@@ -1,60 +1,53 @@
-"""The options of `train.py finetune`: its own, and those of pretraining but the model's."""
+"""The options of `train.py finetune`."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import tyro
-
-from training.config.pretraining import PretrainConfig
-from training.config.resuming import CHANGEABLE
-from training.data.prompts import DEFAULT_TEMPLATE
+from training.config.groups import RunOptions, TrainingOptions
+from training.config.options import CHANGEABLE, UNSET
 from training.folders import Folder
-
-_UNSET = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(PretrainConfig):
-    """Train a model further on questions and answers, with the loss on the answers only. OUT/model
-    is then a Hugging Face folder."""
+class QuestionOptions:
+    """The questions and answers, and the rows that they are put in."""
 
-    model: Path = dataclasses.field()
-    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of `train.py
-    pretrain`."""
-    data: str = dataclasses.field()
+    data: str
     """JSON lines with the fields question and answer, as GSM-8k's train.jsonl."""
-    validation: Annotated[Path | None, _UNSET] = None
+    validation: Annotated[Path | None, UNSET] = None
     """The same to validate on (default: --validation-fraction of --data, taken from training)."""
-    template: Annotated[str | None, _UNSET] = None
+    validation_fraction: float = 0.05
+    """Share of --data held out for validation, where there is no --validation."""
+    template: Annotated[str | None, UNSET] = None
     r"""Prompt, with {question} for the question; \n ends a line (default: the model's, if it was
     fine-tuned here, else "Question: {question}\nAnswer:\n")."""
     packing: bool = False
     """Put several examples into a row where they fit, instead of padding each; they do not see each
     other."""
-    epochs: float = 3.0
-    """Passes over the data, where --steps is not given."""
-    steps: Annotated[int | None, _UNSET] = None
-    """Optimizer steps (default: those of --epochs)."""
-    seq_len: Annotated[int | None, _UNSET] = None
+    seq_len: Annotated[int | None, UNSET] = None
     """Tokens per row (default: as many as the longest example takes; with --packing four times as
     many, as far as the model takes them)."""
     skip_long: bool = False
     """Leave out examples that are longer than --seq-len instead of refusing them."""
-    learning_rate: Annotated[float | None, _UNSET] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(TrainingOptions):
+    """Train a model further on questions and answers, with the loss on the answers only. OUT/model
+    is then a Hugging Face folder."""
+
+    model: Path
+    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of `train.py
+    pretrain`."""
+    epochs: float = 3.0
+    """Passes over the data, where --steps is not given."""
+    steps: Annotated[int | None, UNSET] = None
+    """Optimizer steps (default: those of --epochs)."""
+    learning_rate: Annotated[float | None, UNSET] = None
     """Peak learning rate of the matrices (default: a tenth of the optimizer's for pretraining small
     Llamas; large models take less)."""
-    out: Annotated[Folder | None, _UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
+    out: Annotated[Folder | None, UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
     """Folder of the run (default: runs/finetune-MODEL-OPTIMIZER-SEED)."""
-
-    # What the model brings with it.
-    preset: tyro.conf.Suppress[str] = ""
-    hidden_size: tyro.conf.Suppress[int | None] = None
-    num_layers: tyro.conf.Suppress[int | None] = None
-    tokenizer: tyro.conf.Suppress[str] = ""
-    verify: tyro.conf.Suppress[bool] = False
-    init_from: tyro.conf.Suppress[Folder | None] = None
-    init_state: tyro.conf.Suppress[Literal["new", "shared"]] = "new"
-
-
-__all__ = ["DEFAULT_TEMPLATE", "FinetuneConfig"]
+    questions: QuestionOptions
+    run: RunOptions = dataclasses.field(default_factory=RunOptions)

@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
-import tyro
-
-_UNSET = tyro.conf.arg(help_behavior_hint="")
+from training.config.options import UNSET
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,74 +11,74 @@ class Hyperparameters:
     """Options of single optimizers. Unset means the optimizer's own default; an option that the
     chosen optimizer does not take is an error."""
 
-    momentum: Annotated[float | None, _UNSET] = None
+    momentum: Annotated[float | None, UNSET] = None
     """Decay of the momentum (muon, normuon, tandem, trion, dion, sgd)."""
-    nesterov: Annotated[bool | None, _UNSET] = None
-    """Nesterov momentum (muon, normuon, tandem, sgd, trion, dion)."""
-    residual_decay: Annotated[float | None, _UNSET] = None
+    nesterov: Annotated[bool | None, UNSET] = None
+    """Nesterov momentum (adamw, muon, normuon, tandem, sgd, trion, dion)."""
+    residual_decay: Annotated[float | None, UNSET] = None
     """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
-    ns_steps: Annotated[int | None, _UNSET] = None
+    ns_steps: Annotated[int | None, UNSET] = None
     """Newton-Schulz iterations (muon, tandem, trion)."""
-    power_iters: Annotated[int | None, _UNSET] = None
+    power_iters: Annotated[int | None, UNSET] = None
     """Power iterations per step (dion)."""
-    orthogonalize: Annotated[Literal["qr", "cholesky_qr"] | None, _UNSET] = None
+    orthogonalize: Annotated[Literal["qr", "cholesky_qr"] | None, UNSET] = None
     """How the factor is orthonormalised (dion)."""
-    shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, _UNSET] = None
+    shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, UNSET] = None
     """How the update's size follows the matrix's shape (tandem, normuon, trion, dion)."""
-    rank_scale: Annotated[Literal["none", "sqrt"] | None, _UNSET] = None
+    rank_scale: Annotated[Literal["none", "sqrt"] | None, UNSET] = None
     """How it follows the rank: not, or as sqrt(n/r), by which --shape-scale rms takes AdamW's
     learning rates (tandem, trion, dion)."""
-    b1: Annotated[float | None, _UNSET] = None
+    b1: Annotated[float | None, UNSET] = None
     """Decay of the first moment (Adam and Lion, inside a subspace too)."""
-    b2: Annotated[float | None, _UNSET] = None
+    b2: Annotated[float | None, UNSET] = None
     """Decay of the second moment (the same)."""
-    eps: Annotated[float | None, _UNSET] = None
+    eps: Annotated[float | None, UNSET] = None
     """Added to the denominator (the same, and muon, dion)."""
-    rho: Annotated[float | None, _UNSET] = None
+    rho: Annotated[float | None, UNSET] = None
     """Weight of the momentum in the power iteration (ldadamw)."""
-    scale: Annotated[float | None, _UNSET] = None
+    scale: Annotated[float | None, UNSET] = None
     """Factor of the low-rank step (galore, golore, fira, online_subspace_descent, low_rank)."""
-    inactive_scale: Annotated[float | None, _UNSET] = None
+    inactive_scale: Annotated[float | None, UNSET] = None
     """Step size of the sign descent outside the subspace, relative to the inside (frugal)."""
-    growth_limit: Annotated[float | None, _UNSET] = None
+    growth_limit: Annotated[float | None, UNSET] = None
     """Largest growth in a step of what is outside the subspace (fira)."""
-    penalty: Annotated[float | None, _UNSET] = None
+    penalty: Annotated[float | None, UNSET] = None
     """Weight of the orthogonality of the subspace's basis (online_subspace_descent)."""
-    update_interval: Annotated[int | None, _UNSET] = None
+    update_interval: Annotated[int | None, UNSET] = None
     """Steps between two choices of the subspace."""
-    stagger: Annotated[bool | None, _UNSET] = None
+    stagger: Annotated[bool | None, UNSET] = None
     """Spread the matrices' choices over the interval (galore, golore, frugal, fira, low_rank)."""
-    random_after: Annotated[int | None, _UNSET] = None
+    random_after: Annotated[int | None, UNSET] = None
     """First step from which the subspace is random (golore)."""
-    rotate: Annotated[bool | None, _UNSET] = None
+    rotate: Annotated[bool | None, UNSET] = None
     """Whether the moments follow the subspace when it changes (dct_adamw)."""
-    error_feedback: Annotated[Literal["int8", "int4", "float32", "none"] | None, _UNSET] = None
+    error_feedback: Annotated[Literal["int8", "int4", "float32", "none"] | None, UNSET] = None
     """Type of the stored projection error, or none (dct_adamw, ldadamw)."""
-    projection: Annotated[str | None, _UNSET] = None
+    projection: Annotated[str | None, UNSET] = None
     """Subspace: dct, svd, random, identity, hadamard, random_orthogonal, power_iteration or
     online_pca (tandem, frugal, fira, low_rank)."""
-    select: Annotated[str | None, _UNSET] = None
+    select: Annotated[str | None, UNSET] = None
     """What it selects: top, l1, l2, importance, hybrid or uniform (tandem, trion, dct_adamw,
     galore, frugal, fira, low_rank)."""
-    transport: Annotated[str | None, _UNSET] = None
+    transport: Annotated[str | None, UNSET] = None
     """What happens to the moments when it changes: keep, reset, rotate, rotate_first or
     rotate_moments (low_rank)."""
-    residual: Annotated[str | None, _UNSET] = None
+    residual: Annotated[str | None, UNSET] = None
     """What happens to the gradient outside it: discard, sign_descent, sgd, norm_scaling,
     error_feedback or momentum (low_rank)."""
-    inner: Annotated[str | None, _UNSET] = None
+    inner: Annotated[str | None, UNSET] = None
     """Optimizer inside it: adam, adam8bit, adam_mini, adafactor, lion or sgd (galore, golore,
     frugal, online_subspace_descent, low_rank)."""
-    compress: Annotated[Literal["smallest", "in", "out"] | None, _UNSET] = None
+    compress: Annotated[Literal["smallest", "in", "out"] | None, UNSET] = None
     """Which axis of a matrix is compressed (all of lowrank_optax)."""
-    mu_dtype: Annotated[Literal["float32", "bfloat16", "int8", "int4"] | None, _UNSET] = None
+    mu_dtype: Annotated[Literal["float32", "bfloat16", "int8", "int4"] | None, UNSET] = None
     """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax; int8 and
     int4 the latter only)."""
-    rest: Annotated[Literal["orthonormal", "sinkhorn", "none"] | None, _UNSET] = None
+    rest: Annotated[Literal["orthonormal", "sinkhorn", "none"] | None, UNSET] = None
     """What becomes of the gradient outside the chosen columns (tandem)."""
-    blocks: Annotated[int | None, _UNSET] = None
+    blocks: Annotated[int | None, UNSET] = None
     """Blocks in which that is orthonormalised (tandem)."""
-    neuron_decay: Annotated[float | None, _UNSET] = None
+    neuron_decay: Annotated[float | None, UNSET] = None
     """Decay of the mean squares by which neurons' steps are normalised (tandem, normuon)."""
-    cautious: Annotated[bool | None, _UNSET] = None
+    cautious: Annotated[bool | None, UNSET] = None
     """Decay weights only where the step agrees (all of lowrank_optax)."""

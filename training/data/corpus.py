@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.config.pretraining import PretrainConfig, TrainingConfig
+from training.config.pretraining import CorpusOptions
+from training.config.resolved import BatchShape
 from training.data.batches import (
     BatchIterator,
     checked_windows,
@@ -83,12 +84,12 @@ class Corpus:
         return val_loss * len(self.validation) / (math.log(2) * self.validation_bytes)
 
     def train_batches(
-        self, config: TrainingConfig, seed: int, shard_index: int, shard_count: int
+        self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
         """What `train_loader` gives of the training tokens: int32 (rows, seq_len + 1).
 
         Args:
-            config: its batch size and length.
+            batch: its size and length.
             seed: of the order.
             shard_index: which part of every batch.
             shard_count: number of parts.
@@ -96,22 +97,20 @@ class Corpus:
         Raises:
             DataError: too few tokens.
         """
-        windows = checked_windows(self.training, config.batch_size, config.seq_len, "training")
+        windows = checked_windows(self.training, batch.batch_size, batch.seq_len, "training")
         batches = endless_batches(
-            windows, config.batch_size, seed, shard_index=shard_index, shard_count=shard_count
+            windows, batch.batch_size, seed, shard_index=shard_index, shard_count=shard_count
         )
         return iter(batches.map(operator.itemgetter("tokens")))
 
-    def validation_batches(self, config: TrainingConfig) -> list[np.ndarray]:
+    def validation_batches(self, batch: BatchShape) -> list[np.ndarray]:
         """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run.
 
         Raises:
             DataError: too few tokens.
         """
         return list(
-            validation_batches(
-                self.validation, config.batch_size, config.seq_len, config.eval_batches
-            )
+            validation_batches(self.validation, batch.batch_size, batch.seq_len, batch.eval_batches)
         )
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
@@ -128,22 +127,17 @@ class Corpus:
         write_json(folder / DATA_FILE, dict(self.checksums))
 
 
-def load_corpus(config: TrainingConfig) -> Corpus:
+def load_corpus(config: CorpusOptions, resumed: Path | None = None) -> Corpus:
     """Reads, splits and tokenises `config.data`, or maps it if `train.py prepare` has done that.
 
+    Args:
+        config: the data and their tokenizer.
+        resumed: folder of the run that is resumed, if one is, for the tokenizer that it trained.
+
     Raises:
-        UserError: for an unknown tokenizer or data that cannot be used, naming the file; and for
-            data of a resumed run that are not what they were, unless the configuration allows
-            changed data.
+        UserError: for an unknown tokenizer or data that cannot be used, naming the file.
     """
-    resumed = isinstance(config, PretrainConfig) and config.resume
-    if is_prepared(config.data):
-        corpus = _map_arrays(config)
-    else:
-        corpus = _tokenise(config, config.out if resumed else None)
-    if resumed and not config.allow_changed_data:
-        check_unchanged(config.out, corpus.checksums)
-    return corpus
+    return _map_arrays(config) if is_prepared(config.data) else _tokenise(config, resumed)
 
 
 def check_unchanged(
@@ -185,7 +179,7 @@ def describe_differences(before: Mapping[str, str | None], now: Mapping[str, str
     return "\n".join(shown)
 
 
-def _tokenise(config: TrainingConfig, resumed: Path | None) -> Corpus:
+def _tokenise(config: CorpusOptions, resumed: Path | None) -> Corpus:
     stored = None
     if is_bpe(config.tokenizer) and resumed and (resumed / DATA_FILE).exists():
         stored = stored_tokenizer(resumed, config.tokenizer)
@@ -199,7 +193,7 @@ def _tokenise(config: TrainingConfig, resumed: Path | None) -> Corpus:
     return _corpus(arrays, digest.hexdigest(), checksums)
 
 
-def _map_arrays(config: TrainingConfig) -> Corpus:
+def _map_arrays(config: CorpusOptions) -> Corpus:
     folder = Path(config.data).expanduser()
     arrays = open_token_arrays(folder, verify=config.verify)
     _check_tokenizer(config, arrays)
@@ -230,7 +224,7 @@ def describe_split(split: Mapping[str, int]) -> str:
     return f"{documents}, {describe_size(split['text_bytes'])}, {split['tokens']:,} tokens"
 
 
-def _check_tokenizer(config: TrainingConfig, arrays: TokenArrays) -> None:
+def _check_tokenizer(config: CorpusOptions, arrays: TokenArrays) -> None:
     """Refuses prepared data of another tokenizer than the one that is asked for."""
     prepared = arrays.tokenizer
     if config.tokenizer == prepared.name:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from training.checkpoints.pretrained import PretrainedModel
-from training.config.finetuning import FinetuneConfig
-from training.config.pretraining import PretrainConfig
+from training.config.finetuning import QuestionOptions
+from training.config.resolved import BatchShape
 from training.data.answer_rows import AnswerRows, validation_batches
 from training.data.batches import BatchIterator, endless_batches
-from training.data.corpus import DATA_FILE, check_unchanged
+from training.data.corpus import DATA_FILE
 from training.data.prompts import EncodedExample, Prompt
 from training.data.questions import Example, read_examples
 from training.data.token_arrays import file_checksum
@@ -58,21 +58,21 @@ class FinetuneData:
         return self.training.seq_len
 
     def train_batches(
-        self, config: PretrainConfig, seed: int, shard_index: int, shard_count: int
+        self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
         """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
         batches = endless_batches(
             self.training,
-            config.batch_size,
+            batch.batch_size,
             seed,
             shard_index=shard_index,
             shard_count=shard_count,
         )
         return iter(batches)
 
-    def validation_batches(self, config: PretrainConfig) -> list[dict[str, np.ndarray]]:
+    def validation_batches(self, batch: BatchShape) -> list[dict[str, np.ndarray]]:
         """At most `eval_batches` batches, the same in every run."""
-        return validation_batches(self.validation, config.batch_size, config.eval_batches)
+        return validation_batches(self.validation, batch.batch_size, batch.eval_batches)
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """Nothing: answers have no common measure beside the loss of their tokens."""
@@ -96,12 +96,11 @@ class FinetuneData:
         )
 
 
-def load_finetune_data(config: FinetuneConfig, model: PretrainedModel) -> FinetuneData:
+def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> FinetuneData:
     """Reads and tokenises the data of a run.
 
     Raises:
-        UserError: for a template, file, line or length that cannot be used; and for data of a
-            resumed run that are not what they were, unless the configuration allows changed data.
+        UserError: for a template, file, line or length that cannot be used.
     """
     prompt = model.prompt
     if config.template is not None:
@@ -118,10 +117,8 @@ def load_finetune_data(config: FinetuneConfig, model: PretrainedModel) -> Finetu
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     checksums = {name: file_checksum(path) for name, path in zip(names, paths, strict=True)}
-    if config.resume and not config.allow_changed_data:
-        check_unchanged(config.out, checksums)
     encoded = [prompt.encode_examples(part, model.tokenizer) for part in (training, validation)]
-    seq_len = _row_length(config, model.config.max_position, [*encoded[0], *encoded[1]])
+    seq_len = _row_length(config, model, [*encoded[0], *encoded[1]])
     kept = [_fitting(part, seq_len) for part in encoded]
     if not all(kept):
         raise UserError(
@@ -164,9 +161,10 @@ def _rank(example: Example) -> bytes:
 
 
 def _row_length(
-    config: FinetuneConfig, max_position: int, encoded: Sequence[EncodedExample]
+    config: QuestionOptions, model: PretrainedModel, encoded: Sequence[EncodedExample]
 ) -> int:
     """`--seq-len`, by default what the longest example takes; checked against the examples."""
+    max_position = model.config.max_position
     longest = max(encoded, key=lambda example: len(example.tokens))
     needed = len(longest.tokens) - 1
     seq_len = config.seq_len
@@ -178,11 +176,11 @@ def _row_length(
             seq_len = min(seq_len, max_position)
     if seq_len > max_position and config.seq_len is None:
         raise UserError(
-            f"{longest.where}: prompt and answer take {seq_len} tokens, and {config.model} takes "
+            f"{longest.where}: prompt and answer take {seq_len} tokens, and {model.folder} takes "
             f"at most {max_position}: leave such examples out with --skip-long"
         )
     if seq_len > max_position:
-        raise UserError(f"--seq-len {seq_len} is longer than {config.model} takes ({max_position})")
+        raise UserError(f"--seq-len {seq_len} is longer than {model.folder} takes ({max_position})")
     too_long = sum(len(example.tokens) - 1 > seq_len for example in encoded)
     if too_long and not config.skip_long:
         raise UserError(

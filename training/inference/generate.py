@@ -163,11 +163,11 @@ def _generate(
     first = _chosen(logits, sampling, jax.random.fold_in(key, 0))
     generated = jnp.full((batch, max_new_tokens), eos_id).at[:, 0].set(first)
 
-    def unfinished(state):
+    def unfinished(state: Any) -> jax.Array:
         count, _, ended, _, _ = state
         return (count < max_new_tokens) & ~jnp.all(ended)
 
-    def add_token(state):
+    def add_token(state: Any) -> Any:
         count, token, ended, cache, generated = state
         logits, cache = decode(model, token, cache)
         token = jnp.where(ended, eos_id, _chosen(logits, sampling, jax.random.fold_in(key, count)))
@@ -192,7 +192,7 @@ def _chosen(logits: jax.Array, sampling: Sampling | None, key: PRNGKeyArray) -> 
     return jnp.take_along_axis(order, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
-def _spans(mask: ArrayLike | None, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _spans(mask: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """First column and number of tokens of every prompt.
 
     Raises:

@@ -75,7 +75,7 @@ def _draw(
         axes.axhline(end, color="white", linewidth=1.5)
     axes.set(xlabel="step", title=quantity.title)
     axes.title.set_fontsize(10)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+    axes.locator_params("x", integer=True, nbins=5)
     height = figure.get_size_inches()[1]
     figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06, aspect=max(20, 6 * height))
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from training.config.processes import DistributedOptions
+from training.config.groups import ProcessOptions
 from training.errors import UserError, as_flag
 
 
-def start(options: DistributedOptions) -> None:
+def start(options: ProcessOptions) -> None:
     """Joins the other processes, if the options say that there are any.
 
     To be called before anything that makes JAX look for devices. If a process does not come in
@@ -54,15 +54,14 @@ def start(options: DistributedOptions) -> None:
         ) from error
 
 
-def _given(options: DistributedOptions) -> bool:
+def _given(options: ProcessOptions) -> bool:
     """Whether there are other processes; checks the options.
 
     Raises:
         UserError: naming the option, its value and what it must be.
     """
-    settings = {
-        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
-    }
+    coordinator, count, own = options.coordinator, options.num_processes, options.process_id
+    settings = {"coordinator": coordinator, "num_processes": count, "process_id": own}
     given = [as_flag(name) for name, value in settings.items() if value is not None]
     missing = [as_flag(name) for name, value in settings.items() if value is None]
     if not options.distributed:
@@ -75,8 +74,7 @@ def _given(options: DistributedOptions) -> bool:
         raise UserError(
             f"--coordinator-timeout is {options.coordinator_timeout}, but must be at least 1"
         )
-    if given:
-        count, own = options.num_processes, options.process_id
+    if coordinator is not None and count is not None and own is not None:
         if count < 1:
             raise UserError(f"--num-processes is {count}, but must be at least 1")
         if not 0 <= own < count:
@@ -84,11 +82,9 @@ def _given(options: DistributedOptions) -> bool:
                 f"--process-id is {own}, but must be from 0 to {count - 1} "
                 f"(--num-processes {count})"
             )
-        host, _, port = options.coordinator.rpartition(":")
+        host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(
-                f"--coordinator {options.coordinator}: expected host:port, e.g. 10.0.0.1:12345"
-            )
+            raise UserError(f"--coordinator {coordinator}: expected host:port, e.g. 10.0.0.1:12345")
     return True
 
 

@@ -1,17 +1,48 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import Any, Protocol
 
 from etils import epath
 
-from training.config.pretraining import PretrainConfig, to_json
-from training.config.resuming import changeable_options
+from training.config.finetuning import FinetuneConfig
+from training.config.options import CHANGEABLE, options_of, to_json
+from training.config.pretraining import InitOptions
+from training.config.resolved import BatchShape, ResolvedRun
+from training.data.batches import BatchIterator
+from training.data.corpus import check_unchanged
 from training.errors import UserError
 from training.json_files import write_json
 from training.runs.distributed import is_first
 
 CONFIG_FILE = "config.json"
+
+
+class RunData(Protocol):
+    """What a run is trained and evaluated on; see `training.data.corpus.Corpus` for the methods.
+
+    Attributes:
+        checksum: that a resumed run's data must have again.
+        checksums: of its files.
+    """
+
+    @property
+    def checksum(self) -> str: ...
+
+    @property
+    def checksums(self) -> Mapping[str, str]: ...
+
+    def train_batches(
+        self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
+    ) -> BatchIterator: ...
+
+    def validation_batches(self, batch: BatchShape) -> list[Any]: ...
+
+    def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
+
+    def save_to_run(self, folder: epath.Path) -> None: ...
 
 
 def read_config(folder: epath.PathLike) -> dict[str, Any]:
@@ -32,25 +63,27 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
         ) from error
 
 
-def check_run_folder(config: PretrainConfig, checksum: str) -> None:
+def check_run_folder(run: ResolvedRun, data: RunData) -> None:
     """Checks that a new run's folder is free, or that a resumed one's configuration is the same.
 
     Writes nothing, so that a run that fails to start leaves nothing behind.
 
     Raises:
         UserError: if a new run's folder is in use, if there is no run to resume, or if its
-            configuration differs.
+            configuration or its data differ, unless it allows changed data.
     """
-    folder = config.out
+    folder = run.folder
     try:
         taken = folder.exists() and not _is_free(folder)
     except ImportError as error:  # of what reads buckets
         raise UserError(f"--out {folder}: {error}") from error
-    if config.resume:
+    if run.resumed_folder:
         saved = read_config(folder)
         if not saved:
             raise UserError(f"--resume: there is no run in {folder} (no {CONFIG_FILE})")
-        _check_same(config, saved, to_json(config, checksum))
+        if not run.options.run.allow_changed_data:
+            check_unchanged(folder, data.checksums)
+        _check_same(run, saved, to_json(run.options, data.checksum))
     elif taken:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "
@@ -63,12 +96,8 @@ def _is_free(folder: epath.Path) -> bool:
     return folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
 
 
-def create_run_folder(config: PretrainConfig, checksum: str) -> None:
-    """Creates the run's folder, if it is a new one, with its config.json; the first process does.
-
-    Args:
-        config: of the run.
-        checksum: of its data.
+def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
+    """Creates a run's folder, if it is a new one, with its config.json; the first process does.
 
     Raises:
         UserError: if it cannot be written.
@@ -76,21 +105,21 @@ def create_run_folder(config: PretrainConfig, checksum: str) -> None:
     if not is_first():
         return
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_json(config.out / CONFIG_FILE, to_json(config, checksum))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG_FILE, record)
     except OSError as error:
-        raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
-def origin_options(folder: epath.PathLike) -> dict[str, Any]:
-    """How a run began, by its config.json: `init_from` as the one checkpoint, and `init_state`."""
+def recorded_init(folder: epath.PathLike) -> InitOptions:
+    """What a run began with, by its config.json."""
     saved = read_config(folder)
     if not saved.get("init_from"):
-        return {}
-    return {"init_from": epath.Path(saved["init_from"]), "init_state": saved["init_state"]}
+        return InitOptions()
+    return InitOptions(epath.Path(saved["init_from"]), saved["init_state"])
 
 
-def _check_same(config: PretrainConfig, saved: dict[str, Any], current: dict[str, Any]) -> None:
+def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuses another configuration than the saved one.
 
     An option that is not saved was not known then, and had its default.
@@ -98,26 +127,28 @@ def _check_same(config: PretrainConfig, saved: dict[str, Any], current: dict[str
     Raises:
         UserError: listing each differing option with its old and new value, and what to do.
     """
-    ignored = changeable_options(config)
+    known = list(options_of(run.options))
+    ignored = {option.name for option in known if option.metadata == CHANGEABLE}
     if saved.get("schedule") == current["schedule"] == "constant":
         ignored.add("steps")  # a constant rate does not depend on where the run ends
-    if config.allow_changed_data:
+    if run.options.run.allow_changed_data:
         ignored.add("data_checksum")
-    saved = to_json(PretrainConfig(), "") | saved
-    if _is_origin(config.init_from, saved["init_from"]):
+    defaults = {option.name: option.default for option in known if option.name in current}
+    saved = {name: value for name, value in defaults.items() if value is not MISSING} | saved
+    if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done
     lines = [
         f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
-        for key in sorted(saved.keys() | current.keys())
-        if key not in ignored and saved.get(key) != current.get(key)
+        for key in sorted((saved.keys() | current.keys()) - ignored)
+        if saved.get(key) != current.get(key)
     ]
     if lines:
-        begin = "--model" if hasattr(config, "model") else "--init-from"  # of a fine-tuning run
+        begin = "--model" if isinstance(run.options, FinetuneConfig) else "--init-from"
         raise UserError(
-            f"cannot resume {config.out}: its configuration differs in\n"
+            f"cannot resume {run.folder}: its configuration differs in\n"
             + "\n".join(lines)
             + "\nUse the former values, or start a new run with another --out; with "
-            f"{begin} {config.out} that begins with the parameters of this one."
+            f"{begin} {run.folder} that begins with the parameters of this one."
         )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,14 +15,17 @@ from rich.console import Console
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import CHECKPOINTS
 from training.checkpoints.resume import begin, find_start
-from training.config.pretraining import PretrainConfig, to_json
+from training.config.finetuning import FinetuneConfig
+from training.config.options import to_json
+from training.config.pretraining import InitOptions, PretrainConfig
+from training.config.resolved import ResolvedRun
 from training.data.batches import BatchIterator
 from training.errors import TrainingFailedError
 from training.json_files import write_json
 from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
-from training.runs.folder import create_run_folder
+from training.runs.folder import RunData, create_run_folder
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.runs.metrics import (
     MetricsLog,
@@ -42,32 +45,16 @@ METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 20  # steps that tokens_per_second is averaged over
 
 
-class RunData(Protocol):
-    """What a run is trained and evaluated on; see `training.data.corpus.Corpus` for the methods.
-
-    Attributes:
-        checksum: that a resumed run's data must have again.
-    """
-
-    checksum: str
-
-    def train_batches(
-        self, config: PretrainConfig, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator: ...
-
-    def validation_batches(self, config: PretrainConfig) -> list[Any]: ...
-
-    def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
-
-    def save_to_run(self, folder: epath.Path) -> None: ...
-
-
 @dataclasses.dataclass
 class Run:
     """A run under way. `train_run` is the way in; the methods are the steps of its loop."""
 
-    config: PretrainConfig
+    folder: epath.Path
+    num_steps: int  # of the whole run
+    checkpoint_every: int
+    eval_every: int
     steps: CompiledSteps
+    arguments: StepArguments
     checkpoints: Checkpoints
     log: MetricsLog
     diagnostics: Diagnostics
@@ -90,33 +77,33 @@ class Run:
             TrainingFailedError: at a non-finite loss, or a full disk.
             InterruptedRunError: after a signal, with the state saved.
         """
-        arguments = self.steps.replicate(step_arguments(self.config))
         agreed = AgreedStop(stop, self.steps.mesh)
         self.clock.start()
-        while self.step < self.config.steps:
+        while self.step < self.num_steps:
             batch = self.steps.shard_batch(next(self.data))
             if self.diagnostics.due(self.step + 1):
-                self.look(batch, arguments)
-            self.state, metrics = self.steps.train(self.state, batch, arguments)
+                self.look(batch)
+            self.state, metrics = self.steps.train(self.state, batch, self.arguments)
             self.step += 1
             # Reading the metrics of the step before, while this one runs, keeps the device busy.
             self.write_pending()
             self.pending, self.pending_step = metrics, self.step
-            last = self.step == self.config.steps
-            if last or self._due(self.config.eval_every):
+            last = self.step == self.num_steps
+            if last or self._due(self.eval_every):
                 self.evaluate()
             signal_number = agreed.signal_number()
-            if last or signal_number or self._due(self.config.checkpoint_every):
+            if last or signal_number or self._due(self.checkpoint_every):
                 self.save()
             if signal_number and not last:
                 self.leave(signal_number)
         self.clock.stop()
 
-    def look(self, batch: Any, arguments: StepArguments) -> None:
+    def look(self, batch: Any) -> None:
         """Measures the matrices at the step that comes next, in its own time."""
         jax.block_until_ready(self.pending)
         self.clock.stop()
-        self.diagnostics.record(self.step + 1, self.steps.look(self.state, batch, arguments))
+        look = self.steps.look(self.state, batch, self.arguments)
+        self.diagnostics.record(self.step + 1, look)
         self.clock.start()
 
     def _due(self, every: int) -> bool:
@@ -126,7 +113,7 @@ class Run:
         """Waits for the pending metrics, checks and writes them."""
         if self.pending is None:
             return
-        metrics, problem = checked_metrics(jax.device_get(self.pending), self.config.spikes)
+        metrics, problem = checked_metrics(jax.device_get(self.pending), self.steps.options.spikes)
         self.pending = None
         step = self.pending_step
         if problem:
@@ -142,7 +129,7 @@ class Run:
         """Rate over the last steps; over several, as one step's share of the clock is noisy."""
         recent = list(self.log.recent)[-RATE_WINDOW:]
         before = recent[0] if recent else {"step": 0, "seconds": 0.0}
-        tokens = (step - before["step"]) * self.config.batch_size * self.config.seq_len
+        tokens = (step - before["step"]) * self.steps.options.batch.num_tokens
         return tokens / max(seconds - before["seconds"], 1e-9)
 
     def evaluate(self) -> None:
@@ -187,8 +174,8 @@ class Run:
         """Draws loss.png from metrics.jsonl."""
         self.log.sync()
         if self.log.recent and is_first():
-            folder = self.config.out
-            plot_run(read_metrics(folder / METRICS_FILE), folder / "loss.png", title=folder.name)
+            records = read_metrics(self.folder / METRICS_FILE)
+            plot_run(records, self.folder / "loss.png", title=self.folder.name)
 
     def diverged(self, what: str) -> TrainingFailedError:
         """The error of a run whose numbers are not finite any more."""
@@ -202,56 +189,43 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
+    config: ResolvedRun, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> Iterator[Run]:
     """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
-    index, count = steps.process_rows
+    batch, options, folder = config.steps.batch, config.options, config.folder
     with all_or_none():
-        data = corpus.train_batches(config, config.seed, index, count)
-        validation = corpus.validation_batches(config)
+        data = corpus.train_batches(batch, config.variant.seed, *steps.process_rows)
+        validation = corpus.validation_batches(batch)
     say = functools.partial(console.print, markup=False, highlight=False)
     start = None
-    if not config.resume:
-        start = begin(config, steps, say)
-        config = start.config
+    if not config.resumed_folder:
+        start = begin(config.init, config.variant, steps, say)
         with all_or_none():
-            create_run_folder(config, corpus.checksum)
+            create_run_folder(folder, _record(options, start.init, corpus.checksum))
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(
-            config.out / CHECKPOINTS,
-            config.keep_checkpoints,
-            keep_best=config.keep_best,
-            keep_every=config.keep_every,
-        )
+        checkpoints = Checkpoints(folder / CHECKPOINTS, options.checkpoints)
         stack.callback(checkpoints.close)
         stack.enter_context(checkpoints.full_disk_explained())
-        start = start or find_start(config, steps, checkpoints, say)
-        config = start.config
+        start = start or find_start(folder, config.variant, steps, checkpoints, say)
         if start.data_state is not None:
             data.set_state(start.data_state)
+        record = _record(options, start.init, corpus.checksum)
         with all_or_none():
             # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
-            create_run_folder(config, corpus.checksum)
+            create_run_folder(folder, record)
             if is_first():
-                corpus.save_to_run(config.out)
+                corpus.save_to_run(folder)
         with all_or_none():
-            log = MetricsLog(config.out / METRICS_FILE, start.step, write=is_first())
-            stack.callback(log.close)
-            watching = config.watching
-            if is_first() and watching.log:
-                saved = to_json(config, corpus.checksum)
-                records = read_metrics(config.out / METRICS_FILE)
-                writers = open_writers(watching.log, config.out, records, saved)
-                log.copy_to(stack.enter_context(writers))
-            diagnostics = Diagnostics(
-                config.out, watching.diagnostics_every, start.step, steps.overlaps, write=is_first()
-            )
-            stack.callback(diagnostics.close)
-        tokens_per_step = config.batch_size * config.seq_len
-        progress = ProgressLine(console, config.steps, start.step, tokens_per_step)
+            log, diagnostics = _open_files(stack, config, steps, start.step, record)
+        num_steps = config.steps.schedule.steps
+        progress = ProgressLine(console, num_steps, start.step, batch.num_tokens)
         yield Run(
-            config=config,
+            folder=folder,
+            num_steps=num_steps,
+            checkpoint_every=options.checkpoints.checkpoint_every,
+            eval_every=options.watching.eval_every,
             steps=steps,
+            arguments=steps.replicate(step_arguments(config.variant)),
             checkpoints=checkpoints,
             log=log,
             diagnostics=diagnostics,
@@ -259,19 +233,49 @@ def open_run(
             clock=TrainingClock(log.recent[-1]["seconds"] if log.recent else 0.0),
             corpus=corpus,
             data=data,
-            validation=[steps.shard_whole_batch(batch) for batch in validation],
+            validation=[steps.shard_whole_batch(rows) for rows in validation],
             state=start.state,
             step=start.step,
         )
 
 
+def _record(
+    options: PretrainConfig | FinetuneConfig, init: InitOptions, checksum: str
+) -> dict[str, Any]:
+    """The content of config.json."""
+    if isinstance(options, PretrainConfig):
+        options = dataclasses.replace(options, init=init)
+    return to_json(options, checksum)
+
+
+def _open_files(
+    stack: contextlib.ExitStack,
+    config: ResolvedRun,
+    steps: CompiledSteps,
+    step: int,
+    record: dict[str, Any],
+) -> tuple[MetricsLog, Diagnostics]:
+    """What is written of a run from a step on; the stack closes it."""
+    folder, watching = config.folder, config.options.watching
+    log = MetricsLog(folder / METRICS_FILE, step, write=is_first())
+    stack.callback(log.close)
+    if is_first() and watching.log:
+        records = read_metrics(folder / METRICS_FILE)
+        log.copy_to(stack.enter_context(open_writers(watching.log, folder, records, record)))
+    diagnostics = Diagnostics(
+        folder, watching.diagnostics_every, step, steps.overlaps, write=is_first()
+    )
+    stack.callback(diagnostics.close)
+    return log, diagnostics
+
+
 def train_run(
-    config: PretrainConfig, steps: CompiledSteps, corpus: RunData, console: Console
+    config: ResolvedRun, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> dict[str, Any]:
     """Trains one run and writes everything that its folder holds.
 
     Args:
-        config: resolved; its folder, `out`, has passed `check_run_folder`.
+        config: of the run; its folder has passed `check_run_folder`.
         steps: compiled for this configuration.
         corpus: its data.
         console: for progress.
@@ -291,9 +295,9 @@ def train_run(
         except BaseException:
             run.plot()
             raise
-        summary = summarize(config, steps, run.log.recent)
+        summary = summarize(config.variant, steps, run.log.recent)
         with all_or_none():
             run.plot()
             if is_first():
-                write_json(config.out / "summary.json", summary)
+                write_json(config.folder / "summary.json", summary)
     return summary

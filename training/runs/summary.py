@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 import lowrank_optax as lro
-from training.config.pretraining import PretrainConfig
+from training.config.resolved import ResolvedRun, Variant
 from training.runs.metrics import RECENT, perplexity
 from training.steps.compiled import CompiledSteps
 
@@ -26,12 +27,12 @@ def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
 
 
 def summarize(
-    config: PretrainConfig, steps: CompiledSteps, records: Sequence[dict[str, Any]]
+    variant: Variant, steps: CompiledSteps, records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     Args:
-        config: resolved.
+        variant: of the run.
         steps: of the run, for its optimizer and the shapes of its parameters.
         records: the last ones of metrics.jsonl; the very last holds a validation loss.
     """
@@ -41,9 +42,9 @@ def summarize(
     seconds = records[-1]["seconds"]
     train_loss = final_train_loss(records)
     return {
-        "optimizer": config.optimizer,
-        "learning_rate": config.learning_rate,
-        "seed": config.seed,
+        "optimizer": steps.options.method.optimizer,
+        "learning_rate": variant.learning_rate,
+        "seed": variant.seed,
         "step": records[-1]["step"],
         "train_loss": train_loss,
         "train_perplexity": perplexity(train_loss),
@@ -52,13 +53,36 @@ def summarize(
         "seconds": seconds,
         "compile_seconds": round(steps.compile_seconds, 3),
         "tokens_per_second": round(
-            records[-1]["step"] * config.batch_size * config.seq_len / seconds, 1
+            records[-1]["step"] * steps.options.batch.num_tokens / seconds, 1
         ),
         "parameters": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
         "optimizer_state_bytes": memory.total_bytes,
         "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
         "adamw_state_bytes": memory.adamw_bytes,
     }
+
+
+def announce(run: ResolvedRun, model: str, data: str, console: Console) -> None:
+    """Says what is about to happen.
+
+    Args:
+        run: it.
+        model: which one, for people.
+        data: the same.
+        console: to print to.
+    """
+    method, schedule, batch = run.steps.method, run.steps.schedule, run.steps.batch
+    rank = "" if method.rank is None else f", rank {method.rank}"
+    zero = ", ZeRO" if method.zero else ""
+    count = jax.process_count()
+    processes = f", {count} processes" if count > 1 else ""
+    console.print(
+        f"{model} | {method.optimizer}, learning rate {run.variant.learning_rate:g}{rank} | "
+        f"{schedule.steps} steps of {batch.batch_size} x {batch.seq_len} tokens | "
+        f"{run.options.devices.mesh}{zero} ({jax.default_backend()}{processes})\n{data}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def bytes_per_device(arrays: Any) -> int:

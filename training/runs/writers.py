@@ -161,7 +161,7 @@ WRITERS: dict[str, _Entry] = {
 }
 
 
-def parse_names(text: str) -> list[str]:
+def parse_writers(text: str) -> list[str]:
     """The names of "tensorboard,wandb", each once.
 
     Raises:
@@ -184,7 +184,7 @@ def check_writers(text: str) -> None:
         UserError: it is not; the message has the command that installs it.
     """
     with as_user_error():
-        for name in parse_names(text):
+        for name in parse_writers(text):
             WRITERS[name].check()
 
 
@@ -205,7 +205,7 @@ def open_writers(
     """
     with contextlib.ExitStack() as stack:
         writers = []
-        for name in parse_names(text):
+        for name in parse_writers(text):
             writers.append(WRITERS[name].open(folder, records, config))
             stack.callback(writers[-1].close)
         yield writers

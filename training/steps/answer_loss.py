@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+<<<<<<< HEAD
 from models.cross_entropy import next_token_losses
+=======
+from training.config.resolved import BatchShape
+>>>>>>> config
 from training.steps.objective import Objective
 
 TOKENS = "tokens"  # int32 (rows, time + 1)
@@ -49,8 +53,8 @@ def answers_only(*, packing: bool) -> Objective:
         packing: whether the rows of a batch have segments.
     """
 
-    def batch_shapes(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        rows, time = config.batch_size, config.seq_len
+    def batch_shapes(batch: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
+        rows, time = batch.batch_size, batch.seq_len
         shapes = {
             TOKENS: jax.ShapeDtypeStruct((rows, time + 1), jnp.int32),
             WEIGHTS: jax.ShapeDtypeStruct((rows, time), jnp.float32),

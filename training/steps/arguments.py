@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from training.config.pretraining import PretrainConfig
+from training.config.resolved import Variant
 
 _ROUNDING = 0x524F554E  # folded into a run's key: that of the weights is made of the seed alone
 
@@ -17,9 +17,8 @@ class StepArguments(NamedTuple):
     rounding_key: Any  # uint32 (2,), with the step the key of --rounding stochastic; else unused
 
 
-def step_arguments(config: PretrainConfig) -> StepArguments:
+def step_arguments(variant: Variant) -> StepArguments:
     """The arguments of a run's steps, as arrays of the host."""
-    fallback = config.fallback_learning_rate or config.learning_rate
-    peaks = np.array([config.learning_rate, fallback], np.float32)
-    key = jax.random.fold_in(jax.random.key(config.seed), _ROUNDING)
+    peaks = np.array([variant.learning_rate, variant.fallback_learning_rate], np.float32)
+    key = jax.random.fold_in(jax.random.key(variant.seed), _ROUNDING)
     return StepArguments(peaks, np.asarray(jax.random.key_data(key)))

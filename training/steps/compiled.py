@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import lowrank_optax as lro
 from models.llama import Llama, LlamaConfig
 from models.partitioning import gather_where_read, partition_specs
-from training.config.pretraining import PretrainConfig
+from training.config.resolved import StepOptions, Variant
 from training.errors import as_user_error
 from training.steps.arguments import StepArguments, step_arguments
 from training.steps.diagnostics import Bases, Look, overlaps
@@ -37,19 +37,21 @@ class CompiledSteps:
     """The functions of a run, compiled for one mesh. See `compile_steps`.
 
     Attributes:
+        options: that they are compiled from.
         process_rows: (index, count): this process supplies the index-th of count equal parts of
             every batch.
-        optimizer: at the peak learning rates.
+        optimizer: at any learning rates.
         init_from: the same as `init`, with these parameters; it takes them over.
         look: at the step that `train` would make, without making it.
         overlaps: of the subspaces of two looks.
         abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
     """
 
+    options: StepOptions
     mesh: Mesh
     process_rows: tuple[int, int]
-    init: Callable[[PretrainConfig], TrainState]
-    init_from: Callable[[PretrainConfig, Any], TrainState]
+    init: Callable[[Variant], TrainState]
+    init_from: Callable[[Variant, Any], TrainState]
     train: Callable[[TrainState, Any, StepArguments], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Any, Any], jax.Array]
     all_finite: Callable[[TrainState], jax.Array]
@@ -86,16 +88,13 @@ class CompiledSteps:
 
 
 def compile_steps(
-    config: PretrainConfig,
-    model_config: LlamaConfig,
-    mesh: Mesh,
-    objective: Objective = NEXT_TOKEN,
+    options: StepOptions, model: LlamaConfig, mesh: Mesh, objective: Objective = NEXT_TOKEN
 ) -> CompiledSteps:
     """Compiles the training step and prepares the other functions.
 
     Args:
-        config: resolved; its learning rates and seed are not compiled in.
-        model_config: the model's.
+        options: of the run.
+        model: its configuration.
         mesh: with any of the axes data, fsdp and tensor.
         objective: what is minimised, and of which batches.
 
@@ -103,19 +102,19 @@ def compile_steps(
         UserError: if the model or the optimizer rejects its configuration.
     """
     with as_user_error(), jax.set_mesh(mesh):
-        model = nnx.eval_shape(lambda: Llama(model_config, rngs=nnx.Rngs(0)))
-        gather_where_read(model, mesh)
-        update = Update(config, nnx.split(model, nnx.Param)[0], objective, mesh)
-        state = _abstract_state(update, model_config)
-    init_model, init_optimizer = _initialisers(update, model_config, state)
+        shapes = nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0)))
+        gather_where_read(shapes, mesh)
+        update = Update(options, nnx.split(shapes, nnx.Param)[0], objective, mesh)
+        state = _abstract_state(update, model)
+    init_model, init_optimizer = _initialisers(update, model, state)
 
-    def init(run: PretrainConfig) -> TrainState:
-        step, params = init_model(_key_data(run.seed))
-        return TrainState(step, params, init_optimizer(run, params))
+    def init(variant: Variant) -> TrainState:
+        step, params = init_model(_key_data(variant.seed))
+        return TrainState(step, params, init_optimizer(variant, params))
 
-    def init_from(run: PretrainConfig, params: Any) -> TrainState:
+    def init_from(variant: Variant, params: Any) -> TrainState:
         step = jax.jit(lambda: jnp.int32(0), out_shardings=state.step.sharding)()
-        return TrainState(step, params, init_optimizer(run, params))
+        return TrainState(step, params, init_optimizer(variant, params))
 
     replicated = NamedSharding(mesh, PartitionSpec())
     in_mesh = lambda function, out: _in_mesh(mesh, jax.jit(function, out_shardings=out))
@@ -123,30 +122,29 @@ def compile_steps(
     train = _compile_training(update, state)
     compile_seconds = time.perf_counter() - start
     return CompiledSteps(
+        options=options,
         mesh=mesh,
-        process_rows=process_rows(mesh, config.batch_size),
+        process_rows=process_rows(mesh, options.batch.batch_size),
         init=_in_mesh(mesh, init),
         init_from=_in_mesh(mesh, init_from),
         train=train,
         evaluate=in_mesh(update.loss, replicated),
         all_finite=in_mesh(_all_finite, replicated),
-        look=in_mesh(update.look, Look(replicated, None)),
+        look=in_mesh(update.look, (replicated, None)),
         overlaps=in_mesh(overlaps, replicated),
-        optimizer=update.optimizer(
-            config.learning_rate, config.fallback_learning_rate, config.seed
-        ),
+        optimizer=update.optimizer(1.0, 1.0, seed=0),
         abstract_state=state,
         compile_seconds=compile_seconds,
     )
 
 
-def _abstract_state(update: Update, model_config: LlamaConfig) -> TrainState:
+def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
     """Shapes, types and shardings of the state; nothing is allocated."""
-    mesh, config = update.mesh, update.config
-    step, params = jax.eval_shape(functools.partial(_init_model, model_config), _key_data(0))
+    mesh = update.mesh
+    step, params = jax.eval_shape(functools.partial(_init_model, model), _key_data(0))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(params, mesh))
     params = jax.tree.map(_with_sharding, params, shardings)
-    optimizer = update.optimizer(config.learning_rate, config.fallback_learning_rate, config.seed)
+    optimizer = update.optimizer(1.0, 1.0, seed=0)
     optimizer_state = jax.tree.map(
         _with_sharding,
         jax.eval_shape(optimizer.init, params),
@@ -157,43 +155,45 @@ def _abstract_state(update: Update, model_config: LlamaConfig) -> TrainState:
 
 
 def _initialisers(
-    update: Update, model_config: LlamaConfig, state: TrainState
+    update: Update, model: LlamaConfig, state: TrainState
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """key data -> (step, parameters), and (a run's configuration, parameters) -> its optimizer's
-    state, both sharded as the state is."""
+    """key data -> (step, parameters), and (variant, parameters) -> the optimizer's state, both
+    sharded as the state is."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     init_model = jax.jit(
-        functools.partial(_init_model, model_config),
+        functools.partial(_init_model, model),
         out_shardings=(shardings.step, shardings.params),
     )
 
-    def init_optimizer(run: PretrainConfig, params: Any) -> optax.OptState:
-        optimizer = update.optimizer(run.learning_rate, run.fallback_learning_rate, run.seed)
+    def init_optimizer(variant: Variant, params: Any) -> optax.OptState:
+        optimizer = update.optimizer(
+            variant.learning_rate, variant.fallback_learning_rate, variant.seed
+        )
         return jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)(params)
 
     return init_model, init_optimizer
 
 
-def _init_model(model_config: LlamaConfig, key_data: jax.Array) -> tuple[jax.Array, Any]:
+def _init_model(model: LlamaConfig, key_data: jax.Array) -> tuple[jax.Array, Any]:
     rngs = nnx.Rngs(jax.random.wrap_key_data(key_data))
-    params = nnx.to_pure_dict(nnx.state(Llama(model_config, rngs=rngs), nnx.Param))
+    params = nnx.to_pure_dict(nnx.state(Llama(model, rngs=rngs), nnx.Param))
     return jnp.int32(0), params
 
 
 def _compile_training(update: Update, state: TrainState) -> Callable[..., Any]:
     """The training step, compiled; it takes its state over."""
-    config, mesh = update.config, update.mesh
+    options, mesh = update.options, update.mesh
     replicated = NamedSharding(mesh, PartitionSpec())
     on = lambda sharding: lambda x: _with_sharding(x, sharding)
-    batch = jax.tree.map(on(batch_sharding(mesh)), update.objective.batch_shapes(config))
-    arguments = jax.tree.map(on(replicated), step_arguments(config))
+    batch = jax.tree.map(on(batch_sharding(mesh)), update.objective.batch_shapes(options.batch))
+    arguments = jax.tree.map(on(replicated), step_arguments(Variant(1.0, 1.0, seed=0)))
     shardings = jax.tree.map(lambda x: x.sharding, state)
     train = jax.jit(update.train, donate_argnums=0, out_shardings=(shardings, replicated))
     with jax.set_mesh(mesh):
         return train.lower(state, batch, arguments).compile()
 
 
-def _with_sharding(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def _with_sharding(array: Any, sharding: NamedSharding) -> Any:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 

@@ -28,7 +28,7 @@ import optax
 
 import lowrank_optax as lro
 from models.llama import matrix_dimension_numbers
-from training.config.pretraining import PretrainConfig
+from training.config.resolved import Method
 from training.steps.optimizers import get_entry
 
 # Of Newton-Schulz steps that converge to singular values of 1: (15 x - 10 x³ + 3 x⁵) / 8.
@@ -45,13 +45,11 @@ class Look(NamedTuple):
     bases: Bases
 
 
-def look(
-    config: PretrainConfig, params: Any, gradient: Any, updates: Any, optimizer_state: Any
-) -> Look:
+def look(method: Method, params: Any, gradient: Any, updates: Any, optimizer_state: Any) -> Look:
     """Measures all matrices at one step; to be compiled.
 
     Args:
-        config: names the optimizer and its hyperparameters.
+        method: that made the step.
         params: pytree of arrays.
         gradient: the same.
         updates: the same, what the optimizer adds to the parameters.
@@ -60,12 +58,12 @@ def look(
     treedef: Any = jax.tree.structure(params)
     specs = lro.matrix_specs(
         params,
-        config.rank or 1,
+        method.rank or 1,
         dimension_numbers=matrix_dimension_numbers,
-        compress=config.hyperparameters.compress or "smallest",
+        compress=method.hyperparameters.compress or "smallest",
     )
     bases = _bases(treedef, optimizer_state)
-    projection = lro.projections.by_name(fixed_projection(config), config.rank or 1)
+    projection = lro.projections.by_name(fixed_projection(method), method.rank or 1)
     measures: dict[str, dict[str, jax.Array]] = {}
     found: Bases = {}
     gradients, changes = jax.tree.leaves(gradient), jax.tree.leaves(updates)
@@ -98,11 +96,11 @@ def overlaps(before: Bases, now: Bases) -> dict[str, jax.Array]:
     return {path: of(path) for path in now}
 
 
-def fixed_projection(config: PretrainConfig) -> str:
-    """Name of the projection that a configuration's column indices belong to."""
-    if config.hyperparameters.projection is not None:
-        return config.hyperparameters.projection
-    parameter = inspect.signature(get_entry(config.optimizer).build).parameters.get("projection")
+def fixed_projection(method: Method) -> str:
+    """Name of the projection that a method's column indices belong to."""
+    if method.hyperparameters.projection is not None:
+        return method.hyperparameters.projection
+    parameter = inspect.signature(get_entry(method.optimizer).build).parameters.get("projection")
     return "dct" if parameter is None else parameter.default
 
 

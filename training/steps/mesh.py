@@ -9,6 +9,7 @@ that are next to each other.
 """
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -131,7 +132,8 @@ def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
         UserError: if the devices of a process hold parts that no process holds as a whole.
     """
     rows: dict[int, set[int]] = {}
-    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+    places: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((batch_size,)))
+    for device, index in places.items():
         rows.setdefault(device.process_index, set()).update(range(*index[0].indices(batch_size)))
     parts = sorted({tuple(sorted(own)) for own in rows.values()})
     if sorted(np.concatenate(parts)) != list(range(batch_size)):

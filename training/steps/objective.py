@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from models.cross_entropy import next_token_losses
-from training.config.pretraining import TrainingConfig
+from training.config.resolved import BatchShape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Objective:
     once `balance` has seen the whole batch.
 
     Attributes:
-        batch_shapes: configuration -> pytree of `jax.ShapeDtypeStruct`, batches over all processes.
+        batch_shapes: their size -> pytree of `jax.ShapeDtypeStruct`, over all processes.
         balance: (batch, number of micro-batches) -> batch, before it is split.
         loss: (the model's static part, its parameters, micro-batch) -> scalar.
     """
 
-    batch_shapes: Callable[[TrainingConfig], Any]
+    batch_shapes: Callable[[BatchShape], Any]
     balance: Callable[[Any, int], Any]
     loss: Callable[[nnx.GraphDef, Any, Any], jax.Array]
 
@@ -41,8 +41,8 @@ def next_token_loss(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> j
     return next_token_losses(nnx.merge(graphdef, params), tokens).mean()
 
 
-def _token_rows(config: TrainingConfig) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((config.batch_size, config.seq_len + 1), jnp.int32)
+def _token_rows(batch: BatchShape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch.batch_size, batch.seq_len + 1), jnp.int32)
 
 
 # Of pretraining: every token counts the same, so micro-batches are balanced as they are.

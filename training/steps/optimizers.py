@@ -6,7 +6,7 @@ A builder's keyword arguments decide which options of the command line it takes.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ import optax
 
 import lowrank_optax as lro
 from models.llama import matrix_dimension_numbers
-from training.config.pretraining import Hyperparameters, TrainingConfig
+from training.config.hyperparameters import Hyperparameters
+from training.config.resolved import Method
 from training.errors import UserError, as_flag, as_user_error, nearest
 
 
@@ -36,30 +37,14 @@ def decay_mask(params: optax.Params) -> Any:
     )
 
 
-def _adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, mu_dtype=None, weight_decay=0.0):
-    return optax.adamw(
-        learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        mu_dtype=mu_dtype,
-        weight_decay=weight_decay,
-        mask=decay_mask,
-    )
-
-
-def _lion(learning_rate, *, b1=0.9, b2=0.99, mu_dtype=None, weight_decay=0.0):
-    return optax.lion(
-        learning_rate,
-        b1=b1,
-        b2=b2,
-        mu_dtype=mu_dtype,
-        weight_decay=weight_decay,
-        mask=decay_mask,
-    )
-
-
-def _sgd(learning_rate, *, momentum=0.9, nesterov=False, mu_dtype=None, weight_decay=0.0):
+def _sgd(
+    learning_rate: Any,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    mu_dtype: Any = None,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
     return optax.chain(
         optax.trace(momentum, nesterov=nesterov, accumulator_dtype=mu_dtype),
         optax.add_decayed_weights(weight_decay, decay_mask),
@@ -68,17 +53,17 @@ def _sgd(learning_rate, *, momentum=0.9, nesterov=False, mu_dtype=None, weight_d
 
 
 def _muon(
-    learning_rate,
+    learning_rate: Any,
     *,
-    momentum=0.95,
-    nesterov=True,
-    ns_steps=5,
-    eps=1e-8,
-    mu_dtype=None,
-    weight_decay=0.0,
-    fallback_learning_rate=None,
-    dimension_numbers=None,
-):
+    momentum: float = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    eps: float = 1e-8,
+    mu_dtype: Any = None,
+    weight_decay: float = 0.0,
+    fallback_learning_rate: Any = None,
+    dimension_numbers: Any = None,
+) -> optax.GradientTransformation:
     return optax.contrib.muon(
         learning_rate,
         beta=momentum,
@@ -93,7 +78,14 @@ def _muon(
     )
 
 
-def _adam8bit(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
+def _adam8bit(
+    learning_rate: Any,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
     return optax.chain(
         lro.scale_by_adam8bit(b1, b2, eps),
         optax.add_decayed_weights(weight_decay, decay_mask),
@@ -102,8 +94,8 @@ def _adam8bit(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
 
 
 OPTIMIZERS: dict[str, OptimizerEntry] = {
-    "adamw": OptimizerEntry(_adamw, 0.003),
-    "lion": OptimizerEntry(_lion, 0.0005),
+    "adamw": OptimizerEntry(optax.adamw, 0.003),
+    "lion": OptimizerEntry(optax.lion, 0.0005),
     "sgd": OptimizerEntry(_sgd, 0.1),
     "muon": OptimizerEntry(_muon, 0.01),
     "tandem": OptimizerEntry(lro.tandem, 0.04),
@@ -152,24 +144,19 @@ def optimizer_options() -> list[str]:
     return ["rank", "fallback_learning_rate", *hyperparameters]
 
 
-def set_options(config: TrainingConfig) -> list[str]:
-    """Names of the optimizer options that were set."""
-    values = {**vars(config), **vars(config.hyperparameters)}
-    return [option for option in optimizer_options() if values.get(option) is not None]
-
-
-def check_options(config: TrainingConfig, names: list[str]) -> None:
+def check_accepted(values: Mapping[str, Any], names: list[str]) -> None:
     """Checks that every optimizer option that was set is taken by one of the optimizers.
 
     Args:
-        config: as given, before any default is filled in.
+        values: option -> value, before any default is filled in.
         names: of the optimizers.
 
     Raises:
         UserError: naming the option, the optimizers, and what these do take.
     """
     accepted = {name: accepted_options(name) for name in names}
-    for option in set_options(config):
+    given = [option for option in optimizer_options() if values.get(option) is not None]
+    for option in given:
         if not any(option in options for options in accepted.values()):
             takes = "; ".join(
                 f"{name} takes {', '.join(map(as_flag, options))}"
@@ -205,18 +192,12 @@ def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
 
 
 def build_optimizer(
-    name: str,
-    config: TrainingConfig,
-    *,
-    learning_rate: Any,
-    fallback_learning_rate: Any,
-    seed: int,
+    method: Method, *, learning_rate: Any, fallback_learning_rate: Any, seed: int
 ) -> optax.GradientTransformation:
     """Builds an optimizer, gradient clipping included.
 
     Args:
-        name: a key of `OPTIMIZERS`.
-        config: supplies rank, weight decay, clipping, ZeRO and the hyperparameters.
+        method: its `optimizer` is a key of `OPTIMIZERS`.
         learning_rate: a float, or a float32 scalar array (traced or not).
         fallback_learning_rate: the same, for the leaves that are not matrices.
         seed: of the optimizers that draw random numbers.
@@ -224,18 +205,19 @@ def build_optimizer(
     Raises:
         UserError: for an unknown name or a value that the optimizer rejects.
     """
+    name = method.optimizer
     build = get_entry(name).build
     parameters = inspect.signature(build).parameters
-    zero_axis = ZERO_AXIS if config.zero else None
-    mu_dtype = config.hyperparameters.mu_dtype
+    zero_axis = ZERO_AXIS if method.zero else None
+    mu_dtype = method.hyperparameters.mu_dtype
     if mu_dtype in ("int8", "int4") and "zero_axis" not in parameters:
         raise UserError(
             f"--mu-dtype {mu_dtype} is for the optimizers of lowrank_optax; {name} stores its "
             "moments in float32 or bfloat16"
         )
     context = {
-        "rank": config.rank,
-        "weight_decay": config.weight_decay,
+        "rank": method.rank,
+        "weight_decay": method.weight_decay,
         "mask": decay_mask,
         "dimension_numbers": matrix_dimension_numbers,
         "fallback_learning_rate": fallback_learning_rate,
@@ -244,9 +226,9 @@ def build_optimizer(
     }
     arguments = {key: value for key, value in context.items() if key in parameters}
     with as_user_error():
-        optimizer = build(learning_rate, **(arguments | builder_arguments(config.hyperparameters)))
+        optimizer = build(learning_rate, **(arguments | builder_arguments(method.hyperparameters)))
     if zero_axis and name in ELEMENTWISE:
         optimizer = lro.zero(optimizer, zero_axis)
-    if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if method.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(method.clip_norm), optimizer)
     return optimizer

@@ -1,42 +1,18 @@
 """Loss spikes: updates from gradients that are not finite, or far too large, can be left out."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
-from training.errors import UserError
+from training.config.groups import SpikeOptions
 
 WINDOW = 100  # updates that the mean norm is taken over, the newest weighing most
 FIRST_UPDATES = 20  # of which none is an outlier
 MOST_NONFINITE = 20  # in a row; then a run has diverged
-
-
-@dataclasses.dataclass(frozen=True)
-class SpikeOptions:
-    """Which updates are left out."""
-
-    skip_updates: Annotated[
-        Literal["nonfinite", "outlier"] | None, tyro.conf.arg(help_behavior_hint="")
-    ] = None
-    """Leave out updates whose loss or gradient is not finite (nonfinite), or besides those whose
-    gradient's norm is an outlier (outlier); metrics count them as skipped_updates. By default none
-    is left out, and a loss that is not finite ends the run."""
-    outlier_factor: float = 5.0
-    """A gradient's norm is an outlier above this many times the mean norm so far (of about the last
-    100 updates; never in the first 20)."""
-
-    def check(self) -> None:
-        """Raises UserError for a factor that would skip ordinary updates."""
-        if not 1 < self.outlier_factor < math.inf:
-            raise UserError(
-                f"--outlier-factor is {self.outlier_factor}, but must be greater than 1"
-            )
 
 
 class SpikeStatistics(NamedTuple):
@@ -44,7 +20,7 @@ class SpikeStatistics(NamedTuple):
 
     skipped: jax.Array  # int32, updates left out so far
     nonfinite_in_a_row: jax.Array  # int32, of them the last ones that were not finite
-    count: jax.Array  # int32, norms in the mean
+    num_norms: jax.Array  # int32, in the mean
     mean_norm: jax.Array  # float32
 
 
@@ -110,15 +86,16 @@ def _judge(
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     accepted, counted = finite, norm
     if outlier_factor is not None:
-        bound = jnp.where(before.count < FIRST_UPDATES, jnp.inf, outlier_factor * before.mean_norm)
+        settled = before.num_norms >= FIRST_UPDATES
+        bound = jnp.where(settled, outlier_factor * before.mean_norm, jnp.inf)
         accepted, counted = finite & (norm <= bound), jnp.minimum(norm, bound)
-    count = before.count + finite
-    weight = 1 / jnp.clip(count, 1, WINDOW)
+    num_norms = before.num_norms + finite
+    weight = 1 / jnp.clip(num_norms, 1, WINDOW)
     mean = before.mean_norm + (counted - before.mean_norm) * weight
     return accepted, SpikeStatistics(
         skipped=before.skipped + ~accepted,
         nonfinite_in_a_row=jnp.where(finite, 0, before.nonfinite_in_a_row + 1),
-        count=count,
+        num_norms=num_norms,
         mean_norm=jnp.where(finite, mean, before.mean_norm),
     )
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 import lowrank_optax as lro
-from training.config.pretraining import PretrainConfig
+from training.config.resolved import StepOptions
 from training.steps.arguments import StepArguments
 from training.steps.diagnostics import Look, look
 from training.steps.mesh import batch_sharding
@@ -76,13 +76,13 @@ class Update:
     """The functions of a step: of arrays alone, to be compiled.
 
     Attributes:
-        config: resolved; its learning rates and seed do not enter the functions.
+        options: of the run.
         graphdef: the model's static part.
         objective: what is minimised.
         mesh: that batches are split over.
     """
 
-    config: PretrainConfig
+    options: StepOptions
     graphdef: nnx.GraphDef
     objective: Objective
     mesh: Mesh
@@ -92,13 +92,12 @@ class Update:
     ) -> optax.GradientTransformation:
         """The configured optimizer at these rates."""
         optimizer = build_optimizer(
-            self.config.optimizer,
-            self.config,
+            self.options.method,
             learning_rate=learning_rate,
             fallback_learning_rate=fallback_learning_rate,
             seed=seed,
         )
-        return without_spikes(optimizer, self.config.spikes)
+        return without_spikes(optimizer, self.options.spikes)
 
     def loss(self, params: Any, batch: Any) -> jax.Array:
         """Of a batch or a micro-batch."""
@@ -108,13 +107,13 @@ class Update:
 
     def propose(self, state: TrainState, batch: Any, arguments: StepArguments) -> Proposal:
         """What the step does, not done yet."""
-        learning_rates = arguments.peaks * learning_rate_schedule(self.config)(state.step)
+        learning_rates = arguments.peaks * learning_rate_schedule(self.options.schedule)(state.step)
         # The seed is in the optimizer's state since init; the update does not depend on it.
         optimizer = self.optimizer(learning_rates[0], learning_rates[1], seed=0)
-        parts = self.config.accumulate_steps
+        parts = self.options.accumulate_steps
         batch = self.objective.balance(batch, parts)
         loss, gradient = mean_gradient(self.loss, state.params, batch, parts)
-        extra = {"loss": loss} if self.config.spikes.skip_updates else {}
+        extra = {"loss": loss} if self.options.spikes.skip_updates else {}
         updates, optimizer_state = optimizer.update(
             gradient, state.optimizer_state, state.params, **extra
         )
@@ -125,7 +124,7 @@ class Update:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """The step, and its metrics."""
         step = self.propose(state, batch, arguments)
-        if self.config.rounding == "stochastic":
+        if self.options.rounding == "stochastic":
             key = jax.random.fold_in(jax.random.wrap_key_data(arguments.rounding_key), state.step)
             params = lro.apply_updates_stochastic(state.params, step.updates, key)
         else:
@@ -141,4 +140,6 @@ class Update:
     def look(self, state: TrainState, batch: Any, arguments: StepArguments) -> Look:
         """What the diagnostics say of the step."""
         step = self.propose(state, batch, arguments)
-        return look(self.config, state.params, step.gradient, step.updates, step.optimizer_state)
+        return look(
+            self.options.method, state.params, step.gradient, step.updates, step.optimizer_state
+        )

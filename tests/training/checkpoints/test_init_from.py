@@ -14,6 +14,7 @@ import lowrank_optax as lro
 from training.checkpoints.init_from import shared_arrays
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.trees import by_path
+from training.config.groups import CheckpointOptions
 from training.errors import UserError
 from training.steps.spikes import skip_spikes
 
@@ -24,7 +25,7 @@ def source(trainer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("source") / "run"
     config = trainer.config(folder)
     trainer(config)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    checkpoints = Checkpoints(folder / "checkpoints", CheckpointOptions())
     abstract = trainer.steps(config).abstract_state
     states = {step: checkpoints.read(step, abstract)[0] for step in (4, 6)}
     checkpoints.close()
@@ -59,10 +60,10 @@ def test_a_new_run_begins_with_the_parameters_and_is_of_one_configuration(
     assert written["init_from"] == f"{folder}/checkpoints/{step}"
     # The same command goes on, whatever has become of the other run; so does one that leaves it out
     for changes in ({"resume": True}, {"resume": True, "init_from": None}):
-        trainer(dataclasses.replace(config, **changes))
+        trainer(trainer.changed(config, **changes))
         assert json.loads((tmp_path / "new/config.json").read_text()) == written | {"resume": True}
     with pytest.raises(UserError, match=r"init_from: .*/checkpoints/\d' before, 'elsewhere' now"):
-        trainer(dataclasses.replace(config, resume=True, init_from="elsewhere"))
+        trainer(trainer.changed(config, resume=True, init_from="elsewhere"))
 
 
 def test_what_is_shared_is_kept_and_said(trainer, source, tmp_path):
@@ -162,7 +163,10 @@ def test_leaving_out_spikes_may_be_switched_on_and_off():
     _, begun = kept(plain, guarded, same_method=True)
     assert begun == {
         "optimizer/step",
-        *(f"statistics/{name}" for name in ("skipped", "nonfinite_in_a_row", "count", "mean_norm")),
+        *(
+            f"statistics/{name}"
+            for name in ("skipped", "nonfinite_in_a_row", "num_norms", "mean_norm")
+        ),
     }
     assert not kept(guarded, plain, same_method=True)[1]
     assert not kept(guarded, guarded, same_method=True)[1]

@@ -20,6 +20,7 @@ from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader, UnreadableCheckpointError
 from training.checkpoints.trees import by_path, describe_differences
+from training.config.groups import CheckpointOptions
 from training.disk import is_disk_full
 from training.errors import TrainingFailedError
 from training.steps.mesh import make_mesh
@@ -45,7 +46,9 @@ def abstract(state, devices=1):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    with contextlib.closing(Checkpoints(tmp_path / "checkpoints", keep=2)) as checkpoints:
+    with contextlib.closing(
+        Checkpoints(tmp_path / "checkpoints", CheckpointOptions())
+    ) as checkpoints:
         yield checkpoints
 
 
@@ -79,8 +82,11 @@ def test_round_trip_keeps_values_types_structure_and_data_position(checkpoints, 
 def test_the_newest_the_best_and_every_so_manyth_are_kept(tmp_path, options, kept):
     """The losses are known again when a run is resumed, and not every step has one."""
     losses = {2: 1.0, 3: 3.0, 5: 2.0, 9: 4.0}
+    options = CheckpointOptions(keep_checkpoints=1, **options)
     for steps in (range(1, 6), range(6, 10)):
-        with contextlib.closing(Checkpoints(tmp_path, 1, **options)) as checkpoints:
+        with contextlib.closing(
+            Checkpoints(tmp_path, CheckpointOptions(keep_checkpoints=1, **options))
+        ) as checkpoints:
             for step in steps:
                 checkpoints.save(step, {"a": jnp.ones(3)}, {}, losses.get(step))
             checkpoints.wait()
@@ -226,7 +232,7 @@ def test_a_checkpoint_set_aside_is_kept_and_makes_room_for_another(checkpoints, 
 def test_an_interrupted_save_is_told_of(tmp_path, state):
     half = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp"
     (half / "state").mkdir(parents=True)
-    with contextlib.closing(Checkpoints(half.parent, keep=2)) as checkpoints:
+    with contextlib.closing(Checkpoints(half.parent, CheckpointOptions())) as checkpoints:
         assert checkpoints.unfinished == [7]
         assert checkpoints.steps() == []
         checkpoints.save(7, state, {})

@@ -10,7 +10,8 @@ import train
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.pretrained import open_model
 from training.checkpoints.trees import by_path
-from training.config.resuming import changeable_options
+from training.config.groups import CheckpointOptions
+from training.config.options import CHANGEABLE, options_of
 from training.errors import UserError
 from training.runs.metrics import read_metrics
 from training.steps.mesh import make_mesh
@@ -54,7 +55,7 @@ def run(finished, tmp_path):
 
 
 def weights(folder, step, trainer, config):
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    checkpoints = Checkpoints(folder / "checkpoints", CheckpointOptions())
     state, _ = checkpoints.read(step, trainer.steps(config).abstract_state)
     checkpoints.close()
     return by_path(state.params)
@@ -133,7 +134,10 @@ def test_another_configuration_is_refused_and_the_way_to_it_named(trainer, run):
 
 def test_options_say_whether_a_resume_may_change_them(trainer, run):
     config = trainer.config(run)
-    assert changeable_options(config) == {
+    changeable = {
+        option.name for option in options_of(config.options) if option.metadata == CHANGEABLE
+    }
+    assert changeable == {
         *("out", "resume", "allow_changed_data", "verify", "mesh", "zero", "remat"),
         *("accumulate_steps", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every"),
         *("eval_every", "log", "diagnostics_every"),

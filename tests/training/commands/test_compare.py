@@ -1,6 +1,5 @@
 """Comparisons: tuned fairly, resumable, and tabulated as they came out."""
 
-import dataclasses
 import io
 import json
 import math
@@ -14,10 +13,12 @@ from training.commands.compare import (
     Comparison,
     compare,
     parse_learning_rates,
-    parse_names,
+    parse_optimizers,
     run_config,
 )
-from training.config.pretraining import CompareConfig, Hyperparameters
+from training.config.hyperparameters import Hyperparameters
+from training.config.options import flat, to_json, with_options
+from training.config.pretraining import CompareConfig
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import markdown_table, mean_and_deviation
@@ -30,7 +31,8 @@ def silent():
 
 @pytest.fixture
 def config(corpus_folder, tmp_path):
-    return CompareConfig(
+    return with_options(
+        CompareConfig(),
         optimizers="adamw,sgd",
         seeds=2,
         hidden_size=32,
@@ -66,20 +68,17 @@ def test_a_comparison_writes_table_results_and_curves_and_reuses_its_runs(config
 def test_runs_of_a_comparison_see_the_same_data_as_a_single_run(config, trainer, tmp_path):
     run = run_config(config, "adamw", 0.003, 1)
     alone = trainer.config(tmp_path / "alone", seed=1, steps=4, eval_every=2, learning_rate=0.003)
-    differing = {
-        name
-        for name, value in vars(run).items()
-        if value != getattr(alone, name) and name not in ("out", "checkpoint_every")
-    }
-    assert not differing
+    expected = flat(alone.options)
+    differing = {name for name, value in flat(run.options).items() if value != expected[name]}
+    assert differing == {"out", "checkpoint_every"}
 
 
 def test_a_comparison_on_data_that_changed_is_refused_by_their_names(config, tmp_path, monkeypatch):
-    data = shutil.copytree(config.data, tmp_path / "data")
-    config = dataclasses.replace(config, data=str(data))
+    data = shutil.copytree(config.corpus.data, tmp_path / "data")
+    config = with_options(config, data=str(data))
     run = run_config(config, "adamw", None, 0)
-    create_run_folder(run, "checksum")
-    load_corpus(run).save_to_run(run.out)
+    create_run_folder(run.folder, to_json(run.options, "checksum"))
+    load_corpus(config.corpus).save_to_run(run.folder)
     (data / "3.txt").write_text("something else\n" * 100)
     monkeypatch.setattr(training.commands.compare, "train_run", None)  # would fail if called
     with pytest.raises(UserError) as failure:
@@ -90,12 +89,13 @@ def test_a_comparison_on_data_that_changed_is_refused_by_their_names(config, tmp
 
 
 def test_options_go_to_the_optimizers_that_take_them(config):
-    fields = {**vars(config), "hyperparameters": Hyperparameters(b1=0.8, rotate=False), "rank": 4}
-    shared = CompareConfig(**fields)
-    assert run_config(shared, "adamw", None, 0).hyperparameters == Hyperparameters(b1=0.8)
-    assert run_config(shared, "adamw", None, 0).rank is None
-    assert run_config(shared, "dct_adamw", None, 0).rank == 4
-    assert run_config(shared, "trion", None, 0).hyperparameters == Hyperparameters()
+    shared = with_options(config, b1=0.8, rotate=False, rank=4)
+    adamw, dct_adamw, trion = (
+        run_config(shared, name, None, 0).steps.method for name in ("adamw", "dct_adamw", "trion")
+    )
+    assert adamw.hyperparameters == Hyperparameters(b1=0.8)
+    assert (adamw.rank, dct_adamw.rank) == (None, 4)
+    assert trion.hyperparameters == Hyperparameters()
 
 
 class Valley(Comparison):
@@ -135,8 +135,8 @@ def test_a_diverging_run_is_kept_as_such_and_not_repeated(config, monkeypatch):
     calls = []
 
     def diverging(run, steps, corpus, console):
-        calls.append(run.out)
-        run.out.mkdir(parents=True)
+        calls.append(run.folder)
+        run.folder.mkdir(parents=True)
         raise TrainingFailedError("loss is nan at step 2", diverged=True)
 
     monkeypatch.setattr(training.commands.compare, "train_run", diverging)
@@ -177,7 +177,7 @@ def test_the_table_shows_mean_and_sample_deviation():
 )
 def test_bad_lists_of_optimizers_are_refused(text, message):
     with pytest.raises(UserError, match=message):
-        parse_names(text)
+        parse_optimizers(text)
 
 
 @pytest.mark.parametrize("text", ["trion", "trion=fast", "trion=0", "trion=inf", "muon=0.1"])

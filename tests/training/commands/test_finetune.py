@@ -1,6 +1,5 @@
 """Fine-tuning end to end: from a Hugging Face folder or a run to a model folder, and resumed."""
 
-import dataclasses
 import io
 import json
 import re
@@ -19,7 +18,9 @@ import train
 from models import huggingface
 from training.checkpoints.pretrained import open_model
 from training.commands import finetune as finetuning
-from training.config.finetuning import FinetuneConfig
+from training.config.finetuning import FinetuneConfig, QuestionOptions
+from training.config.options import with_options
+from training.config.resolved import BatchShape
 from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.questions import Example
 from training.data.questions_corpus import load_finetune_data, split_examples
@@ -36,14 +37,10 @@ def compiled_once():
     compiled = {}
     compile_steps = finetuning.compile_steps
 
-    def cached(config, model, mesh, objective):
-        key = dataclasses.replace(
-            config, model=None, data="", validation=None, template=None, out=None, resume=False,
-            learning_rate=None, fallback_learning_rate=None, skip_long=False,
-        )  # fmt: skip
-        key = repr((key, model, mesh))
+    def cached(options, model, mesh, objective):
+        key = repr((options, model, mesh, objective.batch_shapes(options.batch)))
         if key not in compiled:
-            compiled[key] = compile_steps(config, model, mesh, objective)
+            compiled[key] = compile_steps(options, model, mesh, objective)
         return compiled[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -63,8 +60,6 @@ def files(tmp_path_factory):
 
 def config_of(files, out, **changes):
     defaults = {
-        "model": files / "tiny_llama",
-        "data": str(files / "train.jsonl"),
         "template": TEMPLATE,
         "seq_len": 40,
         "optimizer": "adamw",
@@ -75,7 +70,9 @@ def config_of(files, out, **changes):
         "checkpoint_every": 1,
         "eval_every": 2,
     }
-    return FinetuneConfig(**(defaults | changes), out=out)
+    questions = QuestionOptions(data=str(files / "train.jsonl"))
+    config = FinetuneConfig(model=files / "tiny_llama", questions=questions)
+    return with_options(config, **(defaults | changes), out=out)
 
 
 def run(config):
@@ -163,7 +160,7 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch
         if record["step"] == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    parts = with_options(config, out=tmp_path / "parts")
     with monkeypatch.context() as patch:
         patch.setattr(ProgressLine, "show", show_and_signal)
         with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
@@ -171,7 +168,7 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch
     assert len(curve(parts.out)) < 4
     with pytest.raises(UserError, match=r"parts: this fine-tuning run has not written its model"):
         open_model(parts.out)
-    run(dataclasses.replace(parts, resume=True))
+    run(with_options(parts, resume=True))
     assert curve(parts.out) == curve(config.out)
     one, other = (out / "model/model.safetensors" for out in (parts.out, config.out))
     assert one.read_bytes() == other.read_bytes()
@@ -241,27 +238,27 @@ def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
 def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(files, tmp_path):
     source = open_model(files / "tiny_llama")
     config = config_of(files, tmp_path, seq_len=None)
-    padded = load_finetune_data(config, source)
+    padded = load_finetune_data(config.questions, source)
     examples = (*padded.training.examples, *padded.validation.examples)
     assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
-    packed = load_finetune_data(dataclasses.replace(config, packing=True), source)
+    packed = load_finetune_data(with_options(config, packing=True).questions, source)
     assert packed.seq_len == 64  # as far as the model takes them
     assert len(packed.training) < len(padded.training) / 1.5
 
 
 def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
     config = config_of(files, tmp_path)
-    data = load_finetune_data(config, open_model(config.model))
-    batches = data.train_batches(config, 0, 0, 1)
+    data = load_finetune_data(config.questions, open_model(config.model))
+    batches = data.train_batches(BatchShape(8, 40, 1), 0, 0, 1)
     seen = [row.tobytes() for _ in range(19) for row in next(batches)[TOKENS]]
     assert {seen.count(row) for row in seen} == {4}  # 19 batches of 8 are 4 passes over 38
 
 
 def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
     config = config_of(files, tmp_path)
-    data = load_finetune_data(config, open_model(config.model))
-    whole = next(data.train_batches(config, 3, 0, 1))
-    parts = [next(data.train_batches(config, 3, i, 2)) for i in range(2)]
+    data = load_finetune_data(config.questions, open_model(config.model))
+    whole = next(data.train_batches(BatchShape(8, 40, 1), 3, 0, 1))
+    parts = [next(data.train_batches(BatchShape(8, 40, 1), 3, i, 2)) for i in range(2)]
     for name, rows in whole.items():
         np.testing.assert_array_equal(rows[0::2], parts[0][name])
         np.testing.assert_array_equal(rows[1::2], parts[1][name])
@@ -300,7 +297,7 @@ def test_long_examples_can_be_left_out(files, tmp_path):
     config = config_of(files, tmp_path / "run", data=str(data))
     with pytest.raises(UserError, match=r"1 of 41 examples are longer .*line 41, takes.*--skip-lo"):
         run(config)
-    _, printed = run(dataclasses.replace(config, skip_long=True))
+    _, printed = run(with_options(config, skip_long=True))
     assert "1 too long and left out" in printed
 
 
@@ -325,7 +322,7 @@ def test_changed_data_are_noticed_at_a_resume(files, tmp_path):
     run(config)
     write_questions(data, sums(21))
     with pytest.raises(UserError, match=r"its data are not what they were:\n.*a.jsonl has changed"):
-        run(dataclasses.replace(config, resume=True))
+        run(with_options(config, resume=True))
 
 
 def test_help_shows_the_options_of_finetune_and_none_that_make_a_model(capsys):

@@ -19,7 +19,7 @@ from rich.console import Console
 
 import train
 from training.commands.prepare import PrepareConfig, prepare
-from training.config.pretraining import TrainingConfig
+from training.config.pretraining import CorpusOptions
 from training.data import documents, tokenization
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
@@ -94,9 +94,9 @@ def test_prepared_tokens_are_those_of_a_run_for_any_number_of_workers(source, tm
     files = {"manifest.json", "train.npy", "validation.npy"}
     assert set(folders[0]) == files | {"tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"1", "3"}
-    direct = load_corpus(TrainingConfig(data=str(source), **options))
+    direct = load_corpus(CorpusOptions(data=str(source), **options))
     data = str(tmp_path / "1")
-    prepared = load_corpus(TrainingConfig(data=data, tokenizer=tokenizer, verify=True))
+    prepared = load_corpus(CorpusOptions(data=data, tokenizer=tokenizer, verify=True))
     for split in ("training", "validation"):
         ours, theirs = getattr(prepared, split), getattr(direct, split)
         np.testing.assert_array_equal(ours, theirs)
@@ -136,8 +136,8 @@ def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch, workers):
     run(f"hf:{folder}", tmp_path / "out", workers=workers, tokenizer="bpe:300")
     if workers == 1:
         assert reads == [0, 1, 2]
-    direct = load_corpus(TrainingConfig(data=f"hf:{folder}", tokenizer="bpe:300"))
-    prepared = load_corpus(TrainingConfig(data=str(tmp_path / "out"), tokenizer="bpe:300"))
+    direct = load_corpus(CorpusOptions(data=f"hf:{folder}", tokenizer="bpe:300"))
+    prepared = load_corpus(CorpusOptions(data=str(tmp_path / "out"), tokenizer="bpe:300"))
     np.testing.assert_array_equal(prepared.training, direct.training)
     np.testing.assert_array_equal(prepared.validation, direct.validation)
 
@@ -145,8 +145,8 @@ def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch, workers):
 def test_a_single_text_is_cut_as_a_run_would_cut_it(tmp_path):
     (tmp_path / "book.txt").write_text("né" * 500)
     run(tmp_path / "book.txt", tmp_path / "out")
-    direct = load_corpus(TrainingConfig(data=str(tmp_path / "book.txt")))
-    prepared = load_corpus(TrainingConfig(data=str(tmp_path / "out")))
+    direct = load_corpus(CorpusOptions(data=str(tmp_path / "book.txt")))
+    prepared = load_corpus(CorpusOptions(data=str(tmp_path / "out")))
     np.testing.assert_array_equal(prepared.training, direct.training)
     assert bytes(prepared.validation.tolist()).decode() == "né" * 25
 
@@ -161,7 +161,7 @@ def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
     splits = [manifest["training"], manifest["validation"]]
     # Six files, four fifths of the lines and three quarters of the rows: the others are empty.
     assert sum(split["documents"] for split in splits) == 6 + 72 + 67
-    corpus = load_corpus(TrainingConfig(data=str(tmp_path / "out"), tokenizer="bpe:300"))
+    corpus = load_corpus(CorpusOptions(data=str(tmp_path / "out"), tokenizer="bpe:300"))
     ends = [
         (tokens == corpus.tokenizer.eos_id).sum() for tokens in (corpus.training, corpus.validation)
     ]
@@ -213,7 +213,7 @@ def stopped(source, tmp_path, monkeypatch):
 
 def test_an_unfinished_folder_is_not_trained_on(stopped):
     with pytest.raises(UserError, match=r"out: the preparation of these data is not finished\."):
-        load_corpus(TrainingConfig(data=str(stopped[1])))
+        load_corpus(CorpusOptions(data=str(stopped[1])))
 
 
 def test_what_is_complete_is_not_made_again(stopped, tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_file_that_changes_while_it_is_prepared_is_noticed(source, tmp_path, m
     (data / "a.txt").write_text("text " * 100)
     (data / "b.txt").write_text("text " * 100)
     run(data, tmp_path / "out")
-    assert load_corpus(TrainingConfig(data=str(tmp_path / "out"))).training_bytes == 500
+    assert load_corpus(CorpusOptions(data=str(tmp_path / "out"))).training_bytes == 500
 
 
 def test_a_finished_preparation_is_not_made_again(source, tmp_path):

@@ -1,6 +1,5 @@
 """The corpus of a run: its tokenizer, bits per byte, and data that change between two runs."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -13,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from training.commands.prepare import PrepareConfig, prepare
-from training.config.pretraining import TrainingConfig
+from training.config.pretraining import CorpusOptions
 from training.data.corpus import load_corpus
 from training.data.tokenizers import stored_tokenizer
 from training.errors import UserError
@@ -40,7 +39,7 @@ def test_a_bpe_is_trained_on_the_training_text_only(tmp_path):
     for i, word in enumerate(words):
         (tmp_path / f"{i}.txt").write_text(f"{word} " * 50)
     corpus = load_corpus(
-        TrainingConfig(data=str(tmp_path), tokenizer="bpe:600", validation_fraction=0.1)
+        CorpusOptions(data=str(tmp_path), tokenizer="bpe:600", validation_fraction=0.1)
     )
     held_out = corpus.tokenizer.decode(corpus.validation.tolist())
     lengths = {word: len(corpus.tokenizer.encode(f" {word}")) for word in words}
@@ -54,16 +53,16 @@ def test_a_bpe_is_trained_on_the_training_text_only(tmp_path):
 def test_a_bpe_trained_for_a_preparation_is_the_one_of_a_run(data, tmp_path):
     folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
     tokenizer = stored_tokenizer(tmp_path / "out", "bpe:300")
-    config = TrainingConfig(data=str(data), tokenizer="bpe:300")
+    config = CorpusOptions(data=str(data), tokenizer="bpe:300")
     assert load_corpus(config).tokenizer.checksum == tokenizer.checksum
-    mapped = load_corpus(TrainingConfig(data=folder, tokenizer="bpe:300"))
+    mapped = load_corpus(CorpusOptions(data=folder, tokenizer="bpe:300"))
     assert mapped.tokenizer.checksum == tokenizer.checksum
 
 
 def test_documents_are_separated_by_end_of_text(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.txt").write_text(f"{i}")
-    corpus = load_corpus(TrainingConfig(data=str(tmp_path), validation_fraction=0.3))
+    corpus = load_corpus(CorpusOptions(data=str(tmp_path), validation_fraction=0.3))
     assert corpus.training.dtype == np.uint16
     parts = [bytes(ids[::2].tolist()).decode() for ids in (corpus.validation, corpus.training)]
     # In order of their names, and every document in one part.
@@ -75,22 +74,22 @@ def test_documents_are_separated_by_end_of_text(tmp_path):
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_a_fraction_out_of_range_is_refused(data, fraction):
     with pytest.raises(UserError, match=f"must be between 0 and 1, got {fraction}"):
-        load_corpus(TrainingConfig(data=str(data), validation_fraction=fraction))
+        load_corpus(CorpusOptions(data=str(data), validation_fraction=fraction))
 
 
 def test_every_file_has_the_checksum_of_its_content(data):
-    corpus = load_corpus(TrainingConfig(data=str(data)))
+    corpus = load_corpus(CorpusOptions(data=str(data)))
     digest = hashlib.sha256((data / "3.txt").read_bytes()).hexdigest()
     assert corpus.checksums["3.txt"] == digest
     assert len(corpus.checksums) == 10
     (data / "3.txt").rename(data / "33.txt")
-    assert load_corpus(TrainingConfig(data=str(data))).checksum != corpus.checksum
+    assert load_corpus(CorpusOptions(data=str(data))).checksum != corpus.checksum
 
 
 def test_a_data_set_by_name_has_the_checksum_of_its_texts(tmp_path):
     lines = [json.dumps({"text": f"text {i}"}) for i in range(20)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    config = TrainingConfig(data=f"hf:{tmp_path}", tokenizer="bpe:270")
+    config = CorpusOptions(data=f"hf:{tmp_path}", tokenizer="bpe:270")
     first = load_corpus(config)
     assert list(first.checksums) == [f"hf:{tmp_path}"]
     os.utime(tmp_path / "train.jsonl", (1, 1))
@@ -104,7 +103,7 @@ def test_nothing_is_left_of_a_corpus_that_is_not_prepared(data, tmp_path, monkey
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    load_corpus(TrainingConfig(data=str(data)))
+    load_corpus(CorpusOptions(data=str(data)))
     assert list(temporary.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
@@ -112,7 +111,7 @@ def test_nothing_is_left_of_a_corpus_that_is_not_prepared(data, tmp_path, monkey
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 def test_bits_per_byte_do_not_depend_on_the_tokenizer(data, tokenizer):
     """A model that gives every byte, and so every token of n bytes, 2**-3 a byte has 3 of them."""
-    corpus = load_corpus(TrainingConfig(data=str(data), tokenizer=tokenizer))
+    corpus = load_corpus(CorpusOptions(data=str(data), tokenizer=tokenizer))
     text = corpus.tokenizer.decode(corpus.validation.tolist())
     assert corpus.validation_bytes == len(text.encode())
     val_loss = 3 * math.log(2) * corpus.validation_bytes / len(corpus.validation)
@@ -124,13 +123,13 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(data, tokenizer):
 def test_another_tokenizer_than_that_of_prepared_data_is_refused(data, tmp_path):
     folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
     with pytest.raises(UserError) as caught:
-        load_corpus(TrainingConfig(data=folder))
+        load_corpus(CorpusOptions(data=folder))
     assert str(caught.value) == (
         f"{folder}: these data were prepared with the tokenizer bpe:300, and --tokenizer is bytes. "
         "Give --tokenizer bpe:300, or prepare the data again with the other one."
     )
     with pytest.raises(UserError, match="prepared with the tokenizer bpe:300"):
-        load_corpus(TrainingConfig(data=folder, tokenizer="bpe:400"))
+        load_corpus(CorpusOptions(data=folder, tokenizer="bpe:400"))
 
 
 def test_the_same_tokenizer_by_another_path_is_accepted(data, tmp_path):
@@ -138,11 +137,11 @@ def test_the_same_tokenizer_by_another_path_is_accepted(data, tmp_path):
     here = shutil.copytree(bpe, tmp_path / "here")
     folder = prepared(data, tmp_path / "out", tokenizer=str(here))
     moved = here.rename(tmp_path / "moved")
-    load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
+    load_corpus(CorpusOptions(data=folder, tokenizer=str(moved)))
     definition = moved / "tokenizer.json"
     definition.write_text(definition.read_text() + "\n")
     with pytest.raises(UserError, match=r"prepared with the tokenizer .*here, and --tokenizer is"):
-        load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
+        load_corpus(CorpusOptions(data=folder, tokenizer=str(moved)))
 
 
 def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
@@ -150,7 +149,7 @@ def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
     definition = tmp_path / "out" / "tokenizer.json"
     definition.write_text(definition.read_text() + "\n")
     with pytest.raises(UserError, match="the tokenizer's file in this folder has changed"):
-        load_corpus(TrainingConfig(data=folder, tokenizer="bpe:300"))
+        load_corpus(CorpusOptions(data=folder, tokenizer="bpe:300"))
 
 
 def test_verify_reaches_prepared_data(data, tmp_path):
@@ -159,15 +158,15 @@ def test_verify_reaches_prepared_data(data, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    load_corpus(TrainingConfig(data=folder))
+    load_corpus(CorpusOptions(data=folder))
     with pytest.raises(UserError, match=r"train\.npy: its checksum differs"):
-        load_corpus(TrainingConfig(data=folder, verify=True))
+        load_corpus(CorpusOptions(data=folder, verify=True))
 
 
 def test_a_moved_prepared_folder_is_the_same_corpus(data, tmp_path):
-    first = load_corpus(TrainingConfig(data=prepared(data, tmp_path / "out")))
+    first = load_corpus(CorpusOptions(data=prepared(data, tmp_path / "out")))
     (tmp_path / "out").rename(tmp_path / "moved")
-    second = load_corpus(TrainingConfig(data=str(tmp_path / "moved")))
+    second = load_corpus(CorpusOptions(data=str(tmp_path / "moved")))
     assert second.checksum == first.checksum
     np.testing.assert_array_equal(first.training[:], second.training[:])
 
@@ -178,17 +177,17 @@ class TestAResumedRun:
     @pytest.fixture
     def config(self, trainer, data, tmp_path):
         config = trainer.config(tmp_path / "run", data=str(data), steps=4, schedule="constant")
-        config = dataclasses.replace(config, warmup_steps=0)
+        config = trainer.changed(config, warmup_steps=0)
         trainer(config)
-        return dataclasses.replace(config, resume=True, steps=6)
+        return trainer.changed(config, resume=True, steps=6)
 
     def test_goes_on_with_unchanged_data(self, trainer, config):
         assert trainer(config)[0]["step"] == 6
 
     def test_keeps_checksums_and_tokenizer(self, config, data):
-        checksums = json.loads((config.out / "data.json").read_text())
+        checksums = json.loads((config.folder / "data.json").read_text())
         assert sorted(checksums) == sorted(path.name for path in data.iterdir())
-        assert stored_tokenizer(config.out, config.tokenizer).name == "bytes"
+        assert stored_tokenizer(config.folder, config.tokenizer).name == "bytes"
 
     @pytest.mark.parametrize(
         ("change", "difference"),
@@ -200,27 +199,27 @@ class TestAResumedRun:
     )
     def test_refuses_changed_data_unless_allowed(self, trainer, config, data, change, difference):
         change(data)
-        before = {path: path.read_bytes() for path in config.out.glob("*.json*")}
+        before = {path: path.read_bytes() for path in config.folder.glob("*.json*")}
         with pytest.raises(UserError) as caught:
             trainer(config)
         assert str(caught.value) == (
-            f"cannot resume {config.out}: its data are not what they were:\n{difference}\nRestore "
-            "the files, or go on with the data as they are by --allow-changed-data."
+            f"cannot resume {config.folder}: its data are not what they were:\n{difference}\n"
+            "Restore the files, or go on with the data as they are by --allow-changed-data."
         )
         assert {path: path.read_bytes() for path in before} == before
-        allowed = dataclasses.replace(config, allow_changed_data=True)
+        allowed = trainer.changed(config, allow_changed_data=True)
         assert trainer(allowed)[0]["step"] == 6
         # From now on these are the run's data.
-        trainer(dataclasses.replace(config, steps=7))
+        trainer(trainer.changed(config, steps=7))
 
     def test_keeps_its_trained_tokenizer_when_the_data_change(self, data, tmp_path, trainer):
         config = trainer.config(tmp_path / "run", data=str(data), tokenizer="bpe:300")
-        corpus = load_corpus(config)
-        config.out.mkdir()
-        corpus.save_to_run(config.out)
+        corpus = trainer.corpus(config)
+        config.folder.mkdir()
+        corpus.save_to_run(config.folder)
         for path in data.iterdir():
             path.write_text(path.read_text().replace("numbers", "integers"))
-        resumed = dataclasses.replace(config, resume=True, allow_changed_data=True)
-        assert load_corpus(resumed).tokenizer.checksum == corpus.tokenizer.checksum
-        fresh = dataclasses.replace(config, out=tmp_path / "fresh")
-        assert load_corpus(fresh).tokenizer.checksum != corpus.tokenizer.checksum
+        resumed = trainer.changed(config, resume=True, allow_changed_data=True)
+        assert trainer.corpus(resumed).tokenizer.checksum == corpus.tokenizer.checksum
+        fresh = trainer.changed(config, out=tmp_path / "fresh")
+        assert trainer.corpus(fresh).tokenizer.checksum != corpus.tokenizer.checksum

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
-from training.config.pretraining import TrainingConfig
+from training.config.pretraining import CorpusOptions
 from training.data import corpus
 from training.data.corpus import load_corpus
 from training.data.documents import find_sources, read_documents
@@ -36,7 +36,7 @@ def error_of(tmp_path_factory):
 
 def load_error(data):
     with pytest.raises(DataError) as caught:
-        load_corpus(TrainingConfig(data=str(data)))
+        load_corpus(CorpusOptions(data=str(data)))
     return str(caught.value)
 
 
@@ -274,4 +274,4 @@ def test_a_data_set_larger_than_memory_is_refused_with_a_remedy(tmp_path, monkey
         f"first documents only, as in hf:{tmp_path}::train[:2], or tokenise it once with "
         "`train.py prepare`."
     )
-    assert len(load_corpus(TrainingConfig(data=f"hf:{tmp_path}[:2]")).training) == 4
+    assert len(load_corpus(CorpusOptions(data=f"hf:{tmp_path}[:2]")).training) == 4

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import train
-from training.config.processes import DistributedOptions
+from training.config.groups import ProcessOptions
 from training.errors import UserError
 from training.runs import distributed
 from training.runs.distributed import all_or_none, processes_where
@@ -72,7 +72,7 @@ def test_without_options_and_without_a_cluster_the_options_are_named(monkeypatch
     before = jax.config.jax_enable_preemption_service
     try:
         with pytest.raises(UserError, match=r"no cluster environment .* give --coordinator host:p"):
-            distributed.start(DistributedOptions(distributed=True))
+            distributed.start(ProcessOptions(distributed=True))
     finally:
         jax.config.update("jax_enable_preemption_service", before)
 

@@ -16,8 +16,7 @@ import pytest
 import training.runs.loop
 import training.runs.metrics
 from training.checkpoints.manager import Checkpoints
-from training.config.pretraining import to_json
-from training.data.corpus import load_corpus
+from training.config.options import to_json
 from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
 from training.runs.interruption import InterruptedRunError
@@ -80,7 +79,7 @@ def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, t
 
 def test_training_lowers_the_loss(trainer, tmp_path):
     config = trainer.config(tmp_path / "run", steps=60, learning_rate=0.01, warmup_steps=0)
-    trainer(dataclasses.replace(config, checkpoint_every=0, eval_every=0), trainer.steps(config))
+    trainer(trainer.changed(config, checkpoint_every=0, eval_every=0), trainer.steps(config))
     losses = [record["loss"] for record in curve(tmp_path / "run")]
     assert losses[-1] < losses[0] - 1.5
 
@@ -156,13 +155,15 @@ def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued
 
     monkeypatch.setattr(*FULL_DISKS[where], full)
     config = trainer.config(tmp_path / "run")
-    with pytest.raises(TrainingFailedError, match=f"no space left to save {config.out}.*--resume"):
+    with pytest.raises(
+        TrainingFailedError, match=f"no space left to save {config.folder}.*--resume"
+    ):
         trainer(config)
     monkeypatch.undo()
-    assert not (config.out / "summary.json").exists()
-    summary, _ = trainer(dataclasses.replace(config, resume=True))
+    assert not (config.folder / "summary.json").exists()
+    summary, _ = trainer(trainer.changed(config, resume=True))
     assert summary["step"] == 6
-    assert [record["step"] for record in curve(config.out)] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in curve(config.folder)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_path):
@@ -176,7 +177,7 @@ def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_pa
 def test_validation_losses_come_in_bits_per_byte_too(trainer, tmp_path):
     config = trainer.config(tmp_path / "run")
     trainer(config)
-    corpus = load_corpus(config)
+    corpus = trainer.corpus(config)
     for record in curve(tmp_path / "run"):
         assert ("val_loss" in record) == ("val_bits_per_byte" in record)
         if "val_loss" in record:
@@ -203,7 +204,7 @@ def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp
     assert len(curve(tmp_path / "parts")) == 5
     with (tmp_path / "parts/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 6, "lo')
-    trainer(dataclasses.replace(config, resume=True))
+    trainer(trainer.changed(config, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
@@ -212,7 +213,7 @@ def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_pat
     trainer(trainer.config(folder))
     # As if this configuration had meant another optimizer state when the run was started.
     config = trainer.config(folder, optimizer="sgd", resume=True)
-    written = json.dumps(to_json(config, load_corpus(config).checksum))
+    written = json.dumps(to_json(config.options, trainer.corpus(config).checksum))
     (folder / "config.json").write_text(written)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UserError, match=r"checkpoints/6 is of another(?s:.*)state/1/0/mu/"):
@@ -224,7 +225,7 @@ def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_pat
 def test_resuming_a_finished_run_changes_nothing(trainer, tmp_path):
     config = trainer.config(tmp_path / "run")
     first, _ = trainer(config)
-    again, _ = trainer(dataclasses.replace(config, resume=True))
+    again, _ = trainer(trainer.changed(config, resume=True))
     assert again == first
 
 
@@ -335,7 +336,7 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
 )
 def test_schedule_warms_up_to_the_peak_and_ends_at_its_ratio(trainer, tmp_path, schedule, last):
     config = trainer.config(tmp_path, schedule=schedule, steps=50, warmup_steps=10)
-    rate = learning_rate_schedule(config)
+    rate = learning_rate_schedule(config.steps.schedule)
     assert float(rate(0)) == pytest.approx(0.1)
     assert float(rate(4)) == pytest.approx(0.5)
     assert float(rate(10)) == pytest.approx(1.0)
@@ -352,17 +353,17 @@ def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path):
 def test_a_folder_in_use_is_refused_and_named(trainer, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=rf"{tmp_path} exists already.*--resume.*--out"):
-        check_run_folder(trainer.config(tmp_path), "checksum")
+        check_run_folder(trainer.config(tmp_path), None)
 
 
 def test_resuming_nothing_is_refused(trainer, tmp_path):
     with pytest.raises(UserError, match="there is no run in"):
-        check_run_folder(trainer.config(tmp_path / "none", resume=True), "checksum")
+        check_run_folder(trainer.config(tmp_path / "none", resume=True), None)
 
 
 def test_too_little_data_leaves_no_folder_behind(trainer, tmp_path):
     config = trainer.config(tmp_path / "run")
     steps = trainer.steps(config)
     with pytest.raises(UserError, match="the training data are too small"):
-        trainer(dataclasses.replace(config, batch_size=10_000), steps)
+        trainer(trainer.changed(config, batch_size=10_000), steps)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import signal
 import struct
@@ -9,12 +8,11 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from training.config.watching import WatchingOptions
 from training.errors import UserError
 from training.runs import writers
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
-from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_names
+from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_writers
 
 
 def records(*steps):
@@ -53,7 +51,7 @@ def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
 
 
 def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch):
-    config = trainer.config(tmp_path / "run", watching=WatchingOptions(log="tensorboard"))
+    config = trainer.config(tmp_path / "run", log="tensorboard")
     show = ProgressLine.show
 
     def show_and_signal(self, record):
@@ -65,8 +63,8 @@ def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch)
     with pytest.raises(InterruptedRunError):
         trainer(config)
     monkeypatch.undo()
-    trainer(dataclasses.replace(config, resume=True))
-    metrics, found = read_metrics(config.out / "metrics.jsonl"), scalars(config.out)
+    trainer(trainer.changed(config, resume=True))
+    metrics, found = read_metrics(config.folder / "metrics.jsonl"), scalars(config.folder)
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
     for name in ("loss", "val_loss", "grad_norm", "learning_rate"):
         expected = [(record["step"], record[name]) for record in metrics if name in record]
@@ -76,11 +74,9 @@ def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch)
 def test_a_run_may_get_its_writer_at_a_resume(trainer, tmp_path):
     config = trainer.config(tmp_path / "run", schedule="constant")
     trainer(config)
-    watched = dataclasses.replace(
-        config, steps=8, resume=True, watching=WatchingOptions(log="tensorboard")
-    )
+    watched = trainer.changed(config, steps=8, resume=True, log="tensorboard")
     trainer(watched)
-    assert [step for step, _ in scalars(config.out)["loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [step for step, _ in scalars(config.folder)["loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.fixture
@@ -161,7 +157,7 @@ def test_a_missing_package_is_reported_before_anything_is_written(
     monkeypatch.setitem(sys.modules, name, None)
     remedy = rf"package {name}, which is not installed.*pip install -e \"\.\[{name}\]\""
     with pytest.raises(UserError, match=remedy):
-        trainer.config(tmp_path / "run", watching=WatchingOptions(log=name))
+        trainer.config(tmp_path / "run", log=name)
     assert not list(tmp_path.iterdir())
 
 
@@ -171,8 +167,8 @@ def test_an_unknown_writer_is_refused_with_the_nearest():
 
 
 def test_names_are_a_list_without_repetition():
-    assert parse_names(" wandb, tensorboard,wandb,") == ["wandb", "tensorboard"]
-    assert parse_names("") == []
+    assert parse_writers(" wandb, tensorboard,wandb,") == ["wandb", "tensorboard"]
+    assert parse_writers("") == []
 
 
 def test_only_the_process_that_writes_metrics_writes_copies(tmp_path):

@@ -9,6 +9,7 @@ from flax import nnx
 from huggingface_folders import forward, random_model
 
 from models.configs import LlamaConfig
+from training.config.resolved import BatchShape
 from training.data.answer_rows import AnswerRows, pack, validation_batches
 from training.data.prompts import EncodedExample
 from training.steps.answer_loss import answer_loss, answers_only, shares
@@ -148,11 +149,7 @@ def test_few_validation_batches_take_rows_from_everywhere():
 
 def test_the_compiled_batch_is_the_batch_of_rows():
     for packing in (False, True):
-
-        class Config:
-            batch_size, seq_len = 8, SEQ_LEN
-
-        shapes = answers_only(packing=packing).batch_shapes(Config)
+        shapes = answers_only(packing=packing).batch_shapes(BatchShape(8, SEQ_LEN, 1))
         batch = batch_of(AnswerRows(EXAMPLES, SEQ_LEN, packing=packing), 8)
         assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
             name: (x.shape, x.dtype) for name, x in shapes.items()

@@ -11,15 +11,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lowrank_optax as lro
 from models.llama import Llama
-from training.commands.pretrain import resolve_config
-from training.config.model import model_config
-from training.config.pretraining import Hyperparameters, PretrainConfig
-from training.config.watching import WatchingOptions
+from training.config.hyperparameters import Hyperparameters
+from training.config.model import preset_model
+from training.config.options import with_options
+from training.config.pretraining import PretrainConfig
+from training.config.resolved import Method
 from training.errors import UserError
 from training.reports.diagnostics_plots import MOST_LABELS, plot_diagnostics, row_labels
 from training.runs.diagnostics import DIAGNOSTICS_FILE
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import ProgressLine, read_metrics
+from training.runs.resolve import resolve_pretraining
 from training.steps.diagnostics import fixed_projection, look, overlaps
 from training.steps.optimizers import OPTIMIZERS, accepted_options, build_optimizer
 
@@ -29,21 +31,23 @@ LOW_RANK = ["normuon", *(name for name in OPTIMIZERS if "rank" in accepted_optio
 
 
 def one_step(name, **hyperparameters):
-    """Parameters, gradient, updates, state after one step, and its configuration."""
-    config = PretrainConfig(
+    """Parameters, gradient, updates, state after one step, and its method."""
+    method = Method(
         optimizer=name,
         rank=RANK if name in LOW_RANK else None,
-        hyperparameters=Hyperparameters(**hyperparameters),
+        weight_decay=0.0,
         clip_norm=0.5,
+        zero=False,
+        hyperparameters=Hyperparameters(**hyperparameters),
     )
     shapes = {"layers": {"proj": {"kernel": (LAYERS, FAN_IN, FAN_OUT)}}, "norm": {"scale": (8,)}}
     rng = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     is_shape = lambda node: isinstance(node, tuple)
     params, gradient = (jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2))
-    optimizer = build_optimizer(name, config, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
+    optimizer = build_optimizer(method, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
     updates, state = optimizer.update(gradient, optimizer.init(params), params)
-    return config, params, gradient, updates, state
+    return method, params, gradient, updates, state
 
 
 def kernel(tree):
@@ -75,10 +79,10 @@ def columns(basis, name):
     ],
 )
 def test_a_look_is_what_numpy_computes_for_every_layer(name, hyperparameters):
-    config, params, gradient, updates, state = one_step(name, **hyperparameters)
-    found = look(config, params, gradient, updates, state)
+    method, params, gradient, updates, state = one_step(name, **hyperparameters)
+    found = look(method, params, gradient, updates, state)
     path = "layers/proj/kernel"
-    U = columns(found.bases[path], fixed_projection(config))
+    U = columns(found.bases[path], fixed_projection(method))
     G = kernel(gradient).swapaxes(-1, -2)  # (layers, out, in): the smaller side, in, is compressed
     energy = np.sum((G @ U) ** 2, axis=(-2, -1)) / np.sum(G**2, axis=(-2, -1))
     norm = np.sqrt(np.sum(kernel(updates) ** 2, axis=(-2, -1)))
@@ -97,7 +101,7 @@ def test_a_look_is_what_numpy_computes_for_every_layer(name, hyperparameters):
 
 def test_an_oblique_basis_counts_no_direction_twice():
     """Columns of Dion and Online Subspace Descent are not orthogonal to each other."""
-    config, params, gradient, updates, state = one_step("dion")
+    method, params, gradient, updates, state = one_step("dion")
     q = np.random.default_rng(1).normal(size=(LAYERS, FAN_IN, RANK)).astype(np.float32)
     q[:, :, 1] = q[:, :, 0] + 0.05 * q[:, :, 1]
     has_basis = lambda node: "basis" in getattr(node, "_fields", ())
@@ -110,7 +114,7 @@ def test_an_oblique_basis_counts_no_direction_twice():
         state,
         is_leaf=has_basis,
     )
-    found = look(config, params, gradient, updates, oblique)
+    found = look(method, params, gradient, updates, oblique)
     G, U = kernel(gradient).swapaxes(-1, -2), np.linalg.qr(q.astype(np.float64))[0]
     energy = np.sum((G @ U) ** 2, axis=(-2, -1)) / np.sum(G**2, axis=(-2, -1))
     values = found.measures["captured_energy"]["layers/proj/kernel"]
@@ -132,12 +136,14 @@ def test_overlap_is_the_share_of_common_columns_or_the_projected_energy():
 @pytest.mark.product(every=4)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
-    config = resolve_config(PretrainConfig(optimizer=name, num_layers=2, mesh="data=1"))
-    model = nnx.eval_shape(lambda: Llama(model_config(config, 257), rngs=nnx.Rngs(0)))
+    config = with_options(PretrainConfig(), optimizer=name, num_layers=2, mesh="data=1")
+    method = resolve_pretraining(config).steps.method
+    shape = preset_model(config.model, config.numbers, 257)
+    model = nnx.eval_shape(lambda: Llama(shape, rngs=nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    optimizer = build_optimizer(name, config, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
+    optimizer = build_optimizer(method, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
     state = jax.eval_shape(optimizer.init, params)
-    found = jax.eval_shape(lambda *trees: look(config, *trees), params, params, params, state)
+    found = jax.eval_shape(lambda *trees: look(method, *trees), params, params, params, state)
     low_rank = {"captured_energy"} if name in LOW_RANK else set()
     assert set(found.measures) == {"update_norm", "update_rms"} | low_rank
     for values in found.measures.values():
@@ -147,12 +153,11 @@ def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
 
 
 def test_staggered_groups_are_all_found():
-    config, params, gradient, updates, state = one_step("galore", stagger=True, update_interval=4)
-    found = look(config, params, gradient, updates, state)
+    method, params, gradient, updates, state = one_step("galore", stagger=True, update_interval=4)
+    found = look(method, params, gradient, updates, state)
     assert list(found.measures["captured_energy"]) == ["layers/proj/kernel"]
 
 
-WATCHED = WatchingOptions(diagnostics_every=2)
 TIMED = ("seconds", "tokens_per_second")
 
 
@@ -163,7 +168,7 @@ def curve(folder):
 
 def test_looks_change_nothing_of_a_run_and_are_written_and_drawn(trainer, tmp_path):
     trainer(trainer.config(tmp_path / "plain", optimizer="trion"))
-    config = trainer.config(tmp_path / "watched", optimizer="trion", watching=WATCHED)
+    config = trainer.config(tmp_path / "watched", optimizer="trion", diagnostics_every=2)
     trainer(config)
     assert curve(tmp_path / "watched") == curve(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("diagnostics*"))
@@ -185,15 +190,15 @@ def test_without_looks_their_function_is_never_called(trainer, tmp_path):
         raise AssertionError("looked")
 
     trainer(config, dataclasses.replace(trainer.steps(config), look=look))
-    watched = dataclasses.replace(config, out=tmp_path / "watched", watching=WATCHED)
+    watched = trainer.changed(config, out=tmp_path / "watched", diagnostics_every=2)
     with pytest.raises(AssertionError, match="looked"):
         trainer(watched, dataclasses.replace(trainer.steps(config), look=look))
 
 
 @pytest.mark.slow
 def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
-    whole = trainer.config(tmp_path / "whole", optimizer="trion", watching=WATCHED)
-    parts = dataclasses.replace(whole, out=tmp_path / "parts")
+    whole = trainer.config(tmp_path / "whole", optimizer="trion", diagnostics_every=2)
+    parts = trainer.changed(whole, out=tmp_path / "parts")
     trainer(whole)
     show = ProgressLine.show
 
@@ -206,10 +211,12 @@ def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
     with pytest.raises(InterruptedRunError):
         trainer(parts)
     monkeypatch.undo()
-    with (parts.out / DIAGNOSTICS_FILE).open("a") as file:  # as a crash after the checkpoint would
+    with (parts.folder / DIAGNOSTICS_FILE).open("a") as file:  # as a crash would
         file.write(json.dumps({"step": 6, "update_rms": {}}) + "\n")
-    trainer(dataclasses.replace(parts, resume=True))
-    looks, expected = (read_metrics(folder / DIAGNOSTICS_FILE) for folder in (parts.out, whole.out))
+    trainer(trainer.changed(parts, resume=True))
+    looks, expected = (
+        read_metrics(folder / DIAGNOSTICS_FILE) for folder in (parts.folder, whole.folder)
+    )
     assert [record["step"] for record in looks] == [2, 4, 6]
     for record, other in zip(looks, expected, strict=True):
         # What the subspace was at the last look before the interruption is not saved.
@@ -221,7 +228,7 @@ def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["trion", "dion"])
 def test_looks_are_the_same_where_rows_and_columns_are_split(name):
-    config, *trees = one_step(name)
+    method, *trees = one_step(name)
     mesh = jax.make_mesh((2, 4), ("tensor", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     split = NamedSharding(mesh, PartitionSpec(None, "tensor", "fsdp"))
 
@@ -230,17 +237,16 @@ def test_looks_are_the_same_where_rows_and_columns_are_split(name):
         return tree | {"layers": {"proj": {"kernel": kernel}}}
 
     sharded = [*map(place, trees[:3]), trees[3]]
-    found = jax.jit(lambda *trees: look(config, *trees))(*sharded)
-    expected = look(config, *trees)
+    found = jax.jit(lambda *trees: look(method, *trees))(*sharded)
+    expected = look(method, *trees)
     for quantity, values in expected.measures.items():
         for path in values:
             np.testing.assert_allclose(found.measures[quantity][path], values[path], rtol=2e-5)
 
 
 def test_a_negative_interval_is_refused(trainer, tmp_path):
-    watching = WatchingOptions(diagnostics_every=-1)
-    with pytest.raises(UserError, match=r"--diagnostics-every is -1, but must be 0 \(none\) or"):
-        trainer.config(tmp_path / "run", watching=watching)
+    with pytest.raises(UserError, match="--diagnostics-every is -1, but must be 0 or more"):
+        trainer.config(tmp_path / "run", diagnostics_every=-1)
 
 
 def test_a_picture_of_many_layers_labels_as_many_rows_as_fit(tmp_path):

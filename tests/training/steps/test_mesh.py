@@ -9,9 +9,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from training.checkpoints.manager import Checkpoints
-from training.config.pretraining import Hyperparameters
+from training.config.groups import CheckpointOptions
 from training.data.batches import train_loader
-from training.data.corpus import load_corpus
 from training.errors import UserError
 from training.runs.summary import bytes_per_device
 from training.steps.arguments import step_arguments
@@ -150,11 +149,11 @@ def continued(trainer, config, state, count, data_state=None):
     Returns:
         (losses, last state, last state of the data).
     """
-    steps, corpus = trainer.steps(config), load_corpus(config)
-    data = train_loader(corpus.training, config.batch_size, config.seq_len, config.seed)
+    steps, corpus, batch = trainer.steps(config), trainer.corpus(config), config.steps.batch
+    data = train_loader(corpus.training, batch.batch_size, batch.seq_len, config.variant.seed)
     if data_state is not None:
         data.set_state(data_state)
-    peaks = steps.replicate(step_arguments(config))
+    peaks = steps.replicate(step_arguments(config.variant))
     losses = []
     for _ in range(count):
         state, metrics = steps.train(state, steps.shard_batch(next(data)["tokens"]), peaks)
@@ -181,15 +180,13 @@ def one_device(trainer):
     known = {}
 
     def train(config):
-        if config.optimizer not in known:
-            config = dataclasses.replace(config, mesh="data=1", zero=False)
-            state = trainer.steps(config).init(config)
+        optimizer, steps = config.steps.method.optimizer, config.steps.schedule.steps
+        if optimizer not in known:
+            config = trainer.changed(config, mesh="data=1", zero=False)
+            state = trainer.steps(config).init(config.variant)
             first_state = jax.device_get(state)
-            known[config.optimizer] = (
-                first_state,
-                continued(trainer, config, state, config.steps)[0],
-            )
-        return known[config.optimizer]
+            known[optimizer] = (first_state, continued(trainer, config, state, steps)[0])
+        return known[optimizer]
 
     return train
 
@@ -200,19 +197,14 @@ def test_every_layout_trains_to_the_losses_of_one_device(
     trainer, tmp_path, one_device, optimizer, mesh, zero, hyperparameters
 ):
     config = trainer.config(
-        tmp_path,
-        optimizer=optimizer,
-        mesh=mesh,
-        zero=zero,
-        hyperparameters=Hyperparameters(**hyperparameters),
-        **TINY,
+        tmp_path, optimizer=optimizer, mesh=mesh, zero=zero, **hyperparameters, **TINY
     )
     first_state, expected = one_device(config)
     abstract_state = trainer.steps(config).abstract_state
     state = jax.tree.map(
         lambda x, place: jax.device_put(x, place.sharding), first_state, abstract_state
     )
-    losses, state, _ = continued(trainer, config, state, config.steps)
+    losses, state, _ = continued(trainer, config, state, TINY["steps"])
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     largest = max(jax.tree.leaves(state.optimizer_state), key=lambda array: array.size)
     on_device = largest.addressable_shards[0].data.size
@@ -230,10 +222,12 @@ def test_a_checkpoint_of_eight_devices_is_continued_by_one_two_and_four(
 
     eight = config("data=4,fsdp=2")
     first_state, one_device_losses = one_device(eight)
-    state = trainer.steps(eight).init(eight)
+    state = trainer.steps(eight).init(eight.variant)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), first_state)
     _, state, position = continued(trainer, eight, state, 3)
-    with contextlib.closing(Checkpoints(tmp_path / "checkpoints", keep=1)) as checkpoints:
+    with contextlib.closing(
+        Checkpoints(tmp_path / "checkpoints", CheckpointOptions(keep_checkpoints=1))
+    ) as checkpoints:
         checkpoints.save(3, state, position)
         checkpoints.wait()
         expected, _, _ = continued(trainer, eight, state, 3, position)

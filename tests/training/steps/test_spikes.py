@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import lowrank_optax as lro
-from training.config.model import model_config
+from training.config.groups import SpikeOptions
+from training.config.model import preset_model
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError
 from training.runs.metrics import read_metrics
@@ -20,7 +21,6 @@ from training.steps.objective import NEXT_TOKEN
 from training.steps.spikes import (
     FIRST_UPDATES,
     MOST_NONFINITE,
-    SpikeOptions,
     SpikeStatistics,
     skip_spikes,
     spike_metrics,
@@ -126,7 +126,7 @@ def test_the_mean_is_the_documented_one():
         expected += (min(value, bound) - expected) / min(count + 1, 100)
     last = norms(values, 3.0)[-1]
     np.testing.assert_allclose(last.mean_norm, expected, rtol=1e-5)
-    assert (int(last.skipped), int(last.count)) == (2, 150)
+    assert (int(last.skipped), int(last.num_norms)) == (2, 150)
 
 
 def test_a_lasting_change_of_scale_is_followed_in_the_end():
@@ -139,7 +139,7 @@ def test_a_lasting_change_of_scale_is_followed_in_the_end():
 
 def test_norms_that_are_not_finite_leave_the_mean_alone():
     first, second = norms([2.0, np.inf], 5.0)
-    assert (first.count, first.mean_norm) == (second.count, second.mean_norm) == (1, 2.0)
+    assert (first.num_norms, first.mean_norm) == (second.num_norms, second.mean_norm) == (1, 2.0)
 
 
 def test_the_optimizer_runs_in_a_branch():
@@ -172,7 +172,8 @@ def test_statistics_are_scalars_that_never_change_type():
 
 def harmless(config):
     """A remainder of the sum of a batch's tokens by 3 that no validation batch has."""
-    batches = load_corpus(config).validation_batches(config)
+    corpus = load_corpus(config.options.corpus)
+    batches = corpus.validation_batches(config.steps.batch)
     return min({0, 1, 2} - {int(batch.sum()) % 3 for batch in batches})
 
 
@@ -182,7 +183,7 @@ def spoil():
     compiled = {}
 
     def steps(config):
-        key = (config.spikes, config.mesh)
+        key = (config.steps.spikes, config.options.devices.mesh)
         if key not in compiled:
             remainder = harmless(config)
 
@@ -191,16 +192,18 @@ def spoil():
                 return NEXT_TOKEN.loss(graphdef, params, tokens) * factor
 
             objective = dataclasses.replace(NEXT_TOKEN, loss=loss)
-            model = model_config(config, load_corpus(config).vocab_size)
-            mesh = make_mesh({"data": int(config.mesh.partition("=")[2])})
-            compiled[key] = compile_steps(config, model, mesh, objective)
+            vocab_size = load_corpus(config.options.corpus).vocab_size
+            model = preset_model(config.options.model, config.options.numbers, vocab_size)
+            mesh = make_mesh(config.mesh)
+            compiled[key] = compile_steps(config.steps, model, mesh, objective)
         return compiled[key]
 
     return steps
 
 
 def spoiled_steps(config, steps):
-    batches = load_corpus(config).train_batches(config, config.seed, 0, 1)
+    corpus = load_corpus(config.options.corpus)
+    batches = corpus.train_batches(config.steps.batch, config.variant.seed, 0, 1)
     remainder = harmless(config)
     return [step for step in range(1, steps + 1) if next(batches).sum() % 3 == remainder]
 
@@ -215,7 +218,7 @@ def curve(folder):
 
 def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer, tmp_path, spoil):
     config = trainer.config(
-        tmp_path / "whole", steps=12, spikes=SpikeOptions("nonfinite"), checkpoint_every=5
+        tmp_path / "whole", steps=12, skip_updates="nonfinite", checkpoint_every=5
     )
     bad = spoiled_steps(config, 12)
     assert 1 < len(bad) < 9
@@ -229,7 +232,7 @@ def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer,
         json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
     assert np.isfinite(summary["train_loss"])
 
-    parts = dataclasses.replace(config, out=tmp_path / "parts", steps=12)
+    parts = trainer.changed(config, out=tmp_path / "parts", steps=12)
     steps, calls = spoil(config), []
 
     def crash(state, batch, arguments):
@@ -241,14 +244,12 @@ def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer,
     with pytest.raises(MemoryError):
         trainer(parts, dataclasses.replace(steps, train=crash))
     assert len(curve(tmp_path / "parts")) < 12
-    trainer(dataclasses.replace(parts, resume=True), steps)
+    trainer(trainer.changed(parts, resume=True), steps)
     assert curve(tmp_path / "parts") == records
 
 
 def test_a_run_whose_updates_are_all_left_out_ends(trainer, tmp_path, spoil):
-    config = trainer.config(
-        tmp_path / "run", steps=60, spikes=SpikeOptions("nonfinite"), eval_every=0
-    )
+    config = trainer.config(tmp_path / "run", steps=60, skip_updates="nonfinite", eval_every=0)
     steps = spoil(config)
 
     def spoil_parameters(state, batch, arguments):
@@ -259,7 +260,7 @@ def test_a_run_whose_updates_are_all_left_out_ends(trainer, tmp_path, spoil):
     message = rf"{MOST_NONFINITE} updates in a row were left out, as they were not finite, at step "
     with pytest.raises(TrainingFailedError, match=f"{message}60") as failure:
         trainer(
-            dataclasses.replace(config, checkpoint_every=0),
+            trainer.changed(config, checkpoint_every=0),
             dataclasses.replace(steps, train=spoil_parameters),
         )
     assert failure.value.diverged
@@ -267,9 +268,7 @@ def test_a_run_whose_updates_are_all_left_out_ends(trainer, tmp_path, spoil):
 
 @pytest.mark.slow
 def test_spikes_are_left_out_under_zero_on_two_devices(trainer, tmp_path, spoil):
-    config = trainer.config(
-        tmp_path / "run", mesh="data=2", zero=True, spikes=SpikeOptions("outlier")
-    )
+    config = trainer.config(tmp_path / "run", mesh="data=2", zero=True, skip_updates="outlier")
     trainer(config, spoil(config))
     bad = spoiled_steps(config, 6)
     assert curve(tmp_path / "run")[-1]["skipped_updates"] == len(bad) > 0

@@ -1,13 +1,12 @@
 """`--rounding stochastic`: small updates are not lost, and a resumed run draws the same bits."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.trees import by_path
+from training.config.groups import CheckpointOptions
 from training.runs.metrics import MetricsLog, read_metrics
 
 
@@ -32,14 +31,14 @@ def losses(folder):
 
 
 def parameters(trainer, config, step):
-    checkpoints = Checkpoints(config.out / "checkpoints", keep=2)
+    checkpoints = Checkpoints(config.folder / "checkpoints", CheckpointOptions())
     state, _ = checkpoints.read(step, trainer.steps(config).abstract_state)
     checkpoints.close()
     return {path: np.asarray(x) for path, x in by_path(state.params).items()}
 
 
 def test_a_run_moves_and_resumes_bit_for_bit(trainer, config, tmp_path, monkeypatch):
-    start = by_path(jax.device_get(trainer.steps(config).init(config).params))
+    start = by_path(jax.device_get(trainer.steps(config).init(config.variant).params))
     trainer(config)
     end = parameters(trainer, config, 6)
     for path, before in start.items():
@@ -51,7 +50,7 @@ def test_a_run_moves_and_resumes_bit_for_bit(trainer, config, tmp_path, monkeypa
         # Six updates of 1e-5 each, of which nearest would keep none.
         assert 0 < moved < 0.9, path
 
-    parts = dataclasses.replace(config, out=tmp_path / "parts")
+    parts = trainer.changed(config, out=tmp_path / "parts")
     write = MetricsLog.write
 
     def crash(self, record):
@@ -63,11 +62,11 @@ def test_a_run_moves_and_resumes_bit_for_bit(trainer, config, tmp_path, monkeypa
     with pytest.raises(MemoryError):
         trainer(parts)
     monkeypatch.undo()
-    trainer(dataclasses.replace(parts, resume=True))
-    assert losses(parts.out) == losses(config.out)
+    trainer(trainer.changed(parts, resume=True))
+    assert losses(parts.folder) == losses(config.folder)
     again = parameters(trainer, parts, 6)
     assert all((again[path] == end[path]).all() for path in end)
 
-    other = dataclasses.replace(config, out=tmp_path / "other", seed=1)
+    other = trainer.changed(config, out=tmp_path / "other", seed=1)
     trainer(other)
-    assert losses(other.out) != losses(config.out)
+    assert losses(other.folder) != losses(config.folder)

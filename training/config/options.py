@@ -1,0 +1,78 @@
+"""Options stand in groups, for the rooms that read them, and are flat elsewhere: on the command
+line, in a file of options and in a run's config.json."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import tyro
+
+_Config = TypeVar("_Config")
+
+# Options whose default is not a number say in their text what it is.
+UNSET = tyro.conf.arg(help_behavior_hint="")
+
+# Metadata of the options that a resume may change: they touch neither the sequence of updates nor,
+# but for rounding on another mesh or with other micro-batches, the losses in metrics.jsonl.
+CHANGEABLE = {"a resume may change it": True}
+
+
+def options_of(config_type: Any) -> Iterator[dataclasses.Field[Any]]:
+    """The fields of a dataclass, with those of the groups in it for the groups."""
+    for field in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(field.type):
+            yield from options_of(field.type)
+        else:
+            yield field
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Option -> value, those of groups included."""
+    values: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        values |= flat(value) if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def with_options(config: _Config, **values: Any) -> _Config:
+    """A configuration with other values of some options, whichever groups they are in.
+
+    Raises:
+        TypeError: for a name that is no option.
+    """
+    if unknown := values.keys() - {field.name for field in options_of(config)}:
+        raise TypeError(f"{type(config).__name__} has no option {', '.join(sorted(unknown))}")
+    return _replaced(config, values)
+
+
+def _replaced(config: Any, values: dict[str, Any]) -> Any:
+    changes = {
+        name: _replaced(value, values) if dataclasses.is_dataclass(value) else values[name]
+        for name, value in vars(config).items()
+        if dataclasses.is_dataclass(value) or name in values
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def part(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """A dataclass made of the options of its fields' names, with the groups in it."""
+    return kind(
+        **{
+            field.name: part(field.type, values)
+            if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
+            else values[field.name]
+            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        }
+    )
+
+
+def to_json(config: Any, data_checksum: str) -> dict[str, Any]:
+    """A configuration as the flat JSON object of `config.json`."""
+    elsewhere = flat(config.processes)  # where and how a run is made is not what it is
+    values = {
+        name: str(value) if isinstance(value, os.PathLike) else value
+        for name, value in flat(config).items()
+        if name not in elsewhere
+    }
+    return values | {"data_checksum": data_checksum}

@@ -1,0 +1,108 @@
+"""From the options of a run, as given, to a run whose options are all decided."""
+
+import jax
+from etils import epath
+
+from training.config.finetuning import FinetuneConfig
+from training.config.options import flat, part, with_options
+from training.config.pretraining import InitOptions, PretrainConfig
+from training.config.ranges import check_ranges
+from training.config.resolved import ResolvedRun, StepOptions, Variant
+from training.errors import UserError
+from training.runs.writers import check_writers
+from training.steps.mesh import batch_shards, mesh_text, parse_mesh
+from training.steps.optimizers import accepted_options, check_accepted, check_zero, get_entry
+
+
+def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
+    """Checks everything that needs neither data nor a model.
+
+    Returns:
+        The sizes of the mesh's axes.
+
+    Raises:
+        UserError: naming the option, its value and the remedy.
+    """
+    devices, batch_size, optimizer = config.devices, config.batch.batch_size, config.run.optimizer
+    mesh = parse_mesh(devices.mesh, jax.device_count(), jax.process_count())
+    check_accepted(flat(config), [optimizer])
+    check_ranges(flat(config))
+    check_writers(config.watching.log)
+    shards = batch_shards(mesh)
+    parts = shards * devices.accumulate_steps
+    if batch_size % parts:
+        raise UserError(
+            f"--batch-size {batch_size} cannot be divided over {shards} device(s) (those of "
+            f"the axes data and fsdp) x {devices.accumulate_steps} micro-batch(es): use a multiple "
+            f"of {parts}, or a smaller --mesh (now {mesh_text(mesh)})"
+        )
+    if devices.zero and mesh.get("data", 1) == 1:
+        raise UserError(
+            f"--zero splits the optimizer's state over the data axis, and --mesh {mesh_text(mesh)} "
+            "has none of 2 or more devices: give one, e.g. --mesh data=2, or leave --zero out "
+            "(fsdp splits that state by itself)"
+        )
+    if devices.zero:
+        check_zero(optimizer)
+    return mesh
+
+
+def resolve_pretraining(config: PretrainConfig) -> ResolvedRun:
+    """The run that `train.py pretrain` would make; raises as `check_config`."""
+    optimizer = config.run.optimizer
+    return resolve(
+        config,
+        steps=config.steps,
+        seq_len=config.model.seq_len,
+        learning_rate=get_entry(optimizer).learning_rate,
+        folder=f"runs/{config.model.preset}-{optimizer}-{config.run.seed}",
+    )
+
+
+def resolve(
+    config: PretrainConfig | FinetuneConfig,
+    *,
+    steps: int,
+    seq_len: int,
+    learning_rate: float,
+    folder: str,
+) -> ResolvedRun:
+    """Checks the options and replaces every "default: ..." of theirs by its value.
+
+    Args:
+        config: as given.
+        steps: of the run.
+        seq_len: of its rows.
+        learning_rate: where the options have none.
+        folder: where the options have no `out`.
+
+    Raises:
+        UserError: as `check_config`.
+    """
+    mesh = check_config(config)
+    method, schedule = config.method, config.schedule
+    accepted = accepted_options(config.run.optimizer)
+    rank = (0.25 if method.rank is None else method.rank) if "rank" in accepted else None
+    warmup_steps = steps // 10 if schedule.warmup_steps is None else schedule.warmup_steps
+    peak = config.learning_rate or learning_rate
+    fallback = method.fallback_learning_rate or peak
+    out = epath.Path(config.out or folder)
+    options = with_options(
+        config,
+        steps=steps,
+        seq_len=seq_len,
+        learning_rate=peak,
+        fallback_learning_rate=fallback if "fallback_learning_rate" in accepted else None,
+        rank=rank,
+        warmup_steps=warmup_steps,
+        mesh=mesh_text(mesh),
+        out=out,
+    )
+    return ResolvedRun(
+        options=options,
+        folder=out,
+        mesh=mesh,
+        steps=part(StepOptions, flat(options)),
+        variant=Variant(peak, fallback, config.run.seed),
+        init=config.init if isinstance(config, PretrainConfig) else InitOptions(),
+    )
