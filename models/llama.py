@@ -178,11 +178,7 @@ class Llama(nnx.Module):
         else:
             positions = segment_positions(segments)
         tables = self.rotary_tables(positions)
-<<<<<<< HEAD
-        return self._apply_layers(self.embed_tokens(tokens), *tables, segments)
-=======
-        return self.logits(self._apply_layers(self.embed_tokens(tokens), tables, segments))
->>>>>>> config
+        return self._apply_layers(self.embed_tokens(tokens), tables, segments)
 
     def rotary_tables(self, positions: Array) -> tuple[Array, Array]:
         """Cosines and sines of the configured rotary angles, of positions (..., time)."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import signal
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
+from training.runs.metrics import ProgressLine
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
@@ -67,8 +69,14 @@ class Trainer:
         model = preset_model(config.options.model, config.options.numbers, vocab_size)
         key = (dataclasses.replace(config.steps, schedule=None), model, tuple(config.mesh.items()))
         if key not in self._steps:
-            self._steps[key] = compile_steps(config.steps, model, make_mesh(config.mesh))
+            self._steps[key] = self.compiled(config)
         return self._steps[key]
+
+    def compiled(self, config):
+        """The same for this very configuration, its schedule included."""
+        vocab_size = self.corpus(config).vocab_size
+        model = preset_model(config.options.model, config.options.numbers, vocab_size)
+        return compile_steps(config.steps, model, make_mesh(config.mesh))
 
     def __call__(self, config, steps=None):
         """Trains; returns (summary, what was printed)."""
@@ -82,3 +90,20 @@ class Trainer:
 @pytest.fixture(scope="session")
 def trainer(corpus_folder):
     return Trainer(corpus_folder)
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """signal_at(step, number) sends this process a signal when that step has been reported."""
+
+    def arrange(step, number):
+        show = ProgressLine.show
+
+        def show_and_signal(self, record):
+            show(self, record)
+            if record["step"] == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+
+    return arrange

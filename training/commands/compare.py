@@ -29,6 +29,7 @@ from training.runs.loop import train_run
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import next_token
 from training.steps.optimizers import (
     accepted_options,
     check_accepted,
@@ -154,7 +155,10 @@ class Comparison:
         optimizer = run.steps.method.optimizer
         if optimizer not in self._steps:
             model = preset_model(self.config.model, self.config.numbers, self.corpus.vocab_size)
-            self._steps[optimizer] = compile_steps(run.steps, model, make_mesh(run.mesh))
+            end_of_text = self.corpus.tokenizer.eos_id if self.config.corpus.document_mask else None
+            self._steps[optimizer] = compile_steps(
+                run.steps, model, make_mesh(run.mesh), next_token(end_of_text)
+            )
         return self._steps[optimizer]
 
     def tune(self, optimizer: str, start: float) -> dict[float, float]:

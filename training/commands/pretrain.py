@@ -14,6 +14,7 @@ from training.runs.resolve import resolve_pretraining
 from training.runs.summary import announce, summary_table
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import next_token
 
 
 def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
         check_run_folder(run, corpus)
     name, data = f"{config.model.preset} Llama", f"{config.corpus.data}: {corpus.description}"
     announce(run, name, data, console)
-    steps = compile_steps(run.steps, model, make_mesh(run.mesh))
+    objective = next_token(corpus.tokenizer.eos_id if config.corpus.document_mask else None)
+    steps = compile_steps(run.steps, model, make_mesh(run.mesh), objective)
     summary = train_run(run, steps, corpus, console)
     console.print(summary_table(summary, f"{run.folder} (step {summary['step']})"))
     return summary

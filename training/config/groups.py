@@ -38,12 +38,15 @@ class MethodOptions:
 class ScheduleOptions:
     """The learning rate over a run."""
 
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate after the warm-up."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Learning rate after the warm-up; wsd is constant, and linear in the last --decay-fraction of
+    the steps. Under wsd and constant a resume may have more --steps."""
     warmup_steps: Annotated[int | None, UNSET] = None
     """Steps of linear warm-up (default: a tenth of --steps)."""
     final_learning_rate_ratio: float = 0.1
-    """Learning rate at the last step over its peak (cosine and linear)."""
+    """Learning rate at the last step over its peak (cosine, linear and wsd)."""
+    decay_fraction: float = 0.2
+    """Share of the steps in which the learning rate decays (wsd)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,11 @@ class WatchingOptions:
 
     eval_every: int = dataclasses.field(default=100, metadata=CHANGEABLE)
     """Steps between evaluations; one more is made at the end. 0: only at the end."""
+    log_every: int = dataclasses.field(default=1, metadata=CHANGEABLE)
+    """Steps between records of metrics; the last step and those with an evaluation have one too."""
+    profile: Annotated[str | None, UNSET] = dataclasses.field(default=None, metadata=CHANGEABLE)
+    """Steps to trace, as FIRST:LAST, into RUN/profile, for TensorBoard or Perfetto (default:
+    none)."""
     log: str = dataclasses.field(default="", metadata=CHANGEABLE)
     """Where metrics go besides RUN/metrics.jsonl, comma-separated: tensorboard (event files in
     RUN/tensorboard) and wandb (Weights & Biases, which its WANDB_... variables set up, e.g.

@@ -26,6 +26,8 @@ class CorpusOptions:
     """Read prepared data once before training and compare their checksums."""
     validation_fraction: float = 0.05
     """Share of the text held out for validation; prepared data come with theirs."""
+    document_mask: bool = False
+    """Documents that share a row do not see each other."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,10 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 1",
         lambda value: value >= 1,
-        ("steps", "batch_size", "seq_len", "eval_batches", "accumulate_steps", "keep_checkpoints"),
+        (
+            *("steps", "batch_size", "seq_len", "eval_batches", "accumulate_steps"),
+            *("keep_checkpoints", "log_every"),
+        ),
     ),
     (
         "0 or more",
@@ -32,7 +35,11 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("learning_rate", "fallback_learning_rate", "epochs"),
     ),
     ("between 0 and 1", lambda value: 0 < value < 1, ("validation_fraction",)),
-    ("from 0 to 1", lambda value: 0 <= value <= 1, ("final_learning_rate_ratio",)),
+    (
+        "from 0 to 1",
+        lambda value: 0 <= value <= 1,
+        ("final_learning_rate_ratio", "decay_fraction"),
+    ),
     ("an integer >= 1 or a fraction in (0, 1]", _is_rank, ("rank",)),
     ("greater than 1", lambda value: 1 < value < math.inf, ("outlier_factor",)),
 )

@@ -32,8 +32,14 @@ class Schedule:
 
     steps: int
     warmup_steps: int
-    schedule: Literal["cosine", "linear", "constant"]
+    schedule: Literal["cosine", "linear", "wsd", "constant"]
     final_learning_rate_ratio: float
+    decay_fraction: float
+
+    @property
+    def decay_start(self) -> int:
+        """Steps before wsd's rate decays."""
+        return self.steps - round(self.decay_fraction * self.steps)
 
 
 @dataclasses.dataclass(frozen=True)

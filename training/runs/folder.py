@@ -1,8 +1,8 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING
 from typing import Any, Protocol
 
 from etils import epath
@@ -18,6 +18,8 @@ from training.json_files import write_json
 from training.runs.distributed import is_first
 
 CONFIG_FILE = "config.json"
+# Schedules whose rates do not depend on where the run ends, at first or at all.
+EXTENSIBLE = ("wsd", "constant")
 
 
 class RunData(Protocol):
@@ -129,12 +131,13 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
     """
     known = list(options_of(run.options))
     ignored = {option.name for option in known if option.metadata == CHANGEABLE}
-    if saved.get("schedule") == current["schedule"] == "constant":
-        ignored.add("steps")  # a constant rate does not depend on where the run ends
+    if saved.get("schedule") == current["schedule"] and current["schedule"] in EXTENSIBLE:
+        ignored.add("steps")  # see check_extension
     if run.options.run.allow_changed_data:
         ignored.add("data_checksum")
     defaults = {option.name: option.default for option in known if option.name in current}
-    saved = {name: value for name, value in defaults.items() if value is not MISSING} | saved
+    defaults = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
+    saved = defaults | saved
     if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done
     lines = [
@@ -149,6 +152,30 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
             + "\n".join(lines)
             + "\nUse the former values, or start a new run with another --out; with "
             f"{begin} {run.folder} that begins with the parameters of this one."
+        )
+
+
+def check_extension(run: ResolvedRun, step: int) -> None:
+    """Checks that the steps done are those that a run of so many steps would have done.
+
+    Args:
+        run: resumed; its config.json is still the former one.
+        step: that it goes on from.
+
+    Raises:
+        UserError: the learning rate had begun to decay, or would have.
+    """
+    schedule, saved = run.steps.schedule, read_config(run.folder)
+    former = dataclasses.replace(schedule, steps=saved["steps"])
+    if schedule.schedule != "wsd" or former == schedule:
+        return
+    start = min(former.decay_start, schedule.decay_start)
+    if step > start:
+        raise UserError(
+            f"cannot resume {run.folder} at step {step} with --steps {schedule.steps} after "
+            f"--steps {former.steps}: one of them decays the learning rate from step {start} on. "
+            "Go on from an earlier checkpoint in a new run: --init-from "
+            f"{run.folder}/checkpoints/STEP --init-state shared."
         )
 
 

@@ -17,6 +17,7 @@ from training.folders import is_local
 from training.json_files import to_text, write_text
 from training.runs.writers import MetricsWriter
 
+METRICS_FILE = "metrics.jsonl"
 RECENT = 100  # records in memory: as many as the training loss of summary.json is a mean of
 
 

@@ -9,6 +9,7 @@ from training.config.pretraining import InitOptions, PretrainConfig
 from training.config.ranges import check_ranges
 from training.config.resolved import ResolvedRun, StepOptions, Variant
 from training.errors import UserError
+from training.runs.trace import parse_profile
 from training.runs.writers import check_writers
 from training.steps.mesh import batch_shards, mesh_text, parse_mesh
 from training.steps.optimizers import accepted_options, check_accepted, check_zero, get_entry
@@ -28,6 +29,8 @@ def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
     check_accepted(flat(config), [optimizer])
     check_ranges(flat(config))
     check_writers(config.watching.log)
+    if config.watching.profile:
+        parse_profile(config.watching.profile)
     shards = batch_shards(mesh)
     parts = shards * devices.accumulate_steps
     if batch_size % parts:

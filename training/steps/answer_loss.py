@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-<<<<<<< HEAD
 from models.cross_entropy import next_token_losses
-=======
 from training.config.resolved import BatchShape
->>>>>>> config
 from training.steps.objective import Objective
 
 TOKENS = "tokens"  # int32 (rows, time + 1)

@@ -45,6 +45,7 @@ class CompiledSteps:
         look: at the step that `train` would make, without making it.
         overlaps: of the subspaces of two looks.
         abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
+        flops_per_token: that the model's own mathematics takes in a step.
     """
 
     options: StepOptions
@@ -59,6 +60,7 @@ class CompiledSteps:
     overlaps: Callable[[Bases, Bases], dict[str, jax.Array]]
     optimizer: optax.GradientTransformation
     abstract_state: TrainState
+    flops_per_token: float
     compile_seconds: float
 
     def shard_batch(self, batch: Any) -> Any:
@@ -134,6 +136,7 @@ def compile_steps(
         overlaps=in_mesh(overlaps, replicated),
         optimizer=update.optimizer(1.0, 1.0, seed=0),
         abstract_state=state,
+        flops_per_token=flops_per_token(model, state.params, options.batch.seq_len),
         compile_seconds=compile_seconds,
     )
 
@@ -191,6 +194,15 @@ def _compile_training(update: Update, state: TrainState) -> Callable[..., Any]:
     train = jax.jit(update.train, donate_argnums=0, out_shardings=(shardings, replicated))
     with jax.set_mesh(mesh):
         return train.lower(state, batch, arguments).compile()
+
+
+def flops_per_token(model: LlamaConfig, params: Any, seq_len: int) -> float:
+    """Of the products, forwards and backwards (PaLM, 2204.02311, appendix B): 6 for every weight
+    that multiplies and 12 for every channel of a head and position, half of which are masked."""
+    table = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
+    weights = sum(x.size for x in jax.tree.leaves(params)) - table
+    heads = model.num_layers * model.num_heads * model.head_dim
+    return 6.0 * weights + 6.0 * heads * seq_len
 
 
 def _with_sharding(array: Any, sharding: NamedSharding) -> Any:

@@ -1,6 +1,7 @@
 """What a run minimises: a loss of batches, pytrees of arrays whose first axes are their rows."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,20 +31,33 @@ class Objective:
     loss: Callable[[nnx.GraphDef, Any, Any], jax.Array]
 
 
-def next_token_loss(graphdef: nnx.GraphDef, params: Any, tokens: jax.Array) -> jax.Array:
+def next_token_loss(
+    graphdef: nnx.GraphDef, params: Any, tokens: jax.Array, end_of_text: int | None = None
+) -> jax.Array:
     """Mean cross entropy in nats of tokens[:, 1:] given what precedes each.
 
     Args:
         graphdef: the model's static part.
         params: its parameters, a pure dict.
         tokens: int32 (batch, time + 1).
+        end_of_text: the token between documents, if what precedes a token is to be of its own
+            document only; that token is then the document's first.
     """
-    return next_token_losses(nnx.merge(graphdef, params), tokens).mean()
+    segments = None
+    if end_of_text is not None:
+        segments = jnp.cumsum(tokens[:, :-1] == end_of_text, axis=1)
+    return next_token_losses(nnx.merge(graphdef, params), tokens, segments).mean()
 
 
 def _token_rows(batch: BatchShape) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((batch.batch_size, batch.seq_len + 1), jnp.int32)
 
 
-# Of pretraining: every token counts the same, so micro-batches are balanced as they are.
-NEXT_TOKEN = Objective(_token_rows, lambda tokens, parts: tokens, next_token_loss)
+def next_token(end_of_text: int | None = None) -> Objective:
+    """The objective of pretraining; see `next_token_loss`."""
+    # Every token counts the same, so micro-batches are balanced as they are.
+    loss = functools.partial(next_token_loss, end_of_text=end_of_text)
+    return Objective(_token_rows, lambda tokens, parts: tokens, loss)
+
+
+NEXT_TOKEN = next_token()

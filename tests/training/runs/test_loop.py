@@ -15,12 +15,13 @@ import pytest
 
 import training.runs.loop
 import training.runs.metrics
+import training.runs.run
 from training.checkpoints.manager import Checkpoints
 from training.config.options import to_json
 from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
+from training.runs.metrics import MetricsLog, read_metrics
 from training.steps.schedule import learning_rate_schedule
 from training.steps.update import mean_gradient
 
@@ -32,23 +33,6 @@ def curve(folder):
         {key: value for key, value in record.items() if key not in timed}
         for record in read_metrics(folder / "metrics.jsonl")
     ]
-
-
-@pytest.fixture
-def signal_at(monkeypatch):
-    """signal_at(step, number) sends this process a signal when that step has been reported."""
-
-    def arrange(step, number):
-        show = ProgressLine.show
-
-        def show_and_signal(self, record):
-            show(self, record)
-            if record["step"] == step:
-                signal.raise_signal(number)
-
-        monkeypatch.setattr(ProgressLine, "show", show_and_signal)
-
-    return arrange
 
 
 def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, tmp_path):
@@ -141,7 +125,7 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
 FULL_DISKS = {
     "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
     "metrics.jsonl later": (MetricsLog, "write"),
-    "loss.png": (training.runs.loop, "plot_run"),
+    "loss.png": (training.runs.run, "plot_run"),
     "summary.json": (training.runs.loop, "write_json"),
 }
 

@@ -1,0 +1,91 @@
+"""What a run records, traces and may be extended to."""
+
+import dataclasses
+import signal
+import types
+
+import jax
+import pytest
+
+from training.config.options import to_json
+from training.errors import UserError
+from training.json_files import write_json
+from training.runs.folder import check_extension, check_run_folder
+from training.runs.metrics import read_metrics
+from training.runs.trace import PROFILE_FOLDER
+from training.runs.utilization import device_metrics
+
+WSD = {"schedule": "wsd", "decay_fraction": 0.5, "warmup_steps": 1}
+
+
+def steps_of(folder):
+    return [record["step"] for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_records_are_of_every_nth_step_of_evaluations_and_of_the_last(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run", log_every=4, eval_every=3, steps=7)
+    trainer(config)
+    assert steps_of(tmp_path / "run") == [3, 4, 6, 7]
+
+
+def test_a_profile_is_a_trace_in_the_runs_folder(trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "run", profile="2:3", eval_every=0, checkpoint_every=0))
+    assert list((tmp_path / "run" / PROFILE_FOLDER).rglob("*.trace.json.gz"))
+
+
+@pytest.mark.parametrize("text", ["3", "3:2", "0:2", "a:b"])
+def test_a_profile_of_no_steps_is_refused(trainer, tmp_path, text):
+    with pytest.raises(UserError, match=f"--profile {text}: expected FIRST:LAST"):
+        trainer.config(tmp_path / "run", profile=text)
+
+
+def test_wsd_goes_on_to_more_steps_as_if_they_had_been_asked_for_at_once(
+    trainer, tmp_path, signal_at
+):
+    whole = trainer.config(tmp_path / "whole", **WSD, steps=10)
+    part = trainer.config(tmp_path / "part", **WSD, steps=6)
+    trainer(whole, trainer.compiled(whole))
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(Exception, match=r"stopped after step \d"):
+        trainer(part, trainer.compiled(part))
+    longer = trainer.changed(part, steps=10, resume=True)
+    trainer(longer, trainer.compiled(longer))
+    losses = [
+        [record["loss"] for record in read_metrics(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "part")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_wsd_does_not_go_on_from_a_decayed_rate(trainer, tmp_path):
+    run = trainer.config(tmp_path / "run", **WSD, steps=6)
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "config.json", to_json(run.options, ""))
+    longer = trainer.changed(run, steps=10, resume=True)
+    check_extension(longer, 3)
+    check_extension(dataclasses.replace(longer, steps=run.steps), 5)
+    with pytest.raises(UserError, match=r"at step 4 with --steps 10 after --steps 6: .*step 3"):
+        check_extension(longer, 4)
+
+
+def test_a_cosine_does_not_go_on_to_more_steps(trainer, tmp_path):
+    run = trainer.config(tmp_path / "run", warmup_steps=1)
+    (tmp_path / "run").mkdir()
+    data = trainer.corpus(run)
+    write_json(tmp_path / "run" / "config.json", to_json(run.options, data.checksum))
+    with pytest.raises(UserError, match="steps: 6 before, 10 now"):
+        check_run_folder(trainer.changed(run, steps=10, resume=True), data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("TPU v5 lite", 0.5), ("TPU v5", 0.2146), ("NVIDIA H100 80GB HBM3", 0.0996), ("cpu", None)],
+)
+def test_the_share_of_the_peak_is_told_of_devices_that_are_known(monkeypatch, kind, expected):
+    device = types.SimpleNamespace(
+        device_kind=kind, memory_stats=lambda: {"peak_bytes_in_use": 5} if expected else None
+    )
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    metrics = device_metrics(197e12)
+    assert metrics == ({"mfu": expected, "peak_memory_bytes": 5} if expected else {})
