@@ -97,6 +97,16 @@ METHODS: dict[str, Method] = {
     "frugal": _ours(lro.frugal, ADAM, rank=QUARTER, projection="dct", update_interval=50),
     "fira": _ours(lro.fira, ADAM, rank=QUARTER, projection="dct", update_interval=50),
     "galore": _ours(lro.galore, ADAM, rank=QUARTER, method="gram", update_interval=50),
+    "dion3": _ours(lro.dion3, ORTHONORMAL, rank=QUARTER),
+    "alice0": _ours(
+        lro.alice0,
+        ADAM | {"learning_rate": 0.02},
+        rank=QUARTER,
+        method="gram",
+        update_interval=50,
+    ),
+    "apollo": _ours(lro.apollo, ADAM | {"learning_rate": 0.01}, rank=QUARTER, update_interval=50),
+    "apollo_mini": _ours(lro.apollo_mini, ADAM | {"learning_rate": 0.01}, update_interval=50),
     # Muon and NorMuon, stored in more or fewer bits.
     "muon": _ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
     "muon int8": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
@@ -147,6 +157,7 @@ COMPETITORS = (
     "muon int8",
     "tandem 1",
     "trion",
+    "dion3",
     "dct_adamw",
     "tandem n/2",
     "muon int4",
@@ -158,6 +169,9 @@ COMPETITORS = (
     "fira",
     "ldadamw",
     "galore",
+    "apollo",
+    "apollo_mini",
+    "alice0",
 )
 """In the order in which they are tried, for whoever stops early."""
 
