@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 import lowrank_optax as lro
+from lowrank_optax.transforms.precision import in_float32
 
 FALLBACK_RATE = 0.003
 """Peak rate of the AdamW on embeddings, head and norms, beside every matrix method."""
@@ -69,13 +70,14 @@ def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Met
 
 
 def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
-    """What treats all parameters alike, at one rate."""
+    """What treats all parameters alike, at one rate; its state is float32, as ours is."""
 
     def build(
         rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
     ) -> optax.GradientTransformation:
         del share, dimension_numbers
-        return optax.chain(scale_by(**numbers), optax.scale_by_learning_rate(rate))
+        scale = in_float32(scale_by(**numbers))
+        return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
     return Method(build, start)
 
