@@ -62,15 +62,19 @@ FOREIGN: dict[str, Build] = {
 }
 
 
-def _our_muon(rank, weight_decay=0.0, dimension_numbers=None):
-    del rank
-    return lro.muon(LEARNING_RATE, weight_decay=weight_decay, dimension_numbers=dimension_numbers)
+def _at_its_own_rank(method: Callable[..., Any], /) -> Build:
+    def build(rank, weight_decay=0.0, dimension_numbers=None):
+        del rank
+        return method(LEARNING_RATE, weight_decay=weight_decay, dimension_numbers=dimension_numbers)
+
+    return build
 
 
 OURS: dict[str, Build] = {
+    "tandem (n/2, int4)": _at_its_own_rank(lro.tandem),
     "tandem (int4)": _ours(lro.tandem),
     "tandem (int8)": _ours(lro.tandem, mu_dtype="int8"),
-    "muon": _our_muon,
+    "muon": _at_its_own_rank(lro.muon),
     "trion": _ours(lro.trion),
     "dct_adamw (no feedback)": _ours(lro.dct_adamw, error_feedback=None),
     "dct_adamw (int8)": _ours(lro.dct_adamw, error_feedback="int8"),

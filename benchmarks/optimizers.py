@@ -8,6 +8,7 @@ benchmarks/results/optimizers.json.
 """
 
 import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import optax
 import lowrank_optax as lro
 from benchmarks.methods import EVERY_STEP, METHODS
 from benchmarks.timing import (
+    Spread,
     check_clean,
     command_line,
     interleaved_seconds,
@@ -29,6 +31,7 @@ from benchmarks.timing import (
 LAYERS, HIDDEN, INTERMEDIATE = 4, 512, 1376
 RANK_FRACTIONS = (1 / 4, 1 / 16)
 
+BUILDS = METHODS | EVERY_STEP
 RATIOS = {
     "over_adamw": "this / adamw",
     "muon_over_this": "muon / this",
@@ -76,21 +79,20 @@ class Updater:
         return updates, self.state
 
 
-def measure(fraction: float, rounds: int) -> dict[str, Any]:
-    """All methods at one rank."""
+def measure(
+    fraction: float, rounds: int, methods: Collection[str] = tuple(BUILDS)
+) -> dict[str, Any]:
+    """The methods at one rank, with the ratios to those yardsticks that are among them."""
     params = parameters()
     rank = round(fraction * HIDDEN)
-    builds = METHODS | EVERY_STEP
-    updaters = {name: Updater(build(rank), params) for name, build in builds.items()}
+    updaters = {name: Updater(BUILDS[name](rank), params) for name in methods}
     samples = interleaved_seconds(updaters, rounds)
     return {
         "rank": rank,
         "methods": {
             name: {
                 "median_seconds": median(samples[name]),
-                "over_adamw": ratio(samples, name, "optax.adamw"),
-                "muon_over_this": ratio(samples, "optax.contrib.muon", name),
-                "galore_over_this": ratio(samples, "optax.contrib.galore, every step", name),
+                **_ratios(samples, name),
                 "compile_seconds": updater.compile_seconds,
                 "temporary_bytes": updater.temporary_bytes,
                 "state_bytes": updater.state_bytes,
@@ -98,6 +100,17 @@ def measure(fraction: float, rounds: int) -> dict[str, Any]:
             }
             for name, updater in updaters.items()
         },
+    }
+
+
+def _ratios(samples: Mapping[str, Sequence[float]], name: str) -> dict[str, Spread]:
+    pairs = {
+        "over_adamw": (name, "optax.adamw"),
+        "muon_over_this": ("optax.contrib.muon", name),
+        "galore_over_this": ("optax.contrib.galore, every step", name),
+    }
+    return {
+        key: ratio(samples, *pair) for key, pair in pairs.items() if samples.keys() >= set(pair)
     }
 
 
@@ -125,11 +138,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints and writes."""
-    arguments = command_line(__doc__, "optimizers").parse_args()
+    parser = command_line(__doc__, "optimizers")
+    parser.add_argument("--methods", nargs="+", choices=BUILDS, default=list(BUILDS))
+    arguments = parser.parse_args()
     check_clean(arguments.allow_dirty)
     results = []
     for fraction in RANK_FRACTIONS:
-        results.append(measure(fraction, arguments.rounds))
+        results.append(measure(fraction, arguments.rounds, arguments.methods))
         print(table(results[-1]), end="\n\n", flush=True)
     shape = {"layers": LAYERS, "hidden": HIDDEN, "intermediate": INTERMEDIATE}
     write_json(arguments.out, {"shape": shape, "ranks": results})

@@ -8,6 +8,7 @@ from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
 from lowrank_optax.core.normalize_neurons import normalize_neurons
+from lowrank_optax.core.per_head import per_head
 from lowrank_optax.core.split_kernels import split_kernels
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix
 from lowrank_optax.linalg.newton_schulz import newton_schulz
@@ -95,6 +96,7 @@ __all__ = [
     "matrix_specs",
     "matrix_states",
     "memory_report",
+    "per_head",
     "split_kernels",
     # Several devices
     "local_state_specs",

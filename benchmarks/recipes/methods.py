@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 import lowrank_optax as lro
+from lowrank_optax.transforms.precision import in_float32
 
 FALLBACK_RATE = 0.003
 """Peak rate of the AdamW on embeddings, head and norms, beside every matrix method."""
@@ -69,13 +70,14 @@ def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Met
 
 
 def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
-    """What treats all parameters alike, at one rate."""
+    """What treats all parameters alike, at one rate; its state is float32, as ours is."""
 
     def build(
         rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
     ) -> optax.GradientTransformation:
         del share, dimension_numbers
-        return optax.chain(scale_by(**numbers), optax.scale_by_learning_rate(rate))
+        scale = in_float32(scale_by(**numbers))
+        return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
     return Method(build, start)
 
@@ -97,6 +99,16 @@ METHODS: dict[str, Method] = {
     "frugal": _ours(lro.frugal, ADAM, rank=QUARTER, projection="dct", update_interval=50),
     "fira": _ours(lro.fira, ADAM, rank=QUARTER, projection="dct", update_interval=50),
     "galore": _ours(lro.galore, ADAM, rank=QUARTER, method="gram", update_interval=50),
+    "dion3": _ours(lro.dion3, ORTHONORMAL, rank=QUARTER),
+    "alice0": _ours(
+        lro.alice0,
+        ADAM | {"learning_rate": 0.02},
+        rank=QUARTER,
+        method="gram",
+        update_interval=50,
+    ),
+    "apollo": _ours(lro.apollo, ADAM | {"learning_rate": 0.01}, rank=QUARTER, update_interval=50),
+    "apollo_mini": _ours(lro.apollo_mini, ADAM | {"learning_rate": 0.01}, update_interval=50),
     # Muon and NorMuon, stored in more or fewer bits.
     "muon": _ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
     "muon int8": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
@@ -147,6 +159,7 @@ COMPETITORS = (
     "muon int8",
     "tandem 1",
     "trion",
+    "dion3",
     "dct_adamw",
     "tandem n/2",
     "muon int4",
@@ -158,6 +171,9 @@ COMPETITORS = (
     "fira",
     "ldadamw",
     "galore",
+    "apollo",
+    "apollo_mini",
+    "alice0",
 )
 """In the order in which they are tried, for whoever stops early."""
 

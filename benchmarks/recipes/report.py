@@ -3,7 +3,7 @@
 Run from the repository's root: ``python -m benchmarks.recipes.report``.
 """
 
-import dataclasses
+import argparse
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.pages import ROOT, fill
-from benchmarks.recipes.__main__ import STAGES
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
-from benchmarks.timing import RESULTS, markdown_table
+from benchmarks.recipes.stages import SCALES, results_folder
+from benchmarks.timing import markdown_table
 
-FOLDER = RESULTS / "recipes"
 PAGE = ROOT / "docs" / "recipes.md"
 README = ROOT / "README.md"
 HEADLINE = (
@@ -39,6 +38,7 @@ SETTINGS = {
     "width 256": "width 256, 300 steps of 2k tokens",
     "long": "width 64, 1000 steps of 2k tokens",
     "large batch": "width 64, 200 steps of 8k tokens",
+    "fine-tuning": "width 64, 300 steps of 2k tokens of another text",
 }
 TICKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -140,13 +140,13 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def read() -> dict[str, list[Row]]:
+def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, list[Row]]:
     """Every stage's methods by their loss."""
-    runs = read_lines(FOLDER / "runs.jsonl")
-    tuned = read_lines(FOLDER / "tuned.jsonl")
+    folder = results_folder(scale, tokens)
+    runs, tuned = (read_lines(folder / f"{name}.jsonl") for name in ("runs", "tuned"))
     found = {}
     for stage in {line["stage"] for line in tuned}:
-        setting = dataclasses.asdict(STAGES[stage].setting)
+        setting = SCALES[scale][stage].setting.key
         sizes = {run["method"]: run["bytes_per_entry"] for run in runs if run["setting"] == setting}
         found[stage] = rows_of(stage, tuned, sizes)
     return found
@@ -164,8 +164,16 @@ def render_readme(page: str) -> str:
 
 
 def main() -> None:
-    """Writes the pages' tables and the picture."""
-    found = read()
+    """Writes the pages' tables and the picture; of another scale or text prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--tokens", type=pathlib.Path, help="as the search was given")
+    arguments = parser.parse_args()
+    found = read(arguments.scale, arguments.tokens)
+    if arguments.scale != "cpu" or arguments.tokens:
+        for stage, rows in found.items():
+            print(f"{stage}\n\n{table(rows, yardstick_of(stage))}\n")
+        return
     PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")
     README.write_text(render_readme(README.read_text("utf-8")), "utf-8")
     drawn = {stage: rows for stage, rows in sorted(found.items()) if stage in SETTINGS}

@@ -1,7 +1,6 @@
 """Tuning until the best is interior, then other seeds; every run is a line of a file."""
 
 import concurrent.futures
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -27,11 +26,12 @@ class Runs:
 
     Args:
         path: file of JSON lines; what it holds is not run again.
-        data: tokens, from `write_tokens`.
-        workers: processes, each of them single-threaded and on a core of its own.
+        data: file of tokens.
+        workers: processes.
+        pinned: whether each of them is single-threaded and on a core of its own.
     """
 
-    def __init__(self, path: pathlib.Path, data: pathlib.Path, workers: int):
+    def __init__(self, path: pathlib.Path, data: pathlib.Path, workers: int, pinned: bool):
         self.path, self.data = path, data
         self.commit = git_commit()
         self.records = {}
@@ -40,7 +40,7 @@ class Runs:
                 self.records[_key(**{name: record[name] for name in KEY})] = record
         context = multiprocessing.get_context("spawn")
         self.pools = [
-            concurrent.futures.ProcessPoolExecutor(1, context, _pin, (core,))
+            concurrent.futures.ProcessPoolExecutor(1, context, _pin if pinned else None, (core,))
             for core in range(workers)
         ]
         self.load = [0] * workers
@@ -61,7 +61,7 @@ class Runs:
     def _future(
         self, method: str, setting: Setting, numbers: Numbers, seed: int
     ) -> "concurrent.futures.Future[dict[str, Any]]":
-        key = _key(method, dataclasses.asdict(setting), numbers, seed)
+        key = _key(method, setting.key, numbers, seed)
         done: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
         with _lock:
             if key in self.records:

@@ -4,32 +4,37 @@ import dataclasses
 import functools
 import math
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, traverse_util
 
 import lowrank_optax as lro
 from benchmarks.recipes.methods import METHODS
-from models.llama import Llama, matrix_dimension_numbers
+from benchmarks.recipes.texts import (
+    rows,
+    tokens,
+    vocabulary_size,
+    write_arrays,
+    write_library,
+    write_problems,
+)
+from models.llama import Llama, LlamaConfig, matrix_dimension_numbers
 from training.config.model import ModelOptions, NumberOptions, preset_model
-from training.data.documents import find_sources, read_documents
-from training.data.files import STDLIB
 from training.steps.objective import next_token_loss
 
-VOCABULARY = 257
-END_OF_TEXT = np.array([256], np.uint16)
-HELD_OUT = 0.05
+BYTES = 257
 VALIDATION_ROWS = 128
 EVALUATION_ROWS = 32
 WARMUP = 0.1
 FINAL_RATE = 0.1
 CLIP = 1.0
+BASE = {"learning_rate": 0.005, "b2": 0.95}
+"""AdamW's numbers at width 64, of the model that fine-tuning starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,68 +42,43 @@ class Setting:
     """A task.
 
     Attributes:
-        width: of the model; 4 layers.
+        width: of the model; 4 layers, or the preset's.
         steps: optimizer steps, a tenth of them warm-up, then a cosine to a tenth of the rate.
         batch_size: sequences of a step.
         seq_len: bytes of a sequence.
+        base_steps: of AdamW on the library, before word problems are learnt; None for random
+            weights and the library alone.
+        preset: of `models.configs`; None for its "small".
+        dtype: of parameters and activations; None for float32.
     """
 
     width: int = 128
     steps: int = 500
     batch_size: int = 8
     seq_len: int = 256
+    base_steps: int | None = None
+    preset: str | None = None
+    dtype: str | None = None
 
     @property
     def name(self) -> str:
-        """For tables and the results' keys."""
-        return f"w{self.width}-s{self.steps}-b{self.batch_size}"
+        """For messages."""
+        steps = f"{self.base_steps}+{self.steps}" if self.base_steps else self.steps
+        return f"w{self.width}-s{steps}-b{self.batch_size}"
 
+    @property
+    def key(self) -> dict[str, Any]:
+        """For the results: without what is None, which runs made before it existed lack."""
+        given = dataclasses.asdict(self)
+        return {name: value for name, value in given.items() if value is not None}
 
-def write_tokens(path: pathlib.Path) -> None:
-    """The bytes of Python's standard library: to train on, to tune by, and to report.
-
-    The split is the search's own, so that its runs stay comparable: documents in the order of the
-    hash of their names are held out as long as they fit into a twentieth of the bytes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        failure = str(pathlib.Path(folder, "failure"))
-        documents = list(read_documents(find_sources(STDLIB)[0], folder, failure))
-    texts = [document["text"].encode() for document in documents]
-    room = HELD_OUT * sum(map(len, texts))
-    smallest = min(map(len, texts))
-    held_out = set()
-    for i in sorted(range(len(texts)), key=lambda i: documents[i]["rank"]):
-        if room < smallest:
-            break
-        if len(texts[i]) <= room:
-            held_out.add(i)
-            room -= len(texts[i])
-    validation = _stream(text for i, text in enumerate(texts) if i in held_out)
-    half = len(validation) // 2
-    np.savez(
-        path,
-        training=_stream(text for i, text in enumerate(texts) if i not in held_out),
-        tuning=validation[:half],
-        reported=validation[half:],
-    )
-
-
-def _stream(texts: Iterable[bytes]) -> np.ndarray:
-    """Bytes, and 256 between texts."""
-    pieces = [piece for text in texts for piece in (np.frombuffer(text, np.uint8), END_OF_TEXT)]
-    return np.concatenate(pieces[:-1]).astype(np.uint16)
-
-
-@functools.cache
-def tokens(path: pathlib.Path) -> Mapping[str, np.ndarray]:
-    """What `write_tokens` wrote."""
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-def rows(stream: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """Windows of a stream of tokens, int32 (rows, length + 1)."""
-    return stream[starts[:, None] + np.arange(length + 1)].astype(np.int32)
+    def model(self, vocabulary: int) -> LlamaConfig:
+        """The model's shape."""
+        dtype: Any = self.dtype or "float32"
+        options = ModelOptions(
+            preset=self.preset or "small", hidden_size=self.width, seq_len=self.seq_len
+        )
+        return preset_model(options, NumberOptions(dtype, param_dtype=dtype), vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +93,9 @@ class Steps:
 
 
 @functools.cache
-def compiled(method: str, setting: Setting) -> Steps:
+def compiled(method: str, setting: Setting, vocabulary: int = BYTES) -> Steps:
     """Compiles, once a process."""
-    options = ModelOptions(hidden_size=setting.width, seq_len=setting.seq_len)
-    config = preset_model(options, NumberOptions(), VOCABULARY)
+    config = setting.model(vocabulary)
     definition, _ = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))), nnx.Param)
     loss = functools.partial(next_token_loss, definition)
 
@@ -145,9 +124,64 @@ def compiled(method: str, setting: Setting) -> Steps:
     def train(params: Any, state: Any, batch: Any, numbers: Any, step: Any) -> Any:
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer(numbers, step).update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
+        # Of bfloat16 parameters; others are not rounded.
+        key = jax.random.fold_in(jax.random.key(0), step)
+        return lro.apply_updates_stochastic(params, updates, key), state, value
 
     return Steps(optimizer, init, train, jax.jit(loss), jax.jit(parameters))
+
+
+def prepare(setting: Setting, data: pathlib.Path) -> None:
+    """Writes what runs in a setting read, where it is missing.
+
+    For fine-tuning those are the word problems and the model that every run starts from, which is
+    trained here.
+
+    Args:
+        setting: of the runs.
+        data: file of the library's tokens; the others lie beside it.
+    """
+    if not data.exists():
+        write_library(data)
+    if setting.base_steps is None:
+        return
+    if not _problems(data).exists():
+        write_problems(_problems(data))
+    if not _base_path(setting, data).exists():
+        steps = compiled("adamw", _before(setting), vocabulary_size(data))
+        numbers = {name: jnp.float32(number) for name, number in BASE.items()}
+        params, _ = _trained(steps, _before(setting), numbers, 0, tokens(data), steps.parameters(0))
+        leaves = traverse_util.flatten_dict(params, sep="/")
+        write_arrays(
+            _base_path(setting, data), {path: np.asarray(leaf) for path, leaf in leaves.items()}
+        )
+
+
+def text_of(setting: Setting, data: pathlib.Path) -> Mapping[str, np.ndarray]:
+    """What is read in a setting."""
+    return tokens(data if setting.base_steps is None else _problems(data))
+
+
+def _before(setting: Setting) -> Setting:
+    """The setting of the base model's training."""
+    assert setting.base_steps is not None
+    return dataclasses.replace(setting, steps=setting.base_steps, base_steps=None)
+
+
+def _problems(data: pathlib.Path) -> pathlib.Path:
+    return data.with_name(f"{data.stem}-problems.npz")
+
+
+def _base_path(setting: Setting, data: pathlib.Path) -> pathlib.Path:
+    return data.with_name(f"{data.stem}-base-{_before(setting).name}.npz")
+
+
+def _base(setting: Setting, data: pathlib.Path) -> Any:
+    """The parameters that fine-tuning starts from."""
+    with np.load(_base_path(setting, data)) as arrays:
+        return traverse_util.unflatten_dict(
+            {path: jnp.asarray(arrays[path]) for path in arrays}, sep="/"
+        )
 
 
 def run(
@@ -160,31 +194,43 @@ def run(
         setting: the task.
         numbers: learning rate and what else is tuned.
         seed: of the weights and of the order of the data.
-        data: file of `write_tokens`.
+        data: the tokens, for which `prepare` has been called.
 
     Returns:
         The validation losses on both halves, the last training losses' mean, and the bytes of the
         matrices' optimizer state by entry of a matrix.
     """
-    arrays, steps = tokens(data), compiled(method, setting)
+    text, steps = text_of(setting, data), compiled(method, setting, vocabulary_size(data))
     numbers = {name: jnp.float32(number) for name, number in numbers.items()}
-    params = steps.parameters(seed)
-    state = steps.init(params, numbers)
+    params = steps.parameters(seed) if setting.base_steps is None else _base(setting, data)
     size = bytes_per_entry(steps.optimizer(numbers, 0), params)
-    random = np.random.default_rng(seed)
-    last = len(arrays["training"]) - setting.seq_len - 1
-    losses = []
-    for step in range(setting.steps):
-        starts = random.integers(0, last, setting.batch_size)
-        batch = rows(arrays["training"], starts, setting.seq_len)
-        params, state, value = steps.train(params, state, batch, numbers, step)
-        losses.append(value)
-    record = {part: _evaluate(steps, params, arrays[part], setting) for part in PARTS}
+    params, losses = _trained(steps, setting, numbers, seed, text, params)
+    record = {part: _evaluate(steps, params, text[part], setting) for part in PARTS}
     final = jnp.stack(losses[-max(1, setting.steps // 20) :])
     return record | {"training": float(final.mean()), "bytes_per_entry": size}
 
 
 PARTS = ("tuning", "reported")
+
+
+def _trained(
+    steps: Steps,
+    setting: Setting,
+    numbers: Mapping[str, Any],
+    seed: int,
+    text: Mapping[str, np.ndarray],
+    params: Any,
+) -> tuple[Any, list[jax.Array]]:
+    """The parameters at the end, and every step's loss."""
+    state = steps.init(params, numbers)
+    random, training = np.random.default_rng(seed), text["training"]
+    losses = []
+    for step in range(setting.steps):
+        starts = random.integers(0, len(training) - setting.seq_len - 1, setting.batch_size)
+        batch = rows(training, starts, setting.seq_len)
+        params, state, value = steps.train(params, state, batch, numbers, step)
+        losses.append(value)
+    return params, losses
 
 
 def _evaluate(steps: Steps, params: Any, stream: np.ndarray, setting: Setting) -> float:

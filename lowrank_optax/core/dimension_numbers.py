@@ -1,5 +1,6 @@
 """Which leaves of a pytree are matrices, and which of their axes are "in" and "out"."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -21,10 +22,28 @@ DimensionNumbers: TypeAlias = (
 """What `dimension_numbers=` takes: nothing, a pytree, a callable, or (regex, value) pairs."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PerHead:
+    """Dimension numbers of a kernel, one axis of which is that of several heads; of `per_head`.
+
+    Attributes:
+      numbers: of the whole kernel.
+      side: "in" or "out", that of the heads.
+      head_dim: width of one.
+    """
+
+    numbers: MuonDimensionNumbers
+    side: str
+    head_dim: int
+
+
+Numbers: TypeAlias = MuonDimensionNumbers | PerHead
+
+
 class Resolution(NamedTuple):
     """What every leaf is, in `jax.tree.leaves` order."""
 
-    numbers: tuple[MuonDimensionNumbers | None, ...]
+    numbers: tuple[Numbers | None, ...]
     """Which axes are "in" and "out", or None where a leaf is not a matrix."""
     reasons: tuple[str, ...]
     """Why a leaf is not a matrix, in a few words; "" where it is one."""
@@ -102,9 +121,7 @@ def _by_default(params: Any, exclude: str) -> Resolution:
     return _resolution([MuonDimensionNumbers(0, 1)] * len(reasons), reasons)
 
 
-def _resolution(
-    numbers: Sequence[MuonDimensionNumbers | None], reasons: Sequence[str]
-) -> Resolution:
+def _resolution(numbers: Sequence[Numbers | None], reasons: Sequence[str]) -> Resolution:
     """Numbers only where nothing speaks against it."""
     kept = (None if reason else number for number, reason in zip(numbers, reasons, strict=True))
     return Resolution(tuple(kept), tuple(reasons))
@@ -119,7 +136,7 @@ def _empty(shape: tuple[int, ...]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, MuonDimensionNumbers | optax.MaskedNode)
+    return value is None or isinstance(value, Numbers | optax.MaskedNode)
 
 
 def _is_pairs(value: Any) -> bool:
@@ -134,10 +151,10 @@ def _is_pairs(value: Any) -> bool:
 def _from_pairs(
     params: Any,
     paths: list[str],
-    pairs: Sequence[tuple[str, MuonDimensionNumbers | None]],
-) -> tuple[list[MuonDimensionNumbers | None], list[str]]:
+    pairs: Sequence[tuple[str, Numbers | None]],
+) -> tuple[list[Numbers | None], list[str]]:
     """The numbers, and why a leaf has none."""
-    found: list[MuonDimensionNumbers | None] = [None] * len(paths)
+    found: list[Numbers | None] = [None] * len(paths)
     excluded = ["matched by no pattern of dimension_numbers"] * len(paths)
     matched_by: dict[int, str] = {}
     everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
@@ -163,7 +180,7 @@ def _from_pairs(
     return found, excluded
 
 
-def _from_tree(paths: list[str], tree: Any) -> list[MuonDimensionNumbers | None]:
+def _from_tree(paths: list[str], tree: Any) -> list[Numbers | None]:
     """Look leaves up by path, so that prefixes work and a masked tree may miss leaves."""
     for path, value in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_number):
         if not _is_number(value):
@@ -176,7 +193,7 @@ def _from_tree(paths: list[str], tree: Any) -> list[MuonDimensionNumbers | None]
         "not a matrix."
     )
     found = at_paths(tree, paths, is_leaf=_is_number, missing=missing)
-    return [value if isinstance(value, MuonDimensionNumbers) else None for value in found]
+    return [value if isinstance(value, Numbers) else None for value in found]
 
 
 def _compile(pattern: str, name: str) -> re.Pattern[str]:

@@ -7,18 +7,19 @@ left or right. A JAX kernel (in, out) with in ≤ out is its own view: nothing i
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import optax
 from jaxtyping import Array, Shaped
-from optax.contrib import MuonDimensionNumbers
 
-from lowrank_optax.core.dimension_numbers import DimensionNumbers, resolve
+from lowrank_optax.core.dimension_numbers import DimensionNumbers, Numbers, PerHead, resolve
+from lowrank_optax.core.per_head import in_heads
 from lowrank_optax.core.trees import at_paths, leaf_paths
 from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
 SIDES = ("smallest", "in", "out")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,13 @@ class MatrixSpec:
 
     Attributes:
       path: "/"-joined path of the leaf.
-      shape: shape of the leaf.
-      batch_axes: axes of the leaf over which matrices are independent.
-      n_axes: axes of the leaf that form the compressed n.
-      m_axes: axes of the leaf that form m.
+      shape: shape of the leaf, its axis of heads as two: their number and their width.
+      batch_axes: axes of `shape` over which matrices are independent.
+      n_axes: axes of `shape` that form the compressed n.
+      m_axes: axes of `shape` that form m.
       side: "in" or "out", the side of W that is compressed.
       rank: r, resolved and clipped to min(m, n).
+      heads_axis: axis of the leaf that is that of heads, or None.
     """
 
     path: str
@@ -42,6 +44,7 @@ class MatrixSpec:
     m_axes: tuple[int, ...]
     side: str
     rank: int
+    heads_axis: int | None = None
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -57,6 +60,15 @@ class MatrixSpec:
     def m(self) -> int:
         """Size of the other axis."""
         return math.prod(self.shape[axis] for axis in self.m_axes)
+
+    @property
+    def leaf_shape(self) -> tuple[int, ...]:
+        """Shape of the leaf."""
+        axis = self.heads_axis
+        if axis is None:
+            return self.shape
+        heads, width = self.shape[axis : axis + 2]
+        return (*self.shape[:axis], heads * width, *self.shape[axis + 2 :])
 
     @property
     def view(self) -> tuple[int, ...]:
@@ -75,13 +87,29 @@ class MatrixSpec:
 
     def to_matrix(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "*batch n m"]:
         """View a leaf as (*batch, n, m)."""
-        return leaf.transpose(self._axes).reshape(self.view)
+        return self.split_heads(leaf).transpose(self._axes).reshape(self.view)
 
     def from_matrix(self, matrix: Shaped[Array, "*batch n m"]) -> Shaped[Array, "..."]:
         """Undo `to_matrix`."""
         axes = self._axes
         inverse = tuple(axes.index(axis) for axis in range(len(axes)))
-        return matrix.reshape([self.shape[axis] for axis in axes]).transpose(inverse)
+        split = matrix.reshape([self.shape[axis] for axis in axes]).transpose(inverse)
+        return self.join_heads(split)
+
+    def split_heads(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """A leaf in `shape`."""
+        return leaf.reshape(self.shape)
+
+    def join_heads(self, split: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """Undo `split_heads`."""
+        return split.reshape(self.leaf_shape)
+
+    def by_axis(self, entries: Sequence[T], of_width: T) -> tuple[T, ...]:
+        """What is given for every axis of the leaf, for those of `shape`: the heads inherit it."""
+        axis = self.heads_axis
+        if axis is None:
+            return tuple(entries)
+        return (*entries[: axis + 1], of_width, *entries[axis + 1 :])
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -234,19 +262,23 @@ def _check_side(path: str, side: Any) -> None:
 def _spec(
     path: str,
     shape: tuple[int, ...],
-    number: MuonDimensionNumbers,
+    number: Numbers,
     rank: int | float,
     compress: str | None,
 ) -> MatrixSpec:
+    whole = number.numbers if isinstance(number, PerHead) else number
     axes = {
-        "in": _axes(number.reduction_axis, "reduction_axis", path, shape),
-        "out": _axes(number.output_axis, "output_axis", path, shape),
+        "in": _axes(whole.reduction_axis, "reduction_axis", path, shape),
+        "out": _axes(whole.output_axis, "output_axis", path, shape),
     }
     if set(axes["in"]) & set(axes["out"]):
         raise ValueError(
             f"{path} of shape {shape}: reduction_axis {axes['in']} and output_axis {axes['out']} "
             "overlap; give each axis one role."
         )
+    heads_axis = None
+    if isinstance(number, PerHead):
+        heads_axis, shape, axes = in_heads(path, shape, axes, number)
     sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
     side = "in" if sizes["out"] >= sizes["in"] else "out"
     if compress in axes:
@@ -254,7 +286,7 @@ def _spec(
     n_axes, m_axes = axes[side], axes["out" if side == "in" else "in"]
     batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
     resolved = resolve_rank(rank, sizes[side], min(sizes.values()))
-    return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved)
+    return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved, heads_axis)
 
 
 def _axes(

@@ -11,13 +11,18 @@ from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, matrix_specs
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
+from lowrank_optax.sharding.placement import split_heads
+from lowrank_optax.sharding.regions import retyped_like
 
 
 class NormalizeNeuronsState(NamedTuple):
     """State of `normalize_neurons`."""
 
     nu: Any
-    """Per matrix: average of each neuron's mean square step, with the leaf's in axes of size 1."""
+    """Per matrix: average of each neuron's mean square step, with the leaf's in axes of size 1.
+
+    An axis of heads (`per_head`) is two axes, their number and their width.
+    """
 
 
 def normalize_neurons(
@@ -62,7 +67,8 @@ def normalize_neurons(
         tree = matrices_of(params)
 
         def zeros(i: int) -> Array:
-            mean = jnp.mean(tree.leaves[i], _in_axes(tree.matrices[i]), keepdims=True)
+            spec = tree.matrices[i]
+            mean = jnp.mean(split_heads(tree.leaves[i], spec), _in_axes(spec), keepdims=True)
             return jnp.zeros_like(mean, dtype=wide_dtype(mean.dtype))
 
         return NormalizeNeuronsState(tree.build(zeros))
@@ -72,13 +78,14 @@ def normalize_neurons(
         tree, leaves = matrices_of(updates), jax.tree.leaves(updates)
         nu = tree.read(state.nu)
         for i, spec in tree.matrices.items():
-            u = at_least_float32(leaves[i])
+            u = at_least_float32(split_heads(leaves[i], spec))
             square = jnp.mean(jnp.square(u), _in_axes(spec), keepdims=True)
             average = b2 * nu[i] + (1 - b2) * square
             nu[i] = jnp.where(square > 0, average, nu[i]).astype(nu[i].dtype)
             normalized = u / (jnp.sqrt(nu[i]) + eps)
             length = _norm(u, spec) / jnp.maximum(_norm(normalized, spec), jnp.finfo(u.dtype).tiny)
-            leaves[i] = (length * normalized).astype(leaves[i].dtype)
+            whole = spec.join_heads((length * normalized).astype(leaves[i].dtype))
+            leaves[i] = retyped_like(whole, leaves[i])
         return tree.treedef.unflatten(leaves), NormalizeNeuronsState(tree.build(nu.__getitem__))
 
     return optax.GradientTransformation(init, update)

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree
-from lowrank_optax.linalg.devices import AnyMesh, mesh_of
+from lowrank_optax.linalg.devices import AnyMesh, has_explicit, mesh_of, typed_spec
 from lowrank_optax.sharding.owners import state_owners
 from lowrank_optax.sharding.regions import initialise, place
 from lowrank_optax.sharding.types import axes_of, shards, spec_of
@@ -65,13 +65,32 @@ class Layout:
         """Partition of an array (*batch, r, m)."""
         return self._partition([*self.batch, (), self.m], whole=True)
 
+    def free(self, i: int) -> Any:
+        """Entry of an axis where nothing else is said; unknown ones are the compiler's choice."""
+        if self.known or (i in self._of_heads and self._may_split_heads):
+            return None
+        return PartitionSpec.UNCONSTRAINED
+
+    @property
+    def _of_heads(self) -> tuple[int, ...]:
+        """Axes of the view that are the number and the width of heads."""
+        axis, batch = self.spec.heads_axis, self.spec.batch_axes
+        if axis is None:
+            return ()
+        return batch.index(axis), len(batch) + (axis + 1 in self.spec.m_axes)
+
+    @property
+    def _may_split_heads(self) -> bool:
+        """Whether devices may hold parts of heads; not if all of them hold whole ones."""
+        axis = self.spec.heads_axis
+        return axis is not None and self.spec.shape[axis] % self.mesh.size != 0
+
     def _partition(self, entries: list[Axes], whole: bool = False) -> PartitionSpec:
         """One entry per axis; where nothing is known of an axis, the compiler's choice."""
         batch, last = len(self.batch), len(entries) - 1
-        free = None if self.known else PartitionSpec.UNCONSTRAINED
         return PartitionSpec(
             *(
-                axes or (None if i == last or (whole and i >= batch) else free)
+                axes or (None if i == last or (whole and i >= batch) else self.free(i))
                 for i, axes in enumerate(entries)
             )
         )
@@ -79,7 +98,9 @@ class Layout:
 
 def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None) -> Layout:
     """The layout of a leaf; one whose partition is not known stands for an unsplit m."""
-    entries: Any = [None] * len(spec.shape) if partition is None else partition
+    entries: Any = [None] * len(spec.shape)
+    if partition is not None:
+        entries = _by_axis(mesh, spec, partition)
     # Of several axes that become one, XLA can keep the outermost split.
     merged = lambda axes: axes_of(entries[axes[0]]) if axes else ()
     return Layout(
@@ -90,6 +111,25 @@ def leaf_layout(mesh: AnyMesh, spec: MatrixSpec, partition: PartitionSpec | None
         m=merged(spec.m_axes),
         known=partition is not None,
     )
+
+
+def split_heads(leaf: jax.Array, spec: MatrixSpec) -> jax.Array:
+    """A leaf in `spec.shape`; under `Explicit` axes parts of heads are gathered before."""
+    mesh, axis = mesh_of(leaf), spec.heads_axis
+    if axis is not None and has_explicit(mesh):
+        entries = _by_axis(mesh, spec, typed_spec(leaf))
+        leaf = place(leaf, mesh, PartitionSpec(*entries[: axis + 1], *entries[axis + 2 :]))
+    return spec.split_heads(leaf)
+
+
+def _by_axis(mesh: Any, spec: MatrixSpec, partition: PartitionSpec) -> tuple[Any, ...]:
+    """The entries of a leaf's partition for the axes of `spec.shape`."""
+    entries = spec.by_axis(tuple(partition), None)
+    axis = spec.heads_axis
+    if axis is None or spec.shape[axis] % shards(mesh, axes_of(entries[axis])) == 0:
+        return entries
+    # Devices hold parts of heads.
+    return (*entries[:axis], None, *entries[axis + 1 :])
 
 
 class Placement:
@@ -171,6 +211,11 @@ class Placement:
     def _placed(
         self, x: jax.Array, layouts: dict[int, Layout], i: int, partition: Any
     ) -> jax.Array:
-        if self.mesh is None or not (layouts[i].known or self.splits_further):
+        if self.mesh is None:
             return x
-        return place(x, self.mesh, partition(layouts[i]))
+        layout = layouts[i]
+        if layout.known or self.splits_further:
+            return place(x, self.mesh, partition(layout))
+        if layout.spec.heads_axis is None:
+            return x
+        return place(x, self.mesh, PartitionSpec(*map(layout.free, range(x.ndim))))

@@ -1,15 +1,17 @@
 """The search over recipes: tuned until the best is interior, every run once, bytes as they are."""
 
+import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.recipes import __main__ as command
-from benchmarks.recipes import report, task
-from benchmarks.recipes.methods import GRIDS, METHODS
-from benchmarks.recipes.search import tune
+from benchmarks.recipes import report, stages, task, texts
+from benchmarks.recipes.methods import COMPETITORS, GRIDS, METHODS
+from benchmarks.recipes.search import Runs, tune
 from benchmarks.recipes.task import Setting
 
 TINY = Setting(width=64, steps=2, batch_size=2, seq_len=16)
@@ -61,7 +63,7 @@ def test_a_best_at_an_end_of_its_grid_is_no_result_unless_that_is_zero():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipes") / "tokens.npz"
-    text = np.random.default_rng(0).integers(0, 256, 3000)
+    text = np.append(np.random.default_rng(0).integers(0, 256, 3000), 256)
     np.savez(path, training=text, tuning=text[:1000], reported=text[1000:])
     return path
 
@@ -84,14 +86,113 @@ def test_bytes_are_those_of_the_matrices_state(name, size):
     assert task.bytes_per_entry(steps.optimizer(numbers, 0), params) == pytest.approx(size, rel=0.1)
 
 
-def test_every_method_of_every_stage_is_known_and_builds():
-    for stage in command.STAGES.values():
-        for name in stage.methods:
-            METHODS[name].build(0.1, 1.0, dimension_numbers=None, **_without_rate(name))
+def shapes_of_a_step(name, setting):
+    """Of the parameters before and after, from a trace with the numbers as arguments."""
+    steps = task.compiled.__wrapped__(name, setting)
+    params = jax.eval_shape(steps.parameters, 0)
+    numbers = {key: jnp.float32(value) for key, value in METHODS[name].start.items()}
+    state = jax.eval_shape(steps.init, params, numbers)
+    batch = jax.ShapeDtypeStruct((setting.batch_size, setting.seq_len + 1), jnp.int32)
+    after, new_state, _ = jax.eval_shape(steps.train, params, state, batch, numbers, 0)
+    assert new_state == state
+    return params, after
 
 
-def _without_rate(name):
-    return {key: value for key, value in METHODS[name].start.items() if key != "learning_rate"}
+def test_every_method_of_every_stage_is_known_and_starts_on_the_grids():
+    for scale in stages.SCALES.values():
+        for name in {name for stage in scale.values() for name in stage.methods}:
+            for number, start in METHODS[name].start.items():
+                assert any(value == pytest.approx(start) for value in GRIDS[number])
+
+
+@pytest.mark.product(every=9)
+@pytest.mark.parametrize("name", COMPETITORS)
+def test_every_competitor_takes_its_tuned_numbers_as_arguments_of_its_step(name):
+    before, after = shapes_of_a_step(name, TINY)
+    assert after == before
+
+
+@pytest.mark.product(every=6)
+@pytest.mark.parametrize("name", stages.FINALISTS)
+def test_at_the_accelerators_scale_a_step_is_of_130m_parameters_in_bfloat16(name):
+    before, after = shapes_of_a_step(name, stages.LARGE)
+    assert after == before
+    leaves = jax.tree.leaves(before["layers"])
+    assert sum(leaf.size for leaf in leaves) == pytest.approx(85e6, rel=0.01)
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_runs_recorded_before_a_setting_had_a_field_are_not_made_again(tmp_path):
+    runs = Runs(stages.FOLDER / "runs.jsonl", tmp_path / "no tokens", 1, pinned=False)
+    found = tune(runs, "adamw", stages.STAGES["main"].setting, None, None)
+    path = stages.FOLDER / "tuned.jsonl"
+    assert found == command.best_of_main(path, "adamw")
+    assert Setting().key.keys() == {"width", "steps", "batch_size", "seq_len"}
+    assert Setting(base_steps=9).key["base_steps"] == 9
+
+
+@pytest.mark.slow
+def test_fine_tuning_goes_on_from_one_model_that_is_trained_once(data, monkeypatch):
+    setting = dataclasses.replace(TINY, base_steps=2)
+    task.prepare(setting, data)
+    monkeypatch.setattr(task, "_trained", None)
+    task.prepare(setting, data)
+    monkeypatch.undo()
+    rates = lambda rate: {"learning_rate": rate, "b2": 0.95}
+    loss = lambda rate, seed: task.run("adamw", setting, rates(rate), seed, data)["reported"]
+    assert loss(0.0, 1) == loss(0.0, 2) != loss(0.01, 1)
+
+
+def test_word_problems_are_held_out_whole(tmp_path):
+    texts.write_problems(tmp_path / "problems.npz")
+    parts = texts.tokens(tmp_path / "problems.npz")
+    problems = lambda name: "".join(map(chr, parts[name])).split(chr(256))
+    assert len(problems("training")) == texts.PROBLEMS
+    assert not set(problems("training")) & {*problems("tuning")[:-1], *problems("reported")[1:]}
+    assert all("#### " in problem for problem in problems("training")[:9])
+
+
+def test_own_tokens_are_split_and_say_how_many_ids_there_are(tmp_path):
+    np.save(tmp_path / "own.npy", np.arange(200, dtype=np.uint16))
+    parts = texts.tokens(tmp_path / "own.npy")
+    np.testing.assert_array_equal(np.concatenate(list(parts.values())), np.arange(200))
+    assert [len(part) for part in parts.values()] == [190, 5, 5]
+    assert texts.vocabulary_size(tmp_path / "own.npy") == 200
+    np.save(tmp_path / "wrong.npy", np.ones((2, 3)))
+    with pytest.raises(SystemExit, match=r"wrong.npy holds float64\(2, 3\): give one axis of int"):
+        texts.tokens(tmp_path / "wrong.npy")
+
+
+def test_results_of_another_scale_or_text_are_apart(tmp_path):
+    own = tmp_path / "own.npy"
+    folders = {
+        stages.results_folder(*each) for each in (("cpu", None), ("gpu", None), ("gpu", own))
+    }
+    assert folders == {stages.FOLDER, stages.FOLDER / "gpu", stages.FOLDER / "gpu" / "own"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["ablations", "--scale", "gpu"],
+            "--scale gpu has no stage 'ablations': main, long, large",
+        ),
+        (
+            ["main", "--tokens", "absent.npy"],
+            "--tokens absent.npy: no such file; numpy.save writes",
+        ),
+        (
+            ["fine-tuning", "--tokens", __file__],
+            "'fine-tuning' goes on from bytes of text to others",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_the_reason(options, message, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["recipes", *options])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert message in capsys.readouterr().err
 
 
 def test_a_misspelt_method_is_answered_with_the_names(capsys, monkeypatch):

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from benchmarks import dct, optimizers, svd
-from benchmarks.methods import EVERY_STEP, METHODS
 
 
 def kept(result):
@@ -18,16 +17,15 @@ def small(monkeypatch):
     monkeypatch.setattr(optimizers, "LAYERS", 1)
     monkeypatch.setattr(optimizers, "HIDDEN", 32)
     monkeypatch.setattr(optimizers, "INTERMEDIATE", 48)
-    some = {name: METHODS[name] for name in ("optax.adamw", "optax.contrib.muon", "trion")}
-    monkeypatch.setattr(optimizers, "METHODS", some)
-    galore = "optax.contrib.galore, every step"
-    monkeypatch.setattr(optimizers, "EVERY_STEP", {galore: EVERY_STEP[galore]})
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_updates_are_compared_with_adamw_muon_and_galore_in_one_run():
-    result = kept(optimizers.measure(1 / 4, rounds=7))
+    galore = "optax.contrib.galore, every step"
+    result = kept(
+        optimizers.measure(1 / 4, 7, ("optax.adamw", "optax.contrib.muon", "trion", galore))
+    )
     rows = result["methods"]
     assert result["rank"] == 8
     assert {len(row["seconds"]) for row in rows.values()} == {7}
@@ -37,6 +35,15 @@ def test_updates_are_compared_with_adamw_muon_and_galore_in_one_run():
     assert 0 < low <= median <= high
     *_, line, _ = optimizers.table(result).splitlines()
     assert f"{median:.1f} ({low:.1f}–{high:.1f})" in line
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_a_few_methods_are_measured_alone_with_the_ratios_that_they_have():
+    result = kept(optimizers.measure(1 / 4, 7, ("optax.adamw", "tandem (n/2, int4)")))
+    assert result["methods"].keys() == {"optax.adamw", "tandem (n/2, int4)"}
+    assert "this / adamw" in optimizers.table(result)
+    assert "muon / this" not in optimizers.table(result)
 
 
 def test_singular_subspaces_are_compared_with_the_exact_ones():

@@ -1,0 +1,85 @@
+"""The stages of the search: which methods in which settings, from which numbers on."""
+
+import dataclasses
+import pathlib
+
+from benchmarks.recipes.methods import CHANGES, COMPETITORS
+from benchmarks.recipes.task import Setting
+from benchmarks.timing import RESULTS
+
+FOLDER = RESULTS / "recipes"
+ABLATIONS = ("tandem n/4", *(f"tandem n/4, {name}" for name in CHANGES))
+BLOCKS = (
+    "tandem n/2 int4",
+    "tandem n/2 int4, blocks 2",
+    "tandem n/2 int4, blocks 1",
+)
+FINALISTS = (
+    "adamw",
+    "muon",
+    "normuon int4",
+    "tandem n/2 int4",
+    "tandem n/4 int8",
+    "tandem n/16 int8",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Methods in a setting.
+
+    Attributes:
+        setting: the task.
+        methods: what is compared.
+        start: the method in "main" whose best numbers the tuning starts from; None for each its own
+            start, "" for its own best numbers there.
+        only: the numbers that are tuned; None for all.
+    """
+
+    setting: Setting
+    methods: tuple[str, ...]
+    start: str | None = None
+    only: tuple[str, ...] | None = None
+
+
+RATE_ONLY = ("learning_rate",)
+NARROW = Setting(width=64, steps=300)
+
+STAGES = {
+    "main": Stage(Setting(steps=300), COMPETITORS),
+    "width 64": Stage(NARROW, FINALISTS, "", RATE_ONLY),
+    "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
+    "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
+    "one rate": Stage(
+        NARROW, ("adamw", "tandem at one rate", "trion at one rate"), None, RATE_ONLY
+    ),
+    "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
+    "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
+    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", RATE_ONLY),
+    "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), FINALISTS, "", RATE_ONLY),
+}
+
+LARGE = Setting(width=768, steps=2000, batch_size=64, seq_len=512, preset="130m", dtype="bfloat16")
+
+SCALES = {
+    "cpu": STAGES,
+    "gpu": {
+        "main": Stage(LARGE, FINALISTS),
+        "long": Stage(dataclasses.replace(LARGE, steps=10_000), FINALISTS, "", RATE_ONLY),
+        "large batch": Stage(
+            dataclasses.replace(LARGE, steps=1000, batch_size=256), FINALISTS, "", RATE_ONLY
+        ),
+    },
+}
+"""The same questions for one core and for an accelerator."""
+
+
+def results_folder(scale: str, tokens: pathlib.Path | None) -> pathlib.Path:
+    """Where the results are that may be compared: of one scale and one text.
+
+    Args:
+        scale: a key of `SCALES`.
+        tokens: file of other tokens than the standard library's bytes.
+    """
+    folder = FOLDER if scale == "cpu" else FOLDER / scale
+    return folder if tokens is None else folder / tokens.stem
