@@ -30,7 +30,7 @@ from benchmarks.papers.training import (
     seconds_per_run,
 )
 from benchmarks.recipes.task import write_tokens
-from benchmarks.timing import check_clean, write_json
+from benchmarks.timing import check_clean, environment, write_json
 
 PAPERS = (trion.PAPER, online_subspace_descent.PAPER, i3s.PAPER, reviewers.PAPER)
 CLAIMS = {claim.name: claim for paper in PAPERS for claim in paper.claims}
@@ -84,7 +84,9 @@ class Session:
         else:
             write_missing(self.data)
             print(f"{name}: {evidence.minutes:g} minutes at most", flush=True)
-            write_json(path, evidence.measure(self.data))
+            # Before it: files may change while it runs.
+            start = {"environment": environment()}
+            write_json(path, start | evidence.measure(self.data))
 
 
 def write_missing(data: pathlib.Path) -> None:
@@ -149,8 +151,8 @@ def main() -> None:
     claims = cheapest_first(CLAIMS[name] for name in arguments.claims or CLAIMS)
     if arguments.scale == "paper":
         for claim in claims:
-            if claim.at_scale:
-                print(f"# {claim.name}\n{describe(claim.at_scale)}")
+            text = describe(claim.at_scale) if claim.at_scale else "nothing that has a scale"
+            print(f"# {claim.name}\n{text}")
         return
     if arguments.plan:
         print(overview(claims, arguments.scale or next(iter(SCALES)), arguments.workers))

@@ -43,7 +43,7 @@ PAPER = Paper(
             "Figure 2",
             "leading subspaces come to rest; sampled ones go on moving",
             STOPS,
-            Figures("papers/trajectories", trajectories.overlaps, trajectories.measure),
+            Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
             note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds.",
         ),
         Claim(
@@ -51,7 +51,7 @@ PAPER = Paper(
             "Figure 4",
             "sampled subspaces change the weights in more directions",
             f"{STOPS}, “constraining weight updates to similar subspaces”",
-            Figures("papers/trajectories", trajectories.spectra, trajectories.measure),
+            Figures("papers/trajectories", trajectories.spectra, trajectories.measure, minutes=10),
             note="The same trainings; the effective rank is exp(entropy of singular values) / n.",
         ),
     ),

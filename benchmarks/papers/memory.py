@@ -148,17 +148,18 @@ def _with_zero(name: str, params: Any) -> dict[str, int]:
 def sent(formula: str, params: Any) -> int:
     """Bytes that a step with ZeRO gathers and sums for all matrices, gradients' average apart."""
     specs = lro.matrix_specs(params, QUARTER, dimension_numbers=matrix_dimension_numbers)
-    total = 0
-    for spec in specs:
-        if spec is not None:
-            # An elementwise optimizer gathers its update whole.
-            one = (
-                FLOAT * spec.m * spec.n
-                if formula == "adamw"
-                else FORMULAS[formula](Split(spec.m, spec.n, spec.rank, zero=DEVICES))
-            )
-            total += math.prod(spec.batch) * one
-    return total
+    return sum(
+        math.prod(spec.batch) * _sent(formula, spec.m, spec.n, spec.rank)
+        for spec in specs
+        if spec is not None
+    )
+
+
+def _sent(formula: str, m: int, n: int, rank: int) -> int:
+    if formula == "adamw":
+        return FLOAT * m * n  # an elementwise optimizer gathers its update whole
+    # A state whose rows do not divide is whole on every device, which then needs no other.
+    return 0 if m % DEVICES else FORMULAS[formula](Split(m, n, rank, zero=DEVICES))
 
 
 def beside_zero(results: dict[str, Any]) -> list[Outcome]:

@@ -32,13 +32,18 @@ def read(file: str) -> dict[str, Any] | None:
 
 
 def found(claim: Claim, tuned: Tuned) -> tuple[str, list[Outcome]]:
-    """What there is of a claim: at which scale, and what was looked at; the largest with any."""
-    if isinstance(claim.evidence, Losses):
-        by_scale = {scale: outcomes(claim.evidence, scale, tuned) for scale in SCALES}
-        known = [s for s, all_ in by_scale.items() if {o.verdict for o in all_} != {NOT_RUN}]
-        return (known[-1], by_scale[known[-1]]) if known else ("", [])
-    results = read(claim.evidence.file)
-    return "", claim.evidence.read(results) if results is not None else []
+    """What there is of a claim, and at which scale: the largest that is finished, or begun."""
+    if not isinstance(claim.evidence, Losses):
+        results = read(claim.evidence.file)
+        return "", claim.evidence.read(results) if results is not None else []
+    best: tuple[str, list[Outcome]] = ("", [])
+    fewest = len(claim.evidence.comparisons)
+    for scale in SCALES:
+        looked_at = outcomes(claim.evidence, scale, tuned)
+        missing = sum(outcome.verdict == NOT_RUN for outcome in looked_at)
+        if missing < len(looked_at) and missing <= fewest:
+            best, fewest = (scale, looked_at), missing
+    return best
 
 
 def command(claim: Claim) -> str:
