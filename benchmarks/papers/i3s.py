@@ -41,7 +41,7 @@ PAPER = Paper(
         Claim(
             "subspace_overlap",
             "Figure 2",
-            "leading subspaces come to rest; sampled ones go on moving",
+            "leading subspaces change less and less; sampled ones go on changing",
             STOPS,
             Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
             note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds.",

@@ -97,7 +97,7 @@ def effective_rank(values: np.ndarray) -> float:
 
 
 def overlaps(results: dict[str, Any]) -> list[Outcome]:
-    """Whether the leading subspace comes to rest, and sampled ones move on."""
+    """Whether the leading subspace changes less and less, and a sampled one more than it."""
     early, late = _third(results, slice(None, THIRD)), _third(results, slice(-THIRD, None))
     return [
         _paired(
