@@ -9,6 +9,7 @@ not made again. ``--scale paper`` prints the commands for the papers' own sizes,
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import pathlib
@@ -55,6 +56,11 @@ class Session:
         """One set of processes for all claims."""
         write_missing(self.data)
         return Trainings(self.data, self.workers, self.deadline)
+
+    def close(self) -> None:
+        """Ends the processes, if there are any."""
+        if "trainings" in vars(self):
+            self.trainings.runs.close()
 
     def left(self) -> float:
         """Minutes."""
@@ -162,8 +168,9 @@ def main() -> None:
     check_clean(arguments.allow_dirty)
     FOLDER.mkdir(parents=True, exist_ok=True)
     session = Session(arguments.scale, arguments.budget, arguments.data, arguments.workers)
-    for claim in claims:
-        session.make(claim)
+    with contextlib.closing(session):
+        for claim in claims:
+            session.make(claim)
 
 
 def overview(claims: Iterable[Claim], scale: str, workers: int) -> str:

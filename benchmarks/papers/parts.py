@@ -1,4 +1,4 @@
-"""Times of an update's parts: the DCT's at large sizes, and Newton–Schulz' share of the step."""
+"""Times: the DCT's parts at large sizes, Newton–Schulz' share of a step, growth with the rank."""
 
 import functools
 import pathlib
@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 import lowrank_optax as lro
-from benchmarks.optimizers import HIDDEN, INTERMEDIATE, Updater
-from benchmarks.papers.claims import Outcome, below
+from benchmarks.methods import METHODS
+from benchmarks.optimizers import HIDDEN, INTERMEDIATE, Updater, parameters
+from benchmarks.papers.claims import Outcome, above, below
+from benchmarks.papers.methods import RANKS
 from benchmarks.timing import ROUNDS, interleaved_seconds, ratio, spread
 from lowrank_optax.axes.projections.base import Choice
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
@@ -22,6 +24,12 @@ COLUMNS = 2048
 RANK = 512
 SHARE_RANK = HIDDEN // 4
 WHOLE, ALONE = "whole", "newton_schulz"
+
+GROWTH = 1.25
+"""By how much a time may grow from the lowest rank to the highest and still not depend on it."""
+
+INDEPENDENT, DEPENDENT = ("trion", "dct_adamw (int8)"), ("dion", "ldadamw")
+"""Methods of `benchmarks.methods` whose time is said not to grow with the rank, and to grow."""
 
 
 def measure(data: pathlib.Path | None = None) -> dict[str, Any]:
@@ -113,3 +121,27 @@ def share(results: dict[str, Any]) -> list[Outcome]:
     )
     what = "Newton–Schulz' share of the update: trion < muon"
     return [Outcome(what, here, below(apart.low, apart.high, 0.0))]
+
+
+def measure_ranks(data: pathlib.Path | None = None) -> dict[str, Any]:
+    """Seconds of one layer's update by method and rank, all in the same rounds."""
+    del data
+    layer = {name: leaf for name, leaf in parameters().items() if name.startswith("layer0/")}
+    functions = {
+        f"{name} {label}": Updater(METHODS[name](round(fraction * HIDDEN)), layer)
+        for name in (*INDEPENDENT, *DEPENDENT)
+        for label, fraction in RANKS.items()
+    }
+    return {"hidden": HIDDEN, "seconds": interleaved_seconds(functions, ROUNDS)}
+
+
+def growth(results: dict[str, Any]) -> list[Outcome]:
+    """Whether the time grows from the lowest rank to the highest."""
+    lowest, *_, highest = RANKS
+    found = []
+    for name in (*INDEPENDENT, *DEPENDENT):
+        times = ratio(results["seconds"], f"{name} {highest}", f"{name} {lowest}")
+        compare, sign = (below, "<") if name in INDEPENDENT else (above, ">")
+        what = f"{name}: time at r/n = {highest} {sign} {GROWTH:g} × that at {lowest}"
+        found.append(Outcome(what, f"{times:.2f} times", compare(times.low, times.high, GROWTH)))
+    return found

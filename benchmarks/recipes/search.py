@@ -67,6 +67,11 @@ class Runs:
         futures = [self._future(method, setting, *one) for one in wanted]
         return [future.result()[part] for future in futures]
 
+    def close(self) -> None:
+        """Ends the processes."""
+        for pool in self.pools:
+            pool.shutdown()
+
     def _future(
         self, method: str, setting: Setting, numbers: Numbers, seed: int
     ) -> "concurrent.futures.Future[dict[str, Any]]":

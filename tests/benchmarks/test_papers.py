@@ -171,9 +171,6 @@ def verdicts(outcomes):
 def test_times_decide_what_is_said_of_them():
     assert verdicts(trion.faster(updates())) == [HOLDS] * 4
     assert verdicts(trion.faster(updates(dion=1.0))) == [HOLDS, HOLDS, FAILS, HOLDS]
-    independent = trion.rank_independence(updates(dion=2.0))
-    assert verdicts(independent) == [HOLDS, HOLDS, HOLDS, FAILS]
-    assert verdicts(trion.rank_independence(updates(trion=1.0)))[0] == FAILS
     assert verdicts(online_subspace_descent.cost(updates())) == [HOLDS, FAILS] * 2
 
 
@@ -250,6 +247,32 @@ def test_shares_of_newton_schulz_and_of_parts_are_of_equal_rounds():
     five = dict(zip("abcde", ([1.0] * 7, [1.0] * 7, [1.0] * 7, [2.0] * 7, [2.0] * 7), strict=True))
     (outcome,) = parts.large({"seconds": {"8192": five}})
     assert (outcome.verdict, outcome.here[:4]) == (HOLDS, "0.75")
+
+
+def test_growth_with_the_rank_is_said_of_some_and_denied_of_others():
+    names = (*parts.INDEPENDENT, *parts.DEPENDENT)
+    times = {"1/8": 1.0, "1/4": 9.0, "1/2": 1.2}
+    seconds = {f"{name} {rank}": [time] * 7 for name in names for rank, time in times.items()}
+    assert verdicts(parts.growth({"seconds": seconds})) == [HOLDS, HOLDS, FAILS, FAILS]
+
+
+@pytest.mark.slow
+def test_parts_and_ranks_are_timed_in_equal_rounds(monkeypatch):
+    monkeypatch.setattr(parts, "SIZES", (64,))
+    monkeypatch.setattr(parts, "COLUMNS", 16)
+    monkeypatch.setattr(parts, "RANK", 4)
+    monkeypatch.setattr(parts, "HIDDEN", 32)
+    monkeypatch.setattr(parts, "INTERMEDIATE", 48)
+    monkeypatch.setattr(parts, "SHARE_RANK", 8)
+    small = {"layer0/q": jnp.ones((32, 48)), "layer1/q": jnp.ones((32, 48))}
+    monkeypatch.setattr(parts, "parameters", lambda: small)
+    for measure, read in (
+        (parts.measure, parts.large),
+        (parts.measure_share, parts.share),
+        (parts.measure_ranks, parts.growth),
+    ):
+        results = json.loads(json.dumps(measure()))
+        assert set(verdicts(read(results))) <= {HOLDS, FAILS, UNDECIDED}
 
 
 def test_bytes_decide_exactly():
