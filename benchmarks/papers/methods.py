@@ -120,7 +120,7 @@ PAPERS: dict[str, Method] = {
         for name, select in zip(FREQUENT, ("top", "importance"), strict=True)
     },
     # Reviewers.
-    "apollo": ours(lro.apollo, ADAM, rank=QUARTER, update_interval=INTERVAL),
+    "apollo 1/4": ours(lro.apollo, ADAM, rank=QUARTER, update_interval=INTERVAL),
 }
 
 if shared := METHODS.keys() & PAPERS.keys():

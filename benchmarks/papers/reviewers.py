@@ -55,7 +55,7 @@ PAPER = Paper(
             ASKED,
             Losses(
                 (
-                    Comparison("dct_adamw", "apollo"),
+                    Comparison("dct_adamw", "apollo 1/4"),
                     Comparison("dct_adamw", "galore 1/4, importance"),
                 ),
                 beside=("trion 1/4", "adamw"),

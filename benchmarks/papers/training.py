@@ -86,6 +86,11 @@ class Trainings:
         return fits
 
 
+def _key(scale: str) -> dict[str, Any]:
+    """How runs' lines name the setting."""
+    return dataclasses.asdict(SCALES[scale])
+
+
 def tuned_numbers(method: str) -> tuple[str, ...]:
     """What is searched: the learning rate, and the momentum of what has one."""
     return tuple(name for name in METHODS[method].start if name in TUNED)
@@ -93,7 +98,7 @@ def tuned_numbers(method: str) -> tuple[str, ...]:
 
 def expected_runs(records: Iterable[Mapping[str, Any]], scale: str, method: str) -> int:
     """Runs that a method still needs, if the best is a step of the grid from where it starts."""
-    setting = dataclasses.asdict(SCALES[scale])
+    setting = _key(scale)
     done = sum(one["method"] == method and one["setting"] == setting for one in records)
     # The start; two neighbours and one more for every number.
     return max(1 + 3 * len(tuned_numbers(method)) + len(SEEDS) - done, len(SEEDS))
@@ -101,7 +106,7 @@ def expected_runs(records: Iterable[Mapping[str, Any]], scale: str, method: str)
 
 def seconds_per_run(records: Iterable[Mapping[str, Any]], scale: str) -> float:
     """The median of those that were timed at a scale."""
-    setting = dataclasses.asdict(SCALES[scale])
+    setting = _key(scale)
     known = [one["seconds"] for one in records if "seconds" in one and one["setting"] == setting]
     return statistics.median(known) if known else FIRST_GUESS[scale]
 
@@ -160,5 +165,5 @@ def _numbers(numbers: Numbers, names: Iterable[str]) -> str:
 
 def bytes_per_entry(scale: str, runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Of every method that ran at a scale."""
-    setting = dataclasses.asdict(SCALES[scale])
+    setting = _key(scale)
     return {one["method"]: one["bytes_per_entry"] for one in runs if one["setting"] == setting}
