@@ -10,7 +10,7 @@ docs/subspaces.png.
 import argparse
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -127,8 +127,11 @@ def block_matrices(tree: Any) -> Matrices:
     }
 
 
-def train() -> tuple[dict[str, dict[int, Matrices]], list[float]]:
+def train(steps: Sequence[int] = STEPS) -> tuple[dict[str, dict[int, Matrices]], list[float]]:
     """Trains the model.
+
+    Args:
+        steps: those whose matrices are kept, counted from 1; the last is where training ends.
 
     Returns:
         "gradient" or "momentum" to step to the block's matrices, for every step that is kept and
@@ -139,7 +142,7 @@ def train() -> tuple[dict[str, dict[int, Matrices]], list[float]]:
     params = nnx.to_pure_dict(parameters)
     # From a first step that moves, unlike a warm-up from zero: the second gradient is another one.
     schedule = optax.warmup_cosine_decay_schedule(
-        LEARNING_RATE / WARMUP, LEARNING_RATE, WARMUP, max(STEPS)
+        LEARNING_RATE / WARMUP, LEARNING_RATE, WARMUP, max(steps)
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
 
@@ -158,11 +161,11 @@ def train() -> tuple[dict[str, dict[int, Matrices]], list[float]]:
     state, momenta = optimizer.init(params), jax.tree.map(jnp.zeros_like, block_matrices(params))
     kept: dict[str, dict[int, Matrices]] = {"gradient": {}, "momentum": {}}
     losses = []
-    for number in range(1, max(STEPS) + 1):
+    for number in range(1, max(steps) + 1):
         tokens = next(batches)["tokens"]
         params, state, momenta, gradients, loss = step(params, state, momenta, tokens)
         losses.append(float(loss))
-        if {number, number + 1} & set(STEPS):
+        if {number, number + 1} & set(steps):
             kept["gradient"][number] = gradients
             kept["momentum"][number] = momenta
     return kept, losses

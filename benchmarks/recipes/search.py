@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pathlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.recipes.methods import GRIDS, METHODS
@@ -29,14 +29,24 @@ class Runs:
         data: file of tokens.
         workers: processes.
         pinned: whether each of them is single-threaded and on a core of its own.
+        run: what a process calls for a run, of the arguments of `task.run`.
+        others: further files of lines, whose runs are not made again either.
     """
 
-    def __init__(self, path: pathlib.Path, data: pathlib.Path, workers: int, pinned: bool):
-        self.path, self.data = path, data
+    def __init__(
+        self,
+        path: pathlib.Path,
+        data: pathlib.Path,
+        workers: int,
+        pinned: bool,
+        run: Callable[..., dict[str, Any]] = run,
+        others: Sequence[pathlib.Path] = (),
+    ):
+        self.path, self.data, self.run = path, data, run
         self.commit = git_commit()
         self.records = {}
-        if path.exists():
-            for record in read_lines(path):
+        for file in (*others, path):
+            for record in read_lines(file) if file.exists() else []:
                 self.records[_key(**{name: record[name] for name in KEY})] = record
         context = multiprocessing.get_context("spawn")
         self.pools = [
@@ -58,6 +68,11 @@ class Runs:
         futures = [self._future(method, setting, *one) for one in wanted]
         return [future.result()[part] for future in futures]
 
+    def close(self) -> None:
+        """Ends the processes."""
+        for pool in self.pools:
+            pool.shutdown()
+
     def _future(
         self, method: str, setting: Setting, numbers: Numbers, seed: int
     ) -> "concurrent.futures.Future[dict[str, Any]]":
@@ -69,7 +84,7 @@ class Runs:
                 return done
             worker = min(range(len(self.load)), key=self.load.__getitem__)
             self.load[worker] += 1
-        future = self.pools[worker].submit(run, method, setting, numbers, seed, self.data)
+        future = self.pools[worker].submit(self.run, method, setting, numbers, seed, self.data)
 
         def finished(future: Any) -> None:
             with _lock:

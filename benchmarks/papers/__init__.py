@@ -1,0 +1,1 @@
+"""Do the papers' claims hold? See `python -m benchmarks.papers --help` and docs/papers.md."""

@@ -1,0 +1,58 @@
+"""I3S: Importance Sampling Subspace Selection for Low-Rank Optimization in LLM Pretraining."""
+
+from benchmarks.papers import trajectories
+from benchmarks.papers.at_scale import compare
+from benchmarks.papers.claims import AtScale, Claim, Comparison, Figures, Losses, Paper
+from benchmarks.papers.methods import SAMPLING_INNER
+
+STOPS = "“the dominant subspace stops changing during pretraining” (abstract)"
+SAMPLED = ("galore 1/4", *(f"galore {inner}" for inner in SAMPLING_INNER), "fira svd")
+
+PAPER = Paper(
+    "i3s",
+    (
+        Claim(
+            "importance_against_dominant",
+            "Table 1",
+            "sampled subspaces have a lower loss than leading ones, in GaLore and in Fira",
+            "“significantly outperforms previous methods in LLM pretraining tasks” (abstract)",
+            Losses(
+                tuple(Comparison(f"{name}, importance", name) for name in SAMPLED),
+                beside=("adamw",),
+            ),
+            AtScale(
+                ("60m", "130m", "350m", "1b"),
+                tuple(
+                    compare(
+                        optimizers,
+                        f"{optimizers}-{{preset}}-{select}{option.replace(' --inner ', '-')}",
+                        f"--rank 0.25 --select {select}{option}",
+                    )
+                    for optimizers, option in (
+                        ("galore", ""),
+                        *(("galore", f" --inner {inner}") for inner in SAMPLING_INNER),
+                        ("fira", ""),
+                    )
+                    for select in ("top", "importance")
+                ),
+                SAMPLED,
+            ),
+        ),
+        Claim(
+            "subspace_overlap",
+            "Figure 2",
+            "leading subspaces change less and less; sampled ones go on changing",
+            STOPS,
+            Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
+            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds.",
+        ),
+        Claim(
+            "spectrum_of_the_change",
+            "Figure 4",
+            "sampled subspaces change the weights in more directions",
+            f"{STOPS}, “constraining weight updates to similar subspaces”",
+            Figures("papers/trajectories", trajectories.spectra, trajectories.measure, minutes=10),
+            note="The same trainings; the effective rank is exp(entropy of singular values) / n.",
+        ),
+    ),
+)

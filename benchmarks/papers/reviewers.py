@@ -1,0 +1,114 @@
+"""What reviewers of 2505.17967 asked for."""
+
+from typing import Any
+
+from benchmarks.papers import columns, memory, parts
+from benchmarks.papers.claims import Claim, Comparison, Figures, Losses, Outcome, Paper, above
+from benchmarks.papers.methods import RANKS
+from benchmarks.subspaces import TABLE_FRACTIONS
+from benchmarks.timing import spread
+
+SKETCHES = ("hadamard", "random_orthogonal", "identity", "random")
+ASKED = "a question; no figure"
+
+
+def sketches(results: dict[str, Any]) -> list[Outcome]:
+    """Energy of a block's gradients in the DCT's subspace by that in others of the same rank."""
+    found = []
+    errors = results["errors"]["gradient"]
+    for fraction, label in TABLE_FRACTIONS.items():
+        slot = results["fractions"].index(fraction)
+        for other in SKETCHES:
+            shares = [
+                (1 - errors["dct"][name][-1][slot] ** 2) / (1 - rows[-1][slot] ** 2)
+                for name, rows in errors[other].items()
+            ]
+            share = spread(shares)
+            what = f"r/n = {label}: energy in the DCT's columns > {other}"
+            found.append(Outcome(what, f"{share:.2f} times", above(share.low, share.high, 1.0)))
+    return found
+
+
+PAPER = Paper(
+    "reviewers",
+    (
+        Claim(
+            "time_at_8k_and_16k",
+            "time by part",
+            "at n = 8k and 16k the DCT's parts take less time than a power iteration with QR",
+            ASKED,
+            Figures("papers/parts", parts.large, parts.measure, minutes=15),
+            note=f"{parts.COLUMNS} columns, r = {parts.RANK}.",
+        ),
+        Claim(
+            "sketches_at_matched_rank",
+            "Hadamard and random sketches",
+            "the DCT's columns hold more of a gradient than other bases' of the same rank",
+            ASKED,
+            Figures("subspaces", sketches, command="python -m benchmarks.subspaces"),
+            note="“random” selects nothing; the others take their columns of largest ℓ1 norm.",
+        ),
+        Claim(
+            "apollo_and_i3s",
+            "APOLLO and I3S beside it",
+            "DCT-AdamW has a lower loss than APOLLO and than GaLore with I3S, at r/n = 1/4",
+            ASKED,
+            Losses(
+                (
+                    Comparison("dct_adamw", "apollo 1/4"),
+                    Comparison("dct_adamw", "galore 1/4, importance"),
+                ),
+                beside=("trion 1/4", "adamw"),
+            ),
+        ),
+        Claim(
+            "principal_angles",
+            "principal angles over training",
+            "the DCT's subspace shares more with the best one than a random subspace does",
+            ASKED,
+            Figures("papers/columns", columns.angles, columns.measure),
+            note="Seven matrices of one block at width 128; quartiles are over them.",
+        ),
+        Claim(
+            "newton_schulz_share",
+            "Newton–Schulz' share of the step",
+            "Newton–Schulz is less of Trion's update than of Muon's",
+            ASKED,
+            Figures("papers/share", parts.share, parts.measure_share, minutes=2),
+        ),
+        Claim(
+            "beside_zero",
+            "does ZeRO make compression needless?",
+            f"with ZeRO over {memory.DEVICES} devices low-rank methods still keep and send less "
+            "than AdamW",
+            ASKED,
+            Figures("papers/zero", memory.beside_zero, memory.measure_zero, minutes=3),
+            note=(
+                "Exact, from shapes and the formulas that docs/scaling.md checks. A learned basis "
+                "(Dion, LDAdamW) is whole on every device. The 1b preset's MLP is 5461 wide, which "
+                "8 does not divide: there a low-rank method's state stays whole and nothing is "
+                "sent, while AdamW's is split along another axis."
+            ),
+        ),
+        Claim(
+            "feedback_memory",
+            "the feedback's memory at 8 and 4 bits",
+            "with 8 or 4-bit feedback DCT-AdamW keeps less than AdamW, at every rank",
+            ASKED,
+            Figures(
+                "papers/memory",
+                lambda results: memory.smaller(
+                    results,
+                    {
+                        f"dct_adamw {label}, feedback {bits}": "adamw"
+                        for bits in ("int8", "int4")
+                        for label in RANKS
+                    },
+                ),
+                memory.measure,
+                minutes=2,
+            ),
+            note="Exact, from shapes.",
+        ),
+    ),
+)

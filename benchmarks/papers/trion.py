@@ -1,0 +1,227 @@
+"""FFT-based Dynamic Subspace Selection for Low-Rank Adaptive Optimization of LLMs."""
+
+from typing import Any
+
+from benchmarks import subspaces
+from benchmarks.papers import columns, memory, parts
+from benchmarks.papers.at_scale import compare
+from benchmarks.papers.claims import (
+    MATCHES,
+    UNDECIDED,
+    AtScale,
+    Claim,
+    Comparison,
+    Figures,
+    Losses,
+    Outcome,
+    Paper,
+    above,
+)
+from benchmarks.papers.methods import RANKS
+from benchmarks.timing import ratio, spread
+
+MATCHES_SVD = "“matches the performance of costly SVD/QR-based methods” (abstract)"
+PRESETS = ("350m", "800m", "1b")
+LARGE = 1024
+"""Columns from which a transform counts as one of a large layer."""
+
+NEAR = 0.9
+"""Share of the best subspace's energy that an approximation of it holds."""
+
+
+def fft_against_matmul(results: dict[str, Any]) -> list[Outcome]:
+    """Times of one transform, both directions, float32."""
+    found = []
+    for row in results["results"]:
+        if row["n"] >= LARGE:
+            for kind in ("dct", "idct"):
+                faster = ratio(row["seconds"], f"{kind} matmul float32", f"{kind} fft float32")
+                what = f"{kind}, n = {row['n']}: FFT faster than the product"
+                found.append(
+                    Outcome(what, f"{faster:.1f} times", above(faster.low, faster.high, 1.0))
+                )
+    return found
+
+
+def errors(results: dict[str, Any]) -> list[Outcome]:
+    """Energy of a block's gradients in the DCT's subspace by that of the best, by rank."""
+    found = []
+    by_matrix, best = (results["errors"]["gradient"][name] for name in ("dct", "svd"))
+    for fraction, label in subspaces.TABLE_FRACTIONS.items():
+        slot = results["fractions"].index(fraction)
+        shares = [
+            (1 - by_matrix[name][-1][slot] ** 2) / (1 - best[name][-1][slot] ** 2)
+            for name in by_matrix
+        ]
+        share = spread(shares)
+        what = f"r/n = {label}: energy that the DCT's columns hold of the best subspace's"
+        found.append(Outcome(what, f"{share:.2f}", above(share.low, share.high, NEAR)))
+    return found
+
+
+def faster(results: dict[str, Any]) -> list[Outcome]:
+    """Updates' times in the same rounds."""
+    found = []
+    for result in results["ranks"]:
+        seconds = {name: row["seconds"] for name, row in result["methods"].items()}
+        for slower, quicker in (("dion", "trion"), ("ldadamw", "dct_adamw (int8)")):
+            times = ratio(seconds, slower, quicker)
+            what = f"rank {result['rank']}: {quicker} faster than {slower}"
+            found.append(Outcome(what, f"{times:.1f} times", above(times.low, times.high, 1.0)))
+    return found
+
+
+def fine_tuning(results: dict[str, Any]) -> list[Outcome]:
+    """Exact match beside AdamW's; one seed decides nothing."""
+    chosen = [run for run in results["runs"] if run["chosen"]]
+    adamw = next(run for run in chosen if run["rank"] is None)
+    return [
+        Outcome(
+            f"{run['method']}, rank {run['rank']}: exact match as AdamW's",
+            f"{run['accuracy']:.1%} against {adamw['accuracy']:.1%}, one seed",
+            UNDECIDED,
+        )
+        for run in chosen
+        if run["rank"] is not None
+    ]
+
+
+def _table_1() -> Losses:
+    pairs = tuple(Comparison(f"trion {label}", f"dion {label}", MATCHES) for label in RANKS)
+    return Losses(pairs, beside=("adamw",))
+
+
+PAPER = Paper(
+    "trion",
+    (
+        Claim(
+            "trion_against_dion",
+            "Table 1",
+            "Trion's loss is that of Dion or lower, at r/n = 1/8, 1/4 and 1/2",
+            MATCHES_SVD,
+            _table_1(),
+            AtScale(
+                PRESETS,
+                tuple(
+                    compare("trion,dion", f"trion-{{preset}}-{rank:g}", f"--rank {rank:g}")
+                    for rank in RANKS.values()
+                ),
+                (*(f"{name} {label}" for label in RANKS for name in ("trion", "dion")), "adamw"),
+            ),
+        ),
+        Claim(
+            "dct_adamw_against_ldadamw",
+            "Table 2",
+            "DCT-AdamW's loss is that of LDAdamW or lower, at r/n = 1/4",
+            MATCHES_SVD,
+            Losses((Comparison("dct_adamw", "ldadamw", MATCHES),), beside=("adamw",)),
+            AtScale(
+                PRESETS,
+                (compare("adamw,ldadamw,dct_adamw", "dct_adamw-{preset}", "--rank 0.25"),),
+                ("adamw", "ldadamw", "dct_adamw"),
+            ),
+        ),
+        Claim(
+            "fft_against_matmul",
+            "Tables 4 and 5",
+            f"the FFT is faster than the product with the DCT matrix, from n = {LARGE} on",
+            "O(n² log n) against O(n³) “for large layers” (abstract)",
+            Figures("dct", fft_against_matmul, command="python -m benchmarks.dct"),
+            note="On two CPU cores; products gain most from an accelerator.",
+        ),
+        Claim(
+            "dct_in_frugal_and_fira",
+            "Table 6",
+            "FRUGAL and Fira lose nothing by the DCT in place of the SVD",
+            MATCHES_SVD,
+            Losses(
+                (
+                    Comparison("frugal dct", "frugal svd", MATCHES),
+                    Comparison("fira dct", "fira svd", MATCHES),
+                ),
+                beside=("frugal randperm", "frugal random"),
+            ),
+            AtScale(
+                PRESETS,
+                tuple(
+                    compare(
+                        "frugal,fira" if name in ("svd", "dct") else "frugal",
+                        f"{name}-{{preset}}",
+                        f"--rank 0.25 --projection {projection}",
+                    )
+                    for name, projection in (
+                        ("svd", "svd"),
+                        ("dct", "dct"),
+                        ("randperm", "identity --select uniform"),
+                        ("random", "random"),
+                    )
+                ),
+                ("frugal svd", "frugal dct", "fira svd", "fira dct", "frugal randperm"),
+            ),
+        ),
+        Claim(
+            "fine_tuning",
+            "Tables 7 and 8",
+            "low-rank methods fine-tune as well as AdamW",
+            MATCHES_SVD,
+            Figures("finetuning", fine_tuning, command="python -m benchmarks.finetuning"),
+            note=(
+                "A model of half a million parameters and generated problems; one seed, so nothing "
+                "is decided."
+            ),
+        ),
+        Claim(
+            "projection_errors",
+            "Figure 1",
+            f"the DCT's best columns hold {NEAR:.0%} of what the best subspace holds",
+            "“approximate SVD/QR-based gradient projections” (abstract)",
+            Figures("subspaces", errors, command="python -m benchmarks.subspaces"),
+            note=(
+                "Seven matrices of one block at width 128; quartiles are over them; the limit is "
+                "ours. The gradients are almost of low rank here, in directions of their own, over "
+                "which the columns of a fixed basis are spread."
+            ),
+        ),
+        Claim(
+            "column_norms",
+            "Figure 1",
+            "few columns of the DCT hold most of a gradient: fewer than of other orthogonal bases",
+            "columns chosen by “their alignment with the gradient of each layer” (abstract)",
+            Figures("papers/columns", columns.concentration, columns.measure),
+            note="The effective share of columns is exp(entropy of their energies) / n.",
+        ),
+        Claim(
+            "rank_independence",
+            "abstract",
+            f"to r = n/2 the time of Trion's and DCT-AdamW's updates grows less than "
+            f"{parts.GROWTH:g} times from r = n/8, Dion's and LDAdamW's more",
+            "“rank-independent running time” (abstract)",
+            Figures("papers/ranks", parts.growth, parts.measure_ranks),
+            note="The limit is ours. The seven matrices of a layer of width 512.",
+        ),
+        Claim(
+            "faster_updates",
+            "abstract",
+            "Trion's update is faster than Dion's, DCT-AdamW's faster than LDAdamW's",
+            "“faster runtime” (abstract)",
+            Figures("optimizers", faster, command="python -m benchmarks.optimizers"),
+        ),
+        Claim(
+            "memory",
+            "abstract",
+            "Trion keeps less than Dion, DCT-AdamW with 8-bit feedback less than LDAdamW",
+            "memory reduced “by up to 25 %” (abstract), of what a device holds in training",
+            Figures(
+                "papers/memory",
+                lambda results: memory.smaller(
+                    results,
+                    {f"trion {label}": f"dion {label}" for label in RANKS}
+                    | {f"dct_adamw {label}, feedback int8": f"ldadamw {label}" for label in RANKS},
+                ),
+                memory.measure,
+                minutes=2,
+            ),
+            note="Exact, from shapes; activations are not in it.",
+        ),
+    ),
+)
