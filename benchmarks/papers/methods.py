@@ -10,7 +10,7 @@ import optax
 
 import lowrank_optax as lro
 from benchmarks.recipes.methods import METHODS, QUARTER, Method
-from benchmarks.recipes.methods import _ours as ours
+from benchmarks.recipes.methods import ours as ours
 
 TUNED = ("learning_rate", "momentum")
 """Of a method's numbers those that are searched; the others stay where they start."""

@@ -34,7 +34,9 @@ class Method:
     start: Mapping[str, float]
 
 
-def _ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
+def ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
+    """One of this library, with AdamW on embeddings, head and norms."""
+
     def build(
         rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
     ) -> optax.GradientTransformation:
@@ -86,36 +88,36 @@ ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.9}
 ADAM = {"learning_rate": 0.005, "b2": 0.95}
 QUARTER = 0.25
 
-_tandem = functools.partial(_ours, lro.tandem, ORTHONORMAL | {"learning_rate": 0.04})
+_tandem = functools.partial(ours, lro.tandem, ORTHONORMAL | {"learning_rate": 0.04})
 
 METHODS: dict[str, Method] = {
     # What others have.
     "adamw": _whole(optax.scale_by_adam, ADAM),
     "adam8bit": _whole(lro.scale_by_adam8bit, ADAM),
     "lion": _whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}),
-    "trion": _ours(lro.trion, ORTHONORMAL, rank=QUARTER),
-    "dct_adamw": _ours(lro.dct_adamw, ADAM, rank=QUARTER),
-    "ldadamw": _ours(lro.ldadamw, ADAM, rank=QUARTER),
-    "frugal": _ours(lro.frugal, ADAM, rank=QUARTER, projection="dct", update_interval=50),
-    "fira": _ours(lro.fira, ADAM, rank=QUARTER, projection="dct", update_interval=50),
-    "galore": _ours(lro.galore, ADAM, rank=QUARTER, method="gram", update_interval=50),
-    "dion3": _ours(lro.dion3, ORTHONORMAL, rank=QUARTER),
-    "alice0": _ours(
+    "trion": ours(lro.trion, ORTHONORMAL, rank=QUARTER),
+    "dct_adamw": ours(lro.dct_adamw, ADAM, rank=QUARTER),
+    "ldadamw": ours(lro.ldadamw, ADAM, rank=QUARTER),
+    "frugal": ours(lro.frugal, ADAM, rank=QUARTER, projection="dct", update_interval=50),
+    "fira": ours(lro.fira, ADAM, rank=QUARTER, projection="dct", update_interval=50),
+    "galore": ours(lro.galore, ADAM, rank=QUARTER, method="gram", update_interval=50),
+    "dion3": ours(lro.dion3, ORTHONORMAL, rank=QUARTER),
+    "alice0": ours(
         lro.alice0,
         ADAM | {"learning_rate": 0.02},
         rank=QUARTER,
         method="gram",
         update_interval=50,
     ),
-    "apollo": _ours(lro.apollo, ADAM | {"learning_rate": 0.01}, rank=QUARTER, update_interval=50),
-    "apollo_mini": _ours(lro.apollo_mini, ADAM | {"learning_rate": 0.01}, update_interval=50),
+    "apollo": ours(lro.apollo, ADAM | {"learning_rate": 0.01}, rank=QUARTER, update_interval=50),
+    "apollo_mini": ours(lro.apollo_mini, ADAM | {"learning_rate": 0.01}, update_interval=50),
     # Muon and NorMuon, stored in more or fewer bits.
-    "muon": _ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
-    "muon int8": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
-    "muon int4": _ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
-    "normuon": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion"),
-    "normuon int8": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
-    "normuon int4": _ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
+    "muon": ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
+    "muon int8": ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
+    "muon int4": ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
+    "normuon": ours(lro.normuon, ORTHONORMAL, shape_scale="dion"),
+    "normuon int8": ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
+    "normuon int4": ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
     # Tandem by budget.
     "tandem n/2": _tandem(rank=1 / 2, mu_dtype=None),
     "tandem n/2 int8": _tandem(rank=1 / 2, mu_dtype="int8"),
