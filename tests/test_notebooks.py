@@ -1,5 +1,6 @@
 """The notebooks run from start to end, and the outputs that are committed with them are whole."""
 
+import ast
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ from nbclient import NotebookClient
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+NAMES = ["choosing.ipynb", "quickstart.ipynb", "sharding.ipynb", "subspaces.ipynb"]
+QUICK = "quickstart.ipynb"
+# What a reader has who installed the library and matplotlib.
+INSTALLED = {"jax", "lowrank_optax", "matplotlib", "numpy", "optax"}
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -37,8 +42,10 @@ def execute(notebook):
         timeout=240,
         resources={"metadata": {"path": str(REPOSITORY / "notebooks")}},
     )
-    # A reader has no eight host devices, which conftest.py asks for.
+    # A reader has no eight host devices, which conftest.py asks for. And the library is this one,
+    # wherever another one is installed.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
     client.execute(env=environment, cleanup_kc=True)
 
 
@@ -63,11 +70,31 @@ def assert_clean(notebook):
         assert "warning" not in output.text.lower(), output.text
 
 
-def test_there_is_a_notebook_to_test():
-    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+def test_there_are_the_notebooks_to_test():
+    assert [path.name for path in NOTEBOOKS] == NAMES
 
 
 @each_notebook
+def test_a_reader_can_copy_it_without_the_repository(path):
+    code = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
+    imported = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    assert "lowrank_optax" in imported
+    assert imported <= INSTALLED | sys.stdlib_module_names
+    assert "sys.path" not in code
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.name, marks=[] if path.name == QUICK else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_without_error_or_warning(path):
     notebook = read(path)
     saved_pictures = len(pictures(notebook))
