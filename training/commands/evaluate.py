@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
@@ -84,18 +87,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     folder = _create_folder(config)
     mesh = make_mesh(sizes)
     model = source.load(mesh, config.dtype)
-    records: dict[int, dict[str, Any]] = {}
     start = time.perf_counter()
+    records: dict[int, dict[str, Any]] = {}
     with _ProgressBar(console, len(examples)) as bar, _open(folder / OUTPUTS_FILE) as file:
-        for indices in plan_batches([len(tokens) for tokens in prompts], config.batch_size):
-            outputs = answer(
-                model,
-                source.tokenizer,
-                [prompts[i] for i in indices],
-                batch_size=config.batch_size,
-                max_new_tokens=config.max_new_tokens,
-                mesh=mesh,
-            )
+        for indices, outputs in _batches_of_outputs(config, source, model, prompts, mesh):
             for i, output in zip(indices, outputs, strict=True):
                 records[i] = _record(examples[i], references[i], output)
                 file.write(json.dumps(records[i]) + "\n")
@@ -123,6 +118,20 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
         markup=False,
     )
     return summary
+
+
+def _batches_of_outputs(
+    config: EvaluateConfig,
+    source: PretrainedModel,
+    model: Llama,
+    prompts: list[np.ndarray],
+    mesh: Mesh,
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Which prompts are answered together, and their answers, one batch after the other."""
+    for indices in plan_batches([len(tokens) for tokens in prompts], config.batch_size):
+        chosen = [prompts[i] for i in indices]
+        sizes = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
+        yield indices, answer(model, source.tokenizer, chosen, mesh=mesh, **sizes)
 
 
 def _evaluate_text(

@@ -36,10 +36,9 @@ from training.runs.metrics import (
 )
 from training.runs.summary import summarize
 from training.runs.writers import open_writers
-from training.steps.arguments import StepArguments, step_arguments
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import checked_metrics
-from training.steps.update import TrainState
+from training.steps.update import StepArguments, TrainState, step_arguments
 
 METRICS_FILE = "metrics.jsonl"
 RATE_WINDOW = 20  # steps that tokens_per_second is averaged over

@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 import lowrank_optax as lro
-from training.config.resolved import StepOptions
-from training.steps.arguments import StepArguments
+from training.config.resolved import Schedule, StepOptions, Variant
 from training.steps.diagnostics import Look, look
 from training.steps.mesh import batch_sharding
 from training.steps.objective import Objective
 from training.steps.optimizers import build_optimizer
-from training.steps.schedule import learning_rate_schedule
 from training.steps.spikes import spike_metrics, without_spikes
+
+_ROUNDING = 0x524F554E  # folded into a run's key: that of the weights is made of the seed alone
 
 
 class TrainState(NamedTuple):
@@ -31,6 +32,20 @@ class TrainState(NamedTuple):
     optimizer_state: optax.OptState
 
 
+class StepArguments(NamedTuple):
+    """Arguments of a step besides the state and a batch; runs that share it may differ in them."""
+
+    peaks: Any  # float32 (2,), of the matrices' learning rate and of the fallback's
+    rounding_key: Any  # uint32 (2,), with the step the key of --rounding stochastic; else unused
+
+
+def step_arguments(variant: Variant) -> StepArguments:
+    """The arguments of a run's steps, as arrays of the host."""
+    peaks = np.array([variant.learning_rate, variant.fallback_learning_rate], np.float32)
+    key = jax.random.fold_in(jax.random.key(variant.seed), _ROUNDING)
+    return StepArguments(peaks, np.asarray(jax.random.key_data(key)))
+
+
 class Proposal(NamedTuple):
     """What a step would do."""
 
@@ -39,6 +54,22 @@ class Proposal(NamedTuple):
     gradient: Any
     updates: Any  # what the optimizer adds to the parameters
     optimizer_state: optax.OptState
+
+
+def learning_rate_schedule(schedule: Schedule) -> optax.Schedule:
+    """Learning rate over its peak, as a function of the steps done: linear warm-up from
+    1 / warmup_steps, then the configured shape down to `final_learning_rate_ratio`."""
+    warmup = schedule.warmup_steps
+    decay_steps = max(1, schedule.steps - warmup)
+    decay = {
+        "cosine": optax.cosine_decay_schedule(1.0, decay_steps, schedule.final_learning_rate_ratio),
+        "linear": optax.linear_schedule(1.0, schedule.final_learning_rate_ratio, decay_steps),
+        "constant": optax.constant_schedule(1.0),
+    }[schedule.schedule]
+    if not warmup:
+        return decay
+    rise = optax.linear_schedule(1 / warmup, 1.0, max(1, warmup - 1))
+    return optax.join_schedules([rise, decay], [warmup])
 
 
 def mean_gradient(

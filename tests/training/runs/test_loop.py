@@ -21,8 +21,7 @@ from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
-from training.steps.schedule import learning_rate_schedule
-from training.steps.update import mean_gradient
+from training.steps.update import learning_rate_schedule, mean_gradient
 
 
 def curve(folder):
@@ -98,7 +97,7 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
         trainer(parts)
     assert signal.getsignal(number) is before
     assert len(curve(tmp_path / "parts")) < 6
-    trainer(dataclasses.replace(parts, resume=True))
+    trainer(trainer.changed(parts, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
@@ -134,7 +133,7 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
         trainer(parts, steps)
     assert sent
     monkeypatch.undo()
-    trainer(dataclasses.replace(parts, resume=True))
+    trainer(trainer.changed(parts, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
