@@ -16,9 +16,10 @@ from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
+from training.config.ranges import check_ranges
 from training.data.prompts import Prompt
 from training.data.questions import Example, has_questions, read_examples
-from training.errors import UserError, as_flag
+from training.errors import UserError
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
 from training.json_files import write_json
@@ -173,10 +174,7 @@ def _num_correct(records: dict[int, dict[str, Any]]) -> int:
 
 
 def _check(config: EvaluateConfig, shards: int, mesh: str) -> None:
-    for name in ("batch_size", "max_new_tokens", "limit", "seq_len"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{as_flag(name)} is {value}, but must be at least 1")
+    check_ranges(vars(config))
     if config.batch_size % shards:
         raise UserError(
             f"--batch-size {config.batch_size} cannot be divided over {shards} device(s): use a "

@@ -15,18 +15,20 @@ def _is_rank(value: int | float) -> bool:
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "at least 1": (
         lambda value: value >= 1,
-        "steps batch_size seq_len eval_batches accumulate_steps keep_checkpoints",
+        "steps batch_size seq_len eval_batches accumulate_steps keep_checkpoints num_processes "
+        "coordinator_timeout max_new_tokens limit samples",
     ),
     "0 or more": (
         lambda value: value >= 0,
         "checkpoint_every eval_every keep_every keep_best diagnostics_every clip_norm weight_decay "
-        "warmup_steps seed",
+        "warmup_steps seed temperature",
     ),
     "greater than 0": (
         lambda value: 0 < value < math.inf,
         "learning_rate fallback_learning_rate epochs",
     ),
     "between 0 and 1": (lambda value: 0 < value < 1, "validation_fraction"),
+    "above 0 and at most 1": (lambda value: 0 < value <= 1, "top_p"),
     "from 0 to 1": (lambda value: 0 <= value <= 1, "final_learning_rate_ratio"),
     "an integer >= 1 or a fraction in (0, 1]": (_is_rank, "rank"),
     "greater than 1": (lambda value: 1 < value < math.inf, "outlier_factor"),
@@ -49,5 +51,5 @@ def check_ranges(values: Mapping[str, Any]) -> None:
                 raise UserError(f"{as_flag(name)} is {value}, but must be {expected}")
     if values.get("init_state") == "shared" and values["init_from"] is None:
         raise UserError("--init-state shared is for --init-from RUN: add that")
-    if values["rounding"] == "stochastic" and values["param_dtype"] != "bfloat16":
+    if values.get("rounding") == "stochastic" and values["param_dtype"] != "bfloat16":
         raise UserError("--rounding stochastic is for --param-dtype bfloat16")

@@ -16,6 +16,7 @@ import pytest
 import training.runs.loop
 import training.runs.metrics
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.reader import CheckpointReader
 from training.config.options import to_json
 from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
@@ -324,9 +325,7 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
     trainer(config)
     steps = trainer.steps(config)
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
-    state, _ = checkpoints.read(6, steps.abstract_state)
-    checkpoints.close()
+    state, _ = CheckpointReader(tmp_path / "run/checkpoints").read(6, steps.abstract_state)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 
 
