@@ -121,7 +121,7 @@ def compile_steps(
         train=train,
         evaluate=in_mesh(update.loss, replicated),
         all_finite=in_mesh(_all_finite, replicated),
-        look=in_mesh(update.look, (replicated, None)),
+        look=in_mesh(update.look, Look(replicated, None)),  # type: ignore[arg-type] # shardings
         overlaps=in_mesh(overlaps, replicated),
         optimizer=update.optimizer(1.0, 1.0, seed=0),
         abstract_state=state,
