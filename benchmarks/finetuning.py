@@ -39,9 +39,9 @@ from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.questions import read_examples
 from training.data.questions_corpus import FinetuneData, load_finetune_data
 from training.runs.summary import readable_bytes
-from training.steps.arguments import step_arguments
 from training.steps.compiled import CompiledSteps
 from training.steps.mesh import make_mesh
+from training.steps.update import step_arguments
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

@@ -39,9 +39,9 @@ from training.data.corpus import Corpus, load_corpus
 from training.runs.interruption import StopRequest
 from training.runs.loop import Run, open_run
 from training.runs.resolve import resolve_pretraining
-from training.steps.arguments import step_arguments
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.update import step_arguments
 
 PIPELINE_SECONDS = 2.0
 HOST_STEPS = 500

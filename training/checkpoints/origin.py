@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from training.checkpoints.reader import CheckpointReader
-from training.checkpoints.trees import by_path, describe_differences, map_by_path
+from training.checkpoints.trees import by_path, map_by_path, tree_differences
 from training.errors import UserError
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
@@ -58,7 +58,7 @@ def read_parameters(
         UserError: it is damaged or of another model.
     """
     saved = origin.reader.read_tree(origin.step)["params"]
-    if differences := describe_differences(saved, expected):
+    if differences := tree_differences(saved, expected):
         raise UserError(
             f"checkpoint {origin.folder} is of another model than the options describe. Its "
             f"parameters differ in\n{differences}\nThe config.json of its run has its options"

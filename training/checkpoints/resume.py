@@ -10,7 +10,7 @@ from training.checkpoints.init_from import init_from
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import find_origin
 from training.checkpoints.reader import UnreadableCheckpointError
-from training.checkpoints.trees import describe_differences
+from training.checkpoints.trees import tree_differences
 from training.config.pretraining import InitOptions
 from training.config.resolved import Variant
 from training.errors import UserError
@@ -105,7 +105,7 @@ def _read(
     folder: epath.Path, steps: CompiledSteps, checkpoints: Checkpoints, step: int
 ) -> tuple[TrainState, dict[str, Any]]:
     """State and position in the data at one checkpoint."""
-    differences = describe_differences(checkpoints.read_tree(step), steps.abstract_state)
+    differences = tree_differences(checkpoints.read_tree(step), steps.abstract_state)
     if differences:
         raise UserError(
             f"checkpoint {checkpoints.folder / str(step)} is of another model or optimizer; "

@@ -27,7 +27,7 @@ def describe(array: Any) -> str:
     return f"{array.dtype}{array.shape}"
 
 
-def describe_differences(saved: Any, expected: Any) -> str:
+def tree_differences(saved: Any, expected: Any) -> str:
     """A line for each array that only one of two trees has or that differs in shape or type.
 
     Args:

@@ -3,19 +3,23 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
+from training.config.ranges import check_ranges
 from training.data.prompts import Prompt
 from training.data.questions import Example, has_questions, read_examples
-from training.errors import UserError, as_flag
+from training.errors import UserError
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
 from training.json_files import write_json
@@ -84,18 +88,10 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     folder = _create_folder(config)
     mesh = make_mesh(sizes)
     model = source.load(mesh, config.dtype)
-    records: dict[int, dict[str, Any]] = {}
     start = time.perf_counter()
+    records: dict[int, dict[str, Any]] = {}
     with _ProgressBar(console, len(examples)) as bar, _open(folder / OUTPUTS_FILE) as file:
-        for indices in plan_batches([len(tokens) for tokens in prompts], config.batch_size):
-            outputs = answer(
-                model,
-                source.tokenizer,
-                [prompts[i] for i in indices],
-                batch_size=config.batch_size,
-                max_new_tokens=config.max_new_tokens,
-                mesh=mesh,
-            )
+        for indices, outputs in _batches_of_outputs(config, source, model, prompts, mesh):
             for i, output in zip(indices, outputs, strict=True):
                 records[i] = _record(examples[i], references[i], output)
                 file.write(json.dumps(records[i]) + "\n")
@@ -123,6 +119,20 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
         markup=False,
     )
     return summary
+
+
+def _batches_of_outputs(
+    config: EvaluateConfig,
+    source: PretrainedModel,
+    model: Llama,
+    prompts: list[np.ndarray],
+    mesh: Mesh,
+) -> Iterator[tuple[list[int], list[str]]]:
+    """Which prompts are answered together, and their answers, one batch after the other."""
+    for indices in plan_batches([len(tokens) for tokens in prompts], config.batch_size):
+        chosen = [prompts[i] for i in indices]
+        sizes = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
+        yield indices, answer(model, source.tokenizer, chosen, mesh=mesh, **sizes)
 
 
 def _evaluate_text(
@@ -164,10 +174,7 @@ def _num_correct(records: dict[int, dict[str, Any]]) -> int:
 
 
 def _check(config: EvaluateConfig, shards: int, mesh: str) -> None:
-    for name in ("batch_size", "max_new_tokens", "limit", "seq_len"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"{as_flag(name)} is {value}, but must be at least 1")
+    check_ranges(vars(config))
     if config.batch_size % shards:
         raise UserError(
             f"--batch-size {config.batch_size} cannot be divided over {shards} device(s): use a "

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.config.options import UNSET
+from training.config.ranges import check_ranges
 from training.errors import UserError
 from training.inference.answers import text_of
 from training.inference.generate import greedy, sample
@@ -79,16 +80,7 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
 
 
 def _check(config: GenerateConfig) -> None:
-    for option, value in (
-        ("--max-new-tokens", config.max_new_tokens),
-        ("--samples", config.samples),
-    ):
-        if value < 1:
-            raise UserError(f"{option} is {value}, but must be at least 1")
-    if config.temperature < 0:
-        raise UserError(f"--temperature is {config.temperature}, but must be 0 or more")
-    if not 0 < config.top_p <= 1:
-        raise UserError(f"--top-p is {config.top_p}, but must be above 0 and at most 1")
+    check_ranges(vars(config))
     if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
         raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
 

@@ -55,7 +55,7 @@ class Problem:
     answer: str
 
 
-def generate(
+def generate_problems(
     seed: int, *, min_steps: int = 1, max_steps: int = 2, largest_number: int = 15
 ) -> Iterator[Problem]:
     """Yields different problems without end, the same ones for the same arguments.
@@ -70,7 +70,7 @@ def generate(
         UserError: there are too few different problems of this kind.
 
     Example:
-        >>> print(next(generate(1, max_steps=1, largest_number=30)).answer)
+        >>> print(next(generate_problems(1, max_steps=1, largest_number=30)).answer)
         That makes 5+16=<<5+16=21>>21 eggs.
         #### 21
     """
@@ -136,7 +136,7 @@ def write_problems(config: ProblemsConfig, console: Console) -> None:
             cannot be written.
     """
     _check(config)
-    problems = generate(
+    problems = generate_problems(
         config.seed,
         min_steps=config.min_steps,
         max_steps=config.max_steps,

@@ -132,7 +132,7 @@ class ProcessOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """The groups."""
+    """The groups that every command that trains has."""
 
     batch: BatchOptions = dataclasses.field(default_factory=BatchOptions)
     method: MethodOptions = dataclasses.field(default_factory=MethodOptions)

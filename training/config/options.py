@@ -43,28 +43,14 @@ def with_options(config: _Config, **values: Any) -> _Config:
     """
     if unknown := values.keys() - {field.name for field in options_of(config)}:
         raise TypeError(f"{type(config).__name__} has no option {', '.join(sorted(unknown))}")
-    return _replaced(config, values)
+    return part(type(config), flat(config) | values)
 
 
-def _replaced(config: Any, values: dict[str, Any]) -> Any:
-    changes = {
-        name: _replaced(value, values) if dataclasses.is_dataclass(value) else values[name]
-        for name, value in vars(config).items()
-        if dataclasses.is_dataclass(value) or name in values
-    }
-    return dataclasses.replace(config, **changes)
-
-
-def part(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
-    """A dataclass made of the options of its fields' names, with the groups in it."""
-    return kind(
-        **{
-            field.name: part(field.type, values)
-            if isinstance(field.type, type) and dataclasses.is_dataclass(field.type)
-            else values[field.name]
-            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        }
-    )
+def part(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass made of the options of its fields' names, and so the groups in it."""
+    fields = dataclasses.fields(kind)
+    groups = {f.name: part(f.type, values) for f in fields if dataclasses.is_dataclass(f.type)}
+    return kind(**{f.name: values[f.name] for f in fields if f.name not in groups}, **groups)
 
 
 def to_json(config: Any, data_checksum: str) -> dict[str, Any]:

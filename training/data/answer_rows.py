@@ -88,7 +88,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return boxes
 
 
-def validation_batches(rows: AnswerRows, batch_size: int, most: int) -> list[dict[str, np.ndarray]]:
+def answer_batches(rows: AnswerRows, batch_size: int, most: int) -> list[dict[str, np.ndarray]]:
     """Batches whose losses have the mean over all answer tokens in them as their plain mean.
 
     Args:

@@ -40,7 +40,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    path: Path | None = None
+    path: Any = None  # a Path
     lenient: bool = False
     hub: HubName | None = None
     shard: int = 0
@@ -87,7 +87,7 @@ def read_documents(
                 return
             for row, text in enumerate(_texts(source, cache), 1):
                 num_bytes += len(text)
-                if most_bytes is not None and num_bytes > most_bytes:
+                if source.hub and most_bytes is not None and num_bytes > most_bytes:
                     raise _too_much(source.hub, count, most_bytes)
                 count += 1
                 if text:

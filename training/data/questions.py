@@ -62,7 +62,7 @@ def read_examples(path: Path) -> list[Example]:
                 raise DataError(
                     f'{where}: the field "{name}" is empty. Fill it or remove the line.'
                 )
-        examples.append(Example(*fields, where))
+        examples.append(Example(fields[0], fields[1], where))
     if not examples:
         raise DataError(f"{path}: it has no lines. Give JSON lines such as {_EXPECTED}.")
     return examples

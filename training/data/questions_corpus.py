@@ -12,7 +12,7 @@ import numpy as np
 from training.checkpoints.pretrained import PretrainedModel
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
-from training.data.answer_rows import AnswerRows, validation_batches
+from training.data.answer_rows import AnswerRows, answer_batches
 from training.data.batches import BatchIterator, endless_batches
 from training.data.corpus import DATA_FILE
 from training.data.prompts import EncodedExample, Prompt
@@ -72,7 +72,7 @@ class FinetuneData:
 
     def validation_batches(self, batch: BatchShape) -> list[dict[str, np.ndarray]]:
         """At most `eval_batches` batches, the same in every run."""
-        return validation_batches(self.validation, batch.batch_size, batch.eval_batches)
+        return answer_batches(self.validation, batch.batch_size, batch.eval_batches)
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """Nothing: answers have no common measure beside the loss of their tokens."""

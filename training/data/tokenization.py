@@ -137,7 +137,7 @@ def _read(plan: Plan, cache: Path, workers: int, most_bytes: int | None) -> Any:
 def _with_streamed(plan: Plan, texts: Any) -> dict[str, str]:
     """The checksums; a data set by name has that of all its texts, known once they are here."""
     if None not in plan.checksums.values():
-        return dict(plan.checksums)
+        return {name: str(checksum) for name, checksum in plan.checksums.items()}
     digest = hashlib.sha256()
     for text in _strings(texts):
         digest.update(len(text).to_bytes(8, "big"))

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from training.config.groups import ProcessOptions
+from training.config.ranges import check_ranges
 from training.errors import UserError, as_flag
 
 
@@ -70,13 +71,8 @@ def _given(options: ProcessOptions) -> bool:
         return False
     if given and missing:
         raise UserError(f"--distributed with {', '.join(given)} needs {' and '.join(missing)} too")
-    if options.coordinator_timeout < 1:
-        raise UserError(
-            f"--coordinator-timeout is {options.coordinator_timeout}, but must be at least 1"
-        )
+    check_ranges(vars(options))
     if coordinator is not None and count is not None and own is not None:
-        if count < 1:
-            raise UserError(f"--num-processes is {count}, but must be at least 1")
         if not 0 <= own < count:
             raise UserError(
                 f"--process-id is {own}, but must be from 0 to {count - 1} "

@@ -31,8 +31,8 @@ from training.runs.run import Run
 from training.runs.summary import summarize
 from training.runs.trace import Trace
 from training.runs.writers import open_writers
-from training.steps.arguments import step_arguments
 from training.steps.compiled import CompiledSteps
+from training.steps.update import step_arguments
 
 
 @contextlib.contextmanager

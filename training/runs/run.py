@@ -26,10 +26,9 @@ from training.runs.metrics import (
 )
 from training.runs.trace import Trace
 from training.runs.utilization import device_metrics
-from training.steps.arguments import StepArguments
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import checked_metrics
-from training.steps.update import TrainState
+from training.steps.update import StepArguments, TrainState
 
 RATE_WINDOW = 20  # records that tokens_per_second is averaged over
 

@@ -8,11 +8,11 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from etils import epath
 
-from training.errors import UserError, as_user_error, import_extra, nearest
+from training.errors import UserError, import_extra, nearest
 from training.folders import is_local
 
 Record = dict[str, Any]
@@ -44,13 +44,11 @@ class TensorBoardWriter:
     Args:
         folder: of the run.
         records: of metrics.jsonl so far.
-
-    Raises:
-        UserError: TensorBoard is not installed.
+        config: not written.
     """
 
-    def __init__(self, folder: epath.PathLike, records: Sequence[Record]):
-        _import_tensorboard()
+    def __init__(self, folder: epath.PathLike, records: Sequence[Record], config: Any):
+        del config
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -92,12 +90,12 @@ class WandbWriter:
         config: content of config.json.
 
     Raises:
-        UserError: its package is not installed.
         UserError: it refuses to start a run, e.g. because nobody is logged in.
     """
 
     def __init__(self, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]):
-        wandb = _import_wandb()
+        import wandb
+
         id_file = epath.Path(folder) / WANDB_ID_FILE
         known = id_file.exists()
         identifier = id_file.read_text().strip() if known else uuid.uuid4().hex[:8]
@@ -140,24 +138,10 @@ def _numbers(record: Record) -> Record:
     }
 
 
-def _import_tensorboard() -> Any:
-    return import_extra("tensorboard", "the event files of --log tensorboard", extra="tensorboard")
-
-
-def _import_wandb() -> Any:
-    return import_extra("wandb", "the records of --log wandb", extra="wandb")
-
-
-class _Entry(NamedTuple):
-    check: Callable[[], Any]  # imports what it needs
-    open: Callable[[epath.Path, Sequence[Record], dict[str, Any]], MetricsWriter]
-
-
-WRITERS: dict[str, _Entry] = {
-    "tensorboard": _Entry(
-        _import_tensorboard, lambda folder, records, _: TensorBoardWriter(folder, records)
-    ),
-    "wandb": _Entry(_import_wandb, WandbWriter),
+# Option -> what writes it; its package, and the extra that installs that, are called the same.
+WRITERS: dict[str, Callable[[epath.Path, Sequence[Record], dict[str, Any]], MetricsWriter]] = {
+    "tensorboard": TensorBoardWriter,
+    "wandb": WandbWriter,
 }
 
 
@@ -183,9 +167,8 @@ def check_writers(text: str) -> None:
     Raises:
         UserError: it is not; the message has the command that installs it.
     """
-    with as_user_error():
-        for name in parse_writers(text):
-            WRITERS[name].check()
+    for name in parse_writers(text):
+        import_extra(name, f"the records of --log {name}", extra=name)
 
 
 @contextlib.contextmanager
@@ -206,6 +189,6 @@ def open_writers(
     with contextlib.ExitStack() as stack:
         writers = []
         for name in parse_writers(text):
-            writers.append(WRITERS[name].open(folder, records, config))
+            writers.append(WRITERS[name](folder, records, config))
             stack.callback(writers[-1].close)
         yield writers

@@ -25,11 +25,10 @@ from models.llama import Llama, LlamaConfig
 from models.partitioning import gather_where_read, partition_specs
 from training.config.resolved import StepOptions, Variant
 from training.errors import as_user_error
-from training.steps.arguments import StepArguments, step_arguments
 from training.steps.diagnostics import Bases, Look, overlaps
 from training.steps.mesh import batch_sharding, process_rows
 from training.steps.objective import NEXT_TOKEN, Objective
-from training.steps.update import TrainState, Update
+from training.steps.update import StepArguments, TrainState, Update, step_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +107,7 @@ def compile_steps(
         gather_where_read(shapes, mesh)
         update = Update(options, nnx.split(shapes, nnx.Param)[0], objective, mesh)
         state = _abstract_state(update, model)
-    init_model, init_optimizer = _initialisers(update, model, state)
-
-    def init(variant: Variant) -> TrainState:
-        step, params = init_model(_key_data(variant.seed))
-        return TrainState(step, params, init_optimizer(variant, params))
-
-    def init_from(variant: Variant, params: Any) -> TrainState:
-        step = jax.jit(lambda: jnp.int32(0), out_shardings=state.step.sharding)()
-        return TrainState(step, params, init_optimizer(variant, params))
+    init_params, init_from = _initialisers(update, model, state)
 
     replicated = NamedSharding(mesh, PartitionSpec())
     in_mesh = lambda function, out: _in_mesh(mesh, jax.jit(function, out_shardings=out))
@@ -127,12 +118,12 @@ def compile_steps(
         options=options,
         mesh=mesh,
         process_rows=process_rows(mesh, options.batch.batch_size),
-        init=_in_mesh(mesh, init),
+        init=_in_mesh(mesh, lambda run: init_from(run, init_params(_key_data(run.seed)))),
         init_from=_in_mesh(mesh, init_from),
         train=train,
         evaluate=in_mesh(update.loss, replicated),
         all_finite=in_mesh(_all_finite, replicated),
-        look=in_mesh(update.look, (replicated, None)),
+        look=in_mesh(update.look, Look(replicated, None)),  # type: ignore[arg-type] # shardings
         overlaps=in_mesh(overlaps, replicated),
         optimizer=update.optimizer(1.0, 1.0, seed=0),
         abstract_state=state,
@@ -144,7 +135,7 @@ def compile_steps(
 def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
     """Shapes, types and shardings of the state; nothing is allocated."""
     mesh = update.mesh
-    step, params = jax.eval_shape(functools.partial(_init_model, model), _key_data(0))
+    params = jax.eval_shape(functools.partial(_init_params, model), _key_data(0))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(params, mesh))
     params = jax.tree.map(_with_sharding, params, shardings)
     optimizer = update.optimizer(1.0, 1.0, seed=0)
@@ -153,34 +144,30 @@ def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
         jax.eval_shape(optimizer.init, params),
         lro.state_shardings(optimizer, params, shardings),
     )
-    step = _with_sharding(step, NamedSharding(mesh, PartitionSpec()))
+    step = _with_sharding(jnp.int32(0), NamedSharding(mesh, PartitionSpec()))
     return TrainState(step, params, optimizer_state)
 
 
 def _initialisers(
     update: Update, model: LlamaConfig, state: TrainState
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """key data -> (step, parameters), and (variant, parameters) -> the optimizer's state, both
-    sharded as the state is."""
+) -> tuple[Callable[..., Any], Callable[..., TrainState]]:
+    """key data -> parameters, and (variant, parameters) -> state, both sharded as the state is."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    init_model = jax.jit(
-        functools.partial(_init_model, model),
-        out_shardings=(shardings.step, shardings.params),
-    )
+    init_params = functools.partial(_init_params, model)
 
-    def init_optimizer(variant: Variant, params: Any) -> optax.OptState:
-        optimizer = update.optimizer(
-            variant.learning_rate, variant.fallback_learning_rate, variant.seed
-        )
-        return jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)(params)
+    def init_from(variant: Variant, params: Any) -> TrainState:
+        rates = (variant.learning_rate, variant.fallback_learning_rate)
+        optimizer = update.optimizer(*rates, variant.seed)
+        init = jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)
+        step = jax.jit(lambda: jnp.int32(0), out_shardings=shardings.step)()
+        return TrainState(step, params, init(params))
 
-    return init_model, init_optimizer
+    return jax.jit(init_params, out_shardings=shardings.params), init_from
 
 
-def _init_model(model: LlamaConfig, key_data: jax.Array) -> tuple[jax.Array, Any]:
+def _init_params(model: LlamaConfig, key_data: jax.Array) -> Any:
     rngs = nnx.Rngs(jax.random.wrap_key_data(key_data))
-    params = nnx.to_pure_dict(nnx.state(Llama(model, rngs=rngs), nnx.Param))
-    return jnp.int32(0), params
+    return nnx.to_pure_dict(nnx.state(Llama(model, rngs=rngs), nnx.Param))
 
 
 def _compile_training(update: Update, state: TrainState) -> Callable[..., Any]:

@@ -23,7 +23,8 @@ def learning_rate_schedule(schedule: Schedule) -> optax.Schedule:
 
 
 def _constant_then_linear(schedule: Schedule) -> optax.Schedule:
-    """Of the steps after the warm-up."""
+    """Of the steps after the warm-up (2405.18392, "cooldown": what comes before it does not depend
+    on where the run ends)."""
     start = max(0, schedule.decay_start - schedule.warmup_steps)
     length = schedule.steps - schedule.warmup_steps - start
     fall = optax.linear_schedule(1.0, schedule.final_learning_rate_ratio, max(1, length))

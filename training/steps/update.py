@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 import lowrank_optax as lro
-from training.config.resolved import StepOptions
-from training.steps.arguments import StepArguments
+from training.config.resolved import StepOptions, Variant
 from training.steps.diagnostics import Look, look
 from training.steps.mesh import batch_sharding
 from training.steps.objective import Objective
 from training.steps.optimizers import build_optimizer
 from training.steps.schedule import learning_rate_schedule
 from training.steps.spikes import spike_metrics, without_spikes
+
+_ROUNDING = 0x524F554E  # folded into a run's key: that of the weights is made of the seed alone
 
 
 class TrainState(NamedTuple):
@@ -29,6 +31,20 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar, steps done
     params: Any  # pure dict of arrays
     optimizer_state: optax.OptState
+
+
+class StepArguments(NamedTuple):
+    """Arguments of a step besides the state and a batch; runs that share it may differ in them."""
+
+    peaks: Any  # float32 (2,), of the matrices' learning rate and of the fallback's
+    rounding_key: Any  # uint32 (2,), with the step the key of --rounding stochastic; else unused
+
+
+def step_arguments(variant: Variant) -> StepArguments:
+    """The arguments of a run's steps, as arrays of the host."""
+    peaks = np.array([variant.learning_rate, variant.fallback_learning_rate], np.float32)
+    key = jax.random.fold_in(jax.random.key(variant.seed), _ROUNDING)
+    return StepArguments(peaks, np.asarray(jax.random.key_data(key)))
 
 
 class Proposal(NamedTuple):

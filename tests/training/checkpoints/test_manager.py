@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader, UnreadableCheckpointError
-from training.checkpoints.trees import by_path, describe_differences
+from training.checkpoints.trees import by_path, tree_differences
 from training.config.groups import CheckpointOptions
 from training.disk import is_disk_full
 from training.errors import TrainingFailedError
@@ -129,8 +129,8 @@ def test_the_tree_of_a_checkpoint_differs_from_another_optimizers_by_paths(check
     params = {"a": {"kernel": jnp.zeros((10, 10))}, "c": state.params["b"]}
     other = State(state.step, params, optax.sgd(0.1).init(params))
     tree = checkpoints.read_tree(1)
-    assert describe_differences(tree, state) == ""
-    lines = describe_differences(tree, other).splitlines()
+    assert tree_differences(tree, state) == ""
+    lines = tree_differences(tree, other).splitlines()
     assert (
         "  params/a/kernel: float32(100000,) in the checkpoint, float32(10, 10) expected" in lines
     )
@@ -259,11 +259,11 @@ def test_a_fingerprint_is_the_same_on_any_devices(state):
 
 def test_many_differences_are_counted():
     arrays = {f"{i:02}": jnp.zeros(i) for i in range(11)}
-    lines = describe_differences(arrays, {}).splitlines()
+    lines = tree_differences(arrays, {}).splitlines()
     assert len(lines) == 9
     assert lines[0] == "  00: float32(0,) in the checkpoint, not expected"
     assert lines[-1] == "  and 3 more"
-    assert describe_differences(arrays, arrays) == ""
+    assert tree_differences(arrays, arrays) == ""
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(checkpoints):

@@ -152,7 +152,7 @@ def test_a_run_goes_on_on_fewer_devices_with_more_micro_batches(trainer, tmp_pat
     fewer = {"mesh": "data=1", "accumulate_steps": 4, "remat": True}
     trainer(trainer.config(run, optimizer="sgd", resume=True, **fewer))
     assert [record["step"] for record in curve(run)] == [1, 2, 3, 4, 5, 6]
-    losses = [record["val_loss"] for path in (run, whole.out) for record in curve(path)[-1:]]
+    losses = [record["val_loss"] for path in (run, whole.folder) for record in curve(path)[-1:]]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from training.commands.problems import ProblemsConfig, generate, write_problems
+from training.commands.problems import ProblemsConfig, generate_problems, write_problems
 from training.data.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS
 from training.data.questions import read_examples
 from training.errors import UserError
@@ -19,7 +19,7 @@ OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": oper
 
 
 def problems(count, **options):
-    return list(itertools.islice(generate(**({"seed": 0} | options)), count))
+    return list(itertools.islice(generate_problems(**({"seed": 0} | options)), count))
 
 
 def write(tmp_path, **options):

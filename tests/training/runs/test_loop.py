@@ -17,6 +17,7 @@ import training.runs.loop
 import training.runs.metrics
 import training.runs.run
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.reader import CheckpointReader
 from training.config.options import to_json
 from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
@@ -82,7 +83,7 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
         trainer(parts)
     assert signal.getsignal(number) is before
     assert len(curve(tmp_path / "parts")) < 6
-    trainer(dataclasses.replace(parts, resume=True))
+    trainer(trainer.changed(parts, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
@@ -118,7 +119,7 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
         trainer(parts, steps)
     assert sent
     monkeypatch.undo()
-    trainer(dataclasses.replace(parts, resume=True))
+    trainer(trainer.changed(parts, resume=True))
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
@@ -309,9 +310,7 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
     trainer(config)
     steps = trainer.steps(config)
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2)
-    state, _ = checkpoints.read(6, steps.abstract_state)
-    checkpoints.close()
+    state, _ = CheckpointReader(tmp_path / "run/checkpoints").read(6, steps.abstract_state)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 
 

@@ -37,7 +37,7 @@ def write(writer, records):
 
 def test_tensorboard_reads_every_number_at_its_step(tmp_path):
     named = [{**record, "note": "text is no scalar"} for record in records(1, 2, 3)]
-    write(TensorBoardWriter(tmp_path, []), named)
+    write(TensorBoardWriter(tmp_path, [], {}), named)
     assert scalars(tmp_path) == {
         "loss": [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))],
         "seconds": [(1, 0.5), (2, 1.0), (3, 1.5)],
@@ -45,8 +45,8 @@ def test_tensorboard_reads_every_number_at_its_step(tmp_path):
 
 
 def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
-    write(TensorBoardWriter(tmp_path, []), records(1, 2, 3, 4, 5))
-    write(TensorBoardWriter(tmp_path, records(1, 2, 3)), records(4, 5, 6))
+    write(TensorBoardWriter(tmp_path, [], {}), records(1, 2, 3, 4, 5))
+    write(TensorBoardWriter(tmp_path, records(1, 2, 3), {}), records(4, 5, 6))
     assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
@@ -200,9 +200,8 @@ def test_writers_are_closed_when_a_later_one_cannot_start(tmp_path, monkeypatch)
     def fail(*_):
         raise UserError("no")
 
-    first = writers.WRITERS["tensorboard"]._replace(open=lambda *_: Writer())
-    monkeypatch.setitem(writers.WRITERS, "tensorboard", first)
-    monkeypatch.setitem(writers.WRITERS, "wandb", first._replace(open=fail))
+    monkeypatch.setitem(writers.WRITERS, "tensorboard", lambda *_: Writer())
+    monkeypatch.setitem(writers.WRITERS, "wandb", fail)
     with (
         pytest.raises(UserError, match="no"),
         writers.open_writers("tensorboard,wandb", tmp_path, [], {}),

@@ -10,7 +10,7 @@ from huggingface_folders import forward, random_model
 
 from models.configs import LlamaConfig
 from training.config.resolved import BatchShape
-from training.data.answer_rows import AnswerRows, pack, validation_batches
+from training.data.answer_rows import AnswerRows, answer_batches, pack
 from training.data.prompts import EncodedExample
 from training.steps.answer_loss import answer_loss, answers_only, shares
 from training.steps.mesh import batch_sharding, make_mesh
@@ -131,8 +131,8 @@ def test_eight_devices_give_the_loss_of_one():
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_mean_of_the_validation_batches_is_the_mean_over_all_answers(packing):
-    batches = validation_batches(AnswerRows(EXAMPLES, SEQ_LEN, packing=packing), 3, most=16)
+def test_the_mean_of_the_answer_batches_is_the_mean_over_all_answers(packing):
+    batches = answer_batches(AnswerRows(EXAMPLES, SEQ_LEN, packing=packing), 3, most=16)
     assert {batch["tokens"].shape for batch in batches} == {(3, SEQ_LEN + 1)}
     losses = [
         float(answer_loss(STRUCTURES["bigram"], PARAMS["bigram"], batch)) for batch in batches
@@ -140,8 +140,8 @@ def test_the_mean_of_the_validation_batches_is_the_mean_over_all_answers(packing
     assert np.mean(losses) == pytest.approx(by_hand("bigram"), rel=1e-5)
 
 
-def test_few_validation_batches_take_rows_from_everywhere():
-    (batch,) = validation_batches(AnswerRows(EXAMPLES, SEQ_LEN), 4, most=1)
+def test_few_answer_batches_take_rows_from_everywhere():
+    (batch,) = answer_batches(AnswerRows(EXAMPLES, SEQ_LEN), 4, most=1)
     firsts = [int(example.tokens[0]) for example in EXAMPLES[::2]]
     assert batch["tokens"][:, 0].tolist() == firsts
     assert batch["weights"].sum() == pytest.approx(1)

@@ -13,7 +13,6 @@ from training.config.groups import CheckpointOptions
 from training.data.batches import train_loader
 from training.errors import UserError
 from training.runs.summary import bytes_per_device
-from training.steps.arguments import step_arguments
 from training.steps.mesh import (
     batch_sharding,
     batch_shards,
@@ -22,6 +21,7 @@ from training.steps.mesh import (
     parse_mesh,
     process_rows,
 )
+from training.steps.update import step_arguments
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Which rooms of the trainer know of which: read from the imports in the source, nothing runs."""
+
+import ast
+import collections
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("training", "models", "lowrank_optax")
+    for path in (REPOSITORY / folder).rglob("*.py")
+}
+
+
+def imports(path):
+    """Names of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+IMPORTS = {module: imports(path) for module, path in FILES.items()}
+
+
+def reached(module):
+    """Everything that is imported with a module, by way of the files here."""
+    found, waiting = set(), [module]
+    while waiting:
+        for name in IMPORTS.get(waiting.pop(), ()):
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def packages(names):
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("training.config")])
+def test_options_know_no_other_room(module):
+    outside = ("training.config", "training.errors", "training.folders", "training.json_files")
+    rooms = {name for name in reached(module) if name.startswith("training.")}
+    assert {name for name in rooms if not name.startswith(outside)} == set()
+    unwanted = {"matplotlib", "rich", "socket", "gzip", "datasets", "orbax", "tokenizers"}
+    assert packages(reached(module)) & unwanted == set()
+
+
+def test_a_step_is_compiled_without_plotting_or_reading():
+    unwanted = {"matplotlib", "rich", "datasets", "grain", "orbax", "tokenizers"}
+    assert packages(reached("training.steps.compiled")) & unwanted == set()
+    assert packages(reached("training.runs.loop")) >= unwanted - {"datasets"}
+
+
+def test_nothing_imports_a_command():
+    commands = {name for name in imports(REPOSITORY / "train.py") if name in FILES}
+    commands = {name for name in commands if name.startswith("training.commands.")}
+    assert len(commands) == 9
+    assert {name: IMPORTS[name] & commands for name in FILES if IMPORTS[name] & commands} == {}
+
+
+def test_no_two_functions_have_one_name():
+    names = collections.Counter(
+        node.name
+        for module, path in FILES.items()
+        if module.startswith("training.")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
