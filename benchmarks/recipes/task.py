@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,8 +18,8 @@ from benchmarks.recipes.methods import METHODS
 from models.llama import Llama, matrix_dimension_numbers
 from training.config.model import model_config
 from training.config.pretraining import PretrainConfig
-from training.data.documents import find_sources, read_documents
-from training.data.files import STDLIB
+from training.data.documents import STDLIB, find_sources, read_documents
+from training.data.tokenization import document_rank
 from training.steps.objective import next_token_loss
 
 VOCABULARY = 257
@@ -61,14 +60,12 @@ def write_tokens(path: pathlib.Path) -> None:
     The split is the search's own, so that its runs stay comparable: documents in the order of the
     hash of their names are held out as long as they fit into a twentieth of the bytes.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        failure = str(pathlib.Path(folder, "failure"))
-        documents = list(read_documents(find_sources(STDLIB)[0], folder, failure))
-    texts = [document["text"].encode() for document in documents]
+    documents = list(read_documents(find_sources(STDLIB)))
+    texts = [document.text.encode() for document in documents]
     room = HELD_OUT * sum(map(len, texts))
     smallest = min(map(len, texts))
     held_out = set()
-    for i in sorted(range(len(texts)), key=lambda i: documents[i]["rank"]):
+    for i in sorted(range(len(texts)), key=lambda i: document_rank(documents[i].name)):
         if room < smallest:
             break
         if len(texts[i]) <= room:

@@ -8,7 +8,7 @@ import tyro
 
 from training.config.pretraining import PretrainConfig
 from training.config.resuming import CHANGEABLE
-from training.data.prompts import DEFAULT_TEMPLATE
+from training.data.questions import DEFAULT_TEMPLATE
 from training.folders import Folder
 
 _UNSET = tyro.conf.arg(help_behavior_hint="")

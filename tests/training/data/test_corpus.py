@@ -31,7 +31,7 @@ def data(corpus_folder, tmp_path):
 
 
 def prepared(data, out, **options):
-    prepare(PrepareConfig(data=str(data), out=out, workers=1, **options), Console(quiet=True))
+    prepare(PrepareConfig(data=str(data), out=out, **options), Console(quiet=True))
     return str(out)
 
 
@@ -155,12 +155,12 @@ def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
 
 def test_verify_reaches_prepared_data(data, tmp_path):
     folder = prepared(data, tmp_path / "out")
-    path = tmp_path / "out" / "train.npy"
+    path = tmp_path / "out" / "train.bin"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     load_corpus(TrainingConfig(data=folder))
-    with pytest.raises(UserError, match=r"train\.npy: its checksum differs"):
+    with pytest.raises(UserError, match=r"train\.bin: its checksum differs"):
         load_corpus(TrainingConfig(data=folder, verify=True))
 
 
