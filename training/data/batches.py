@@ -71,19 +71,16 @@ def train_loader(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> BatchIterator:
-    """Returns an endless Grain iterator of shuffled training batches.
+    """Returns an iterator of what `endless_batches` gives of the windows of a stream of tokens.
 
     Args:
         tokens: (tokens,) of any integer type, in memory or memory-mapped.
         batch_size: windows in a batch, over all shards together.
         seq_len: number of predicted tokens in a window.
-        seed: of the shuffling.
-        shard_index: which shard this is, for data that is loaded by several processes.
-        shard_count: number of shards; must divide `batch_size`.
+        seed, shard_index, shard_count: as for `endless_batches`.
 
     Returns:
-        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}; see
-        `endless_batches`.
+        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}.
 
     Raises:
         DataError: there are fewer windows than `batch_size`.

@@ -17,7 +17,7 @@ from training.data.batches import BatchIterator, Windows, endless_batches, valid
 from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
 from training.data.tokenization import make_plan, write_tokens
-from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, stored_tokenizer
+from training.data.tokenizers import Tokenizer, is_bpe, stored_tokenizer
 from training.errors import DataError
 from training.json_files import write_json
 
@@ -87,27 +87,13 @@ class Corpus:
     def train_batches(
         self, config: TrainingConfig, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
-        """What `train_loader` gives of the training tokens, but int32 (rows, seq_len + 1) itself.
-
-        Args:
-            config: its batch size and length.
-            seed: of the order.
-            shard_index: which part of every batch.
-            shard_count: number of parts.
-
-        Raises:
-            DataError: too few tokens.
-        """
+        """What `train_loader` gives of the training tokens, as int32 (rows, seq_len + 1)."""
         windows = Windows(self.training, config.seq_len, config.batch_size, "training")
         batches = endless_batches(windows, config.batch_size, seed, shard_index, shard_count)
         return iter(batches.map(operator.itemgetter("tokens")))
 
     def validation_batches(self, config: TrainingConfig) -> list[np.ndarray]:
-        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run.
-
-        Raises:
-            DataError: too few tokens.
-        """
+        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run."""
         size, length = config.batch_size, config.seq_len
         return list(validation_batches(self.validation, size, length, config.eval_batches))
 
@@ -116,11 +102,7 @@ class Corpus:
         return {"val_bits_per_byte": self.bits_per_byte(val_loss)}
 
     def save_to_run(self, folder: Path) -> None:
-        """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed.
-
-        Args:
-            folder: of the run; exists.
-        """
+        """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed."""
         self.tokenizer.save(folder)
         write_json(folder / DATA_FILE, dict(self.checksums))
 
@@ -136,7 +118,12 @@ def load_corpus(config: TrainingConfig) -> Corpus:
     resumed = isinstance(config, PretrainConfig) and config.resume
     if is_prepared(config.data):
         corpus = open_corpus(Path(config.data), verify=config.verify)
-        _check_tokenizer(config, corpus.tokenizer)
+        if config.tokenizer != corpus.tokenizer.name:
+            raise DataError(
+                f"{config.data}: these data were prepared with the tokenizer "
+                f"{corpus.tokenizer.name}, and --tokenizer is {config.tokenizer}. Give --tokenizer "
+                f"{corpus.tokenizer.name}, or prepare the data again with the other one."
+            )
     else:
         corpus = _tokenise(config, config.out if resumed else None)
     if resumed and not config.allow_changed_data:
@@ -206,17 +193,3 @@ def _tokenise(config: TrainingConfig, resumed: Path | None) -> Corpus:
         tokenizer = write_tokens(plan, Path(folder), most_bytes=most_bytes)
         manifest, arrays = open_token_arrays(Path(folder), mapped=False)
     return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=manifest["checksums"])
-
-
-def _check_tokenizer(config: TrainingConfig, prepared: Tokenizer) -> None:
-    """Refuses prepared data of another tokenizer than the one that is asked for."""
-    if config.tokenizer == prepared.name:
-        return
-    # The same file may be found by another path now.
-    if not is_bpe(name := config.tokenizer) and get_tokenizer(name).checksum == prepared.checksum:
-        return
-    raise DataError(
-        f"{config.data}: these data were prepared with the tokenizer {prepared.name}, and "
-        f"--tokenizer is {config.tokenizer}. Give --tokenizer {prepared.name}, or prepare the data "
-        "again with the other one."
-    )

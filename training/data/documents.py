@@ -100,14 +100,7 @@ def read_documents(sources: Sources) -> Iterator[Document]:
         if is_table(path):
             yield from _numbered(name, read_table(path, ["text"]))
         else:
-            try:
-                text = _read_text(path)
-            except UnicodeDecodeError as error:
-                if sources.data == STDLIB:  # which has such files to test with
-                    continue
-                raise DataError(
-                    f"{path}: not UTF-8 text ({error}). Convert it to UTF-8, or leave it out."
-                ) from error
+            text = _read_text(path, lenient=sources.data == STDLIB)
             if text:
                 yield Document(name, text)
 
@@ -116,18 +109,26 @@ def _numbered(name: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Document]:
     return (Document(f"{name}:{row}", text) for row, (text,) in enumerate(rows, 1) if text)
 
 
-def _read_text(path: Path) -> str:
-    """Reads a file as it is: the text builder of `datasets` would rewrite its ends of lines."""
+def _read_text(path: Path, *, lenient: bool) -> str:
+    """Reads a file as it is: the text builder of `datasets` would rewrite its ends of lines.
+
+    Nothing is read of one that is not UTF-8 if `lenient`: the standard library has such, to test
+    with.
+    """
     try:
         with _open(path) as file:
             text = file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        if "\0" in text:
+            raise ValueError("a NUL character")
+        return text
     except _READ_ERRORS as error:
         raise read_error(path, error) from error
-    if "\0" in text:
+    except ValueError as error:
+        if lenient:
+            return ""
         raise DataError(
-            f"{path}: NUL character: it is binary or UTF-16. Convert it to UTF-8, or leave it out."
-        )
-    return text
+            f"{path}: not UTF-8 text ({error}). Convert it to UTF-8, or leave it out."
+        ) from error
 
 
 def read_error(path: Path, error: Exception) -> DataError:

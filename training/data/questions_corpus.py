@@ -161,13 +161,7 @@ class FinetuneData:
         self, config: PretrainConfig, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
         """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
-        batches = endless_batches(
-            self.training,
-            config.batch_size,
-            seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
+        batches = endless_batches(self.training, config.batch_size, seed, shard_index, shard_count)
         return iter(batches)
 
     def validation_batches(self, config: PretrainConfig) -> list[dict[str, np.ndarray]]:
@@ -222,7 +216,7 @@ def load_finetune_data(config: FinetuneConfig, model: PretrainedModel) -> Finetu
         check_unchanged(config.out, checksums)
     encoded = [prompt.encode_examples(part, model.tokenizer) for part in (training, validation)]
     seq_len = _row_length(config, model.config.max_position, [*encoded[0], *encoded[1]])
-    kept = [_fitting(part, seq_len) for part in encoded]
+    kept = [[x for x in part if len(x.tokens) <= seq_len + 1] for part in encoded]
     if not all(kept):
         raise UserError(
             f"no example of {path if not kept[0] else paths[-1]} fits --seq-len {seq_len}: give a "
@@ -265,10 +259,6 @@ def _row_length(
             "with --skip-long"
         )
     return seq_len
-
-
-def _fitting(encoded: Sequence[EncodedExample], seq_len: int) -> list[EncodedExample]:
-    return [example for example in encoded if len(example.tokens) <= seq_len + 1]
 
 
 def steps_of(epochs: float, num_rows: int, batch_size: int) -> int:

@@ -74,16 +74,12 @@ def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     Raises:
         DataError: the file cannot be read, or a row has no text in one of the fields.
     """
-    yield from _texts(str(path), _open_table(path), fields)
+    return _texts(str(path), _file_tables(path), fields)
 
 
 def field_names(path: Path) -> list[str]:
-    """The fields of a JSON-lines or Parquet file; none of an empty one.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    return next((table.column_names for table in _tables(str(path), _open_table(path))), [])
+    """The fields of a JSON-lines or Parquet file; none of an empty one."""
+    return next((table.column_names for table in _file_tables(path)), [])
 
 
 def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -93,16 +89,43 @@ def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
         DataError: it cannot be found or read, or a row has no text in one of the fields.
     """
     where = f"{HUB_PREFIX}{hub.name}"
+    remedy = (
+        f"Check the name, the configuration ({hub.config or 'default'}), the split ({hub.split}) "
+        "and the network; files that are on this machine can be given by their path."
+    )
+    tables = _tables(where, remedy, hub.limit, hub.name, hub.config, split=hub.split)
+    return _texts(where, tables, fields)
+
+
+def _file_tables(path: Path) -> Iterator[Any]:
+    kind, options = "json", {}
+    if not is_json_lines(path):
+        scan = importlib.import_module("pyarrow.dataset").ParquetFragmentScanOptions
+        kind, options = "parquet", {"fragment_scan_options": scan(page_checksum_verification=True)}
+    remedy = (
+        "Repair it, download or copy it again, or leave it out. JSON lines have one complete JSON "
+        "object a line."
+    )
+    file = glob.escape(str(path.absolute()))
+    return _tables(str(path), remedy, None, kind, data_files=file, split="train", **options)
+
+
+def _tables(
+    where: str, remedy: str, limit: int | None, *what: str | None, **options: Any
+) -> Iterator[Any]:
+    """Yields pyarrow tables of some rows each: `load_dataset(*what, **options)`, streamed."""
     try:
-        rows = _stream(hub.name, hub.config, split=hub.split)
-    # No data set, configuration, split, network or file that can be read: each its own class.
+        rows = _datasets().load_dataset(*what, **options, streaming=True)
+        rows = rows if limit is None else rows.take(limit)
+        for table in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
+            table.validate(full=True)  # Parquet's strings may be no UTF-8
+            yield table
+    except StopIteration:  # of an empty JSON-lines file
+        return
+    # `datasets` lets through whatever its readers raise, and does not say where.
     except Exception as error:
-        raise DataError(
-            f"{where}: cannot be read: {_reason(error)}. Check the name, the configuration "
-            f"({hub.config or 'default'}), the split ({hub.split}) and the network; files that are "
-            "on this machine can be given by their path."
-        ) from error
-    yield from _texts(where, rows if hub.limit is None else rows.take(hub.limit), fields)
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"{where}: cannot be read: {reason}. {remedy}") from error
 
 
 @functools.cache
@@ -121,48 +144,9 @@ def _datasets() -> ModuleType:
     return datasets
 
 
-def _stream(*what: Any, **options: Any) -> Any:
-    return _datasets().load_dataset(*what, **options, streaming=True)
-
-
-def _open_table(path: Path) -> Any:
-    """A file as an `IterableDataset`; nothing if it is empty."""
-    kind, options = "json", {}
-    if not is_json_lines(path):
-        scan = importlib.import_module("pyarrow.dataset").ParquetFragmentScanOptions
-        kind, options = "parquet", {"fragment_scan_options": scan(page_checksum_verification=True)}
-    try:
-        file = glob.escape(str(path.absolute()))
-        return _stream(kind, data_files=file, split="train", **options)
-    except StopIteration:  # of an empty JSON-lines file
-        return None
-    except Exception as error:  # whatever the readers of `datasets` raise; they do not say where
-        raise _unreadable(str(path), error) from error
-
-
-def _unreadable(where: str, error: Exception) -> DataError:
-    return DataError(
-        f"{where}: cannot be read: {_reason(error)}. Repair it, download or copy it again, or "
-        "leave it out. JSON lines have one complete JSON object a line."
-    )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _tables(where: str, rows: Any) -> Iterator[Any]:
-    """Yields pyarrow tables of some rows each."""
-    try:
-        if rows is not None:
-            yield from rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME)
-    except Exception as error:
-        raise _unreadable(where, error) from error
-
-
-def _texts(where: str, rows: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _texts(where: str, tables: Iterator[Any], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     row = 0
-    for table in _tables(where, rows):
+    for table in tables:
         columns = [_column(where, table, field, row) for field in fields]
         yield from zip(*columns, strict=True)
         row += len(table)
@@ -181,10 +165,7 @@ def _column(where: str, table: Any, field: str, row: int) -> list[str]:
         raise DataError(
             f'{where}: the field "{field}" is of type {column.type}, but must be of type string.'
         )
-    try:
-        texts = column.to_pylist()
-    except UnicodeDecodeError as error:  # Parquet's strings are not checked
-        raise _unreadable(where, error) from error
+    texts = column.to_pylist()
     if None in texts:
         row += texts.index(None) + 1
         raise DataError(f'{where}, row {row}: the field "{field}" is missing. Remove the row.')

@@ -40,7 +40,6 @@ class Plan:
     Attributes:
         sources: of the texts.
         checksums: SHA-256 of every file by its name; none of a data set by name.
-        times: when every file was written, before its checksum was taken.
         tokenizer_name: as the user gave it.
         tokenizer: or None if it is to be trained on the training documents.
         validation_fraction: share of the documents that is held out.
@@ -48,7 +47,6 @@ class Plan:
 
     sources: Sources
     checksums: Mapping[str, str]
-    times: list[int]
     tokenizer_name: str
     tokenizer: Tokenizer | None
     validation_fraction: float
@@ -88,15 +86,10 @@ def make_plan(
     else:
         stored = get_tokenizer(tokenizer)
     sources = find_sources(data)
-    times = _times(sources)
     with ThreadPoolExecutor() as threads:
         checksums = threads.map(_checksum, [path for _, path in sources.files])
         named = {name: sum for (name, _), sum in zip(sources.files, checksums, strict=True)}
-    return Plan(sources, named, times, tokenizer, stored, validation_fraction)
-
-
-def _times(sources: Sources) -> list[int]:
-    return [path.stat().st_mtime_ns if path.exists() else 0 for _, path in sources.files]
+    return Plan(sources, named, tokenizer, stored, validation_fraction)
 
 
 def _checksum(path: Path) -> str:
@@ -121,15 +114,10 @@ def write_tokens(
         The tokenizer.
 
     Raises:
-        DataError: a source cannot be read or changes meanwhile, or there is too little text.
+        DataError: a source cannot be read, or there is too little text.
     """
     console = console or Console(quiet=True)
     texts, ranks = _read(plan, folder / "texts", most_bytes, console)
-    if _times(plan.sources) != plan.times:
-        raise DataError(
-            f"{plan.sources.data}: a file has changed while it was read. Start again when no other "
-            "program writes to it."
-        )
     checksums = plan.checksums or {plan.sources.data: texts.checksum()}
     texts, held_out = _split(texts, ranks, plan)
     tokenizer = plan.tokenizer
@@ -224,17 +212,10 @@ def document_rank(name: str) -> float:
 
 
 def choose_validation(ranks: np.ndarray, fraction: float) -> np.ndarray:
-    """Chooses the documents that are held out: those whose rank is below the fraction.
+    """Which documents are held out, bool (documents,): those whose rank is below the fraction.
 
     So neither the order of the documents nor the other ones matter. One document at least is held
-    out, and one is not.
-
-    Args:
-        ranks: float64 (documents,), of `document_rank`; two documents at least.
-        fraction: of the documents for validation, between 0 and 1.
-
-    Returns:
-        bool (documents,): True for validation.
+    out, and one of the two or more is not.
     """
     held_out = ranks < fraction
     if not held_out.any():
@@ -265,8 +246,7 @@ def cut_in_two(text: bytes, name: str, fraction: float) -> int:
 def _tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Yields the tokens of every text, the end of text the last one."""
     for batch in _batches(texts):
-        for tokens in tokenizer.encode_batch(batch):
-            yield np.append(tokens, tokenizer.eos_id)
+        yield from (np.append(ids, tokenizer.eos_id) for ids in tokenizer.encode_batch(batch))
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

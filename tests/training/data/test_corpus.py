@@ -133,18 +133,6 @@ def test_another_tokenizer_than_that_of_prepared_data_is_refused(data, tmp_path)
         load_corpus(TrainingConfig(data=folder, tokenizer="bpe:400"))
 
 
-def test_the_same_tokenizer_by_another_path_is_accepted(data, tmp_path):
-    bpe = prepared(data, tmp_path / "bpe", tokenizer="bpe:300")
-    here = shutil.copytree(bpe, tmp_path / "here")
-    folder = prepared(data, tmp_path / "out", tokenizer=str(here))
-    moved = here.rename(tmp_path / "moved")
-    load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
-    definition = moved / "tokenizer.json"
-    definition.write_text(definition.read_text() + "\n")
-    with pytest.raises(UserError, match=r"prepared with the tokenizer .*here, and --tokenizer is"):
-        load_corpus(TrainingConfig(data=folder, tokenizer=str(moved)))
-
-
 def test_a_changed_tokenizer_file_of_prepared_data_is_refused(data, tmp_path):
     folder = prepared(data, tmp_path / "out", tokenizer="bpe:300")
     definition = tmp_path / "out" / "tokenizer.json"
