@@ -114,8 +114,9 @@ def _tables(
     where: str, remedy: str, limit: int | None, *what: str | None, **options: Any
 ) -> Iterator[Any]:
     """Yields pyarrow tables of some rows each: `load_dataset(*what, **options)`, streamed."""
+    load_dataset = _datasets().load_dataset
     try:
-        rows = _datasets().load_dataset(*what, **options, streaming=True)
+        rows = load_dataset(*what, **options, streaming=True)
         rows = rows if limit is None else rows.take(limit)
         for table in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
             table.validate(full=True)  # Parquet's strings may be no UTF-8

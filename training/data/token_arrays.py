@@ -140,9 +140,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def describe_manifest(manifest: Mapping[str, Any]) -> str:
     """The sizes of a corpus for people: "1,547 documents, 28.5 MB, 7,200,000 tokens to ..."."""
     sizes = [
-        f"{manifest[split]['documents']:,} document(s), "
-        f"{decimal(manifest[split]['text_bytes'])}, {manifest[split]['tokens']:,} tokens"
-        for split in SPLITS
+        f"{part['documents']:,} document{'' if part['documents'] == 1 else 's'}, "
+        f"{decimal(part['text_bytes'])}, {part['tokens']:,} tokens"
+        for part in (manifest[split] for split in SPLITS)
     ]
     num_binary = manifest["binary_left_out"]
     left_out = f" ({num_binary} binary files left out)" if num_binary else ""

@@ -3,7 +3,8 @@
     sources -> texts, in one file -> which are held out -> tokenizer -> train.bin, validation.bin
 
 The texts are read once, whatever they come from; they need not fit into memory. All cores tokenise
-them, by the threads of the tokenizers' library.
+them, by the threads of the `tokenizers` library: no other process is started, whose library would
+have to be imported and whose parent may die.
 """
 
 import hashlib

@@ -311,7 +311,7 @@ def test_folders_that_are_no_models_are_named(files, tmp_path):
         open_model(empty)
     folder = model_folder(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=r"there is neither tokenizer.json nor tokenizer.model"):
+    with pytest.raises(UserError, match=r"there is no .*model/tokenizer.json"):
         open_model(folder)
     folder = model_folder(tmp_path / "small")
     change_fields(folder, vocab_size=60)
