@@ -12,7 +12,7 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from training.data.tables import HUB_PREFIX, is_table, parse_hub_name, read_hub, read_table
 from training.errors import DataError
@@ -140,7 +140,7 @@ def read_error(path: Path, error: Exception) -> DataError:
     )
 
 
-def _open(path: Path) -> gzip.GzipFile:
+def _open(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 

@@ -52,7 +52,7 @@ def write_arrays(
         DataError: a split has no tokens.
     """
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    manifest = {"format": FORMAT, "version": VERSION, "dtype": str(dtype), **facts}
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "dtype": str(dtype), **facts}
     manifest["tokenizer"] = {"name": tokenizer.name, "sha256": tokenizer.checksum}
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((folder / name).open("wb")) for name in SPLITS.values()]

@@ -130,7 +130,7 @@ def write_tokens(
             checksums,
             plan.validation_fraction,
         )
-    facts = {
+    facts: dict[str, Any] = {
         "plan": plan.choices(),
         "sources": plan.checksums,
         "checksums": checksums,
