@@ -66,7 +66,10 @@ def read_examples(path: Path) -> list[Example]:
             "problems` writes some."
         )
     rows = read_table(path, ("question", "answer"))
-    examples = [Example(*texts, f"{path}, row {row}") for row, texts in enumerate(rows, 1)]
+    examples = [
+        Example(question, answer, f"{path}, row {row}")
+        for row, (question, answer) in enumerate(rows, 1)
+    ]
     for example in examples:
         if not example.question.strip() or not example.answer.strip():
             raise DataError(f"{example.where}: a question or answer is empty. Remove the row.")
