@@ -35,9 +35,9 @@ from training.config.options import with_options
 from training.config.pretraining import PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.bpe import train_bpe
-from training.data.huggingface_tokenizer import HuggingFaceTokenizer
 from training.data.questions import read_examples
 from training.data.questions_corpus import FinetuneData, load_finetune_data
+from training.data.tokenizers import Tokenizer
 from training.runs.summary import readable_bytes
 from training.steps.compiled import CompiledSteps
 from training.steps.mesh import make_mesh
@@ -91,8 +91,8 @@ def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
         own = (example.question + "\n" for example in examples[i::20])
         (texts / f"{i}.txt").write_text("".join(own), "utf-8")
     # The tokenizer knows the answers' signs, as those of real models do; the model has seen none.
-    solved = (f"{example.question}\n{example.answer}".encode() for example in examples)
-    HuggingFaceTokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
+    solved = (f"{example.question}\n{example.answer}" for example in examples)
+    Tokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
     options = BASE | {"out": base, "data": str(texts), "tokenizer": str(tokenizer)}
     pretrain(with_options(PretrainConfig(), **options), console)
     return base

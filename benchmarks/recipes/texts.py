@@ -3,14 +3,13 @@
 import functools
 import itertools
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from training.commands.problems import generate
-from training.data.documents import find_sources, read_documents
-from training.data.files import STDLIB
+from training.commands.problems import generate_problems
+from training.data.documents import STDLIB, find_sources, read_documents
+from training.data.tokenization import document_rank
 
 END_OF_TEXT = np.array([256], np.uint16)
 HELD_OUT = 0.05
@@ -23,14 +22,12 @@ def write_library(path: pathlib.Path) -> None:
     The split is the search's own, so that its runs stay comparable: documents in the order of the
     hash of their names are held out as long as they fit into a twentieth of the bytes.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        failure = str(pathlib.Path(folder, "failure"))
-        documents = list(read_documents(find_sources(STDLIB)[0], folder, failure))
-    texts = [document["text"].encode() for document in documents]
+    documents = list(read_documents(find_sources(STDLIB)))
+    texts = [document.text.encode() for document in documents]
     room = HELD_OUT * sum(map(len, texts))
     smallest = min(map(len, texts))
     held_out = set()
-    for i in sorted(range(len(texts)), key=lambda i: documents[i]["rank"]):
+    for i in sorted(range(len(texts)), key=lambda i: document_rank(documents[i].name)):
         if room < smallest:
             break
         if len(texts[i]) <= room:
@@ -42,7 +39,7 @@ def write_library(path: pathlib.Path) -> None:
 
 def write_problems(path: pathlib.Path) -> None:
     """The bytes of arithmetic word problems and their solutions, no problem twice."""
-    texts = (f"{problem.question}\n{problem.answer}".encode() for problem in generate(0))
+    texts = (f"{problem.question}\n{problem.answer}".encode() for problem in generate_problems(0))
     held_out = _stream(itertools.islice(texts, HELD_OUT_PROBLEMS))
     write_arrays(path, _parts(_stream(itertools.islice(texts, PROBLEMS)), held_out))
 

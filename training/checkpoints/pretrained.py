@@ -27,10 +27,8 @@ from models.partitioning import partition_specs
 from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
-from training.data.bpe import byte_tokenizer_definition
-from training.data.huggingface_tokenizer import HuggingFaceTokenizer
-from training.data.prompts import Prompt, stored_prompt
-from training.data.tokenizers import ByteTokenizer, Tokenizer, get_tokenizer, stored_tokenizer
+from training.data.questions import Prompt, stored_prompt
+from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.folders import is_local
 from training.runs.folder import CONFIG_FILE
@@ -110,10 +108,7 @@ class RunModel(PretrainedModel):
         return with_parameters(config, params)
 
     def save_tokenizer(self, folder: Path) -> None:
-        tokenizer = self.tokenizer
-        if isinstance(tokenizer, ByteTokenizer):
-            tokenizer = HuggingFaceTokenizer(byte_tokenizer_definition(), tokenizer.name)
-        tokenizer.save(folder)
+        self.tokenizer.save(folder)
 
 
 def open_model(folder: Path) -> PretrainedModel:

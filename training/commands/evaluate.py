@@ -17,8 +17,7 @@ from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
-from training.data.prompts import Prompt
-from training.data.questions import Example, has_questions, read_examples
+from training.data.questions import Example, Prompt, has_questions, read_examples
 from training.errors import UserError
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
@@ -190,7 +189,7 @@ def _check_lengths(
     longest = max(range(len(examples)), key=lambda i: lengths[i])
     if not min(lengths):
         example = examples[lengths.index(0)]
-        raise UserError(f"{example.where}: its question has no tokens. Remove the line.")
+        raise UserError(f"{example.where}: its question has no tokens. Remove it.")
     if lengths[longest] + new - 1 > most:
         raise UserError(
             f"{examples[longest].where}: its prompt of {lengths[longest]} tokens and "

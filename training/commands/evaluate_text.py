@@ -2,9 +2,7 @@
 
 import functools
 import math
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -80,10 +78,7 @@ def evaluate_text(
 
 def _tokens(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
     """All documents as one stream, the end of text between them; and their bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        failure = str(Path(folder) / "failure")
-        rows = list(read_documents(find_sources(data)[0], folder, failure))
-    texts = [row["text"] for row in rows]
+    texts = [document.text for document in read_documents(find_sources(data))]
     if not texts:
         raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
     separator = np.array([tokenizer.eos_id])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.data.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS, RATIONALES
+from training.commands.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS, RATIONALES
 from training.errors import UserError, as_flag
 
 SMALLEST_NUMBER = 2  # of what is counted: one apple would need other words

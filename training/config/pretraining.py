@@ -21,7 +21,7 @@ class CorpusOptions:
     a data set as hf:NAME:CONFIG:SPLIT; or a folder that `train.py prepare` has written."""
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the training part of the data), or the path of a tokenizer.json
-    or of a SentencePiece .model file."""
+    or of its folder."""
     verify: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Read prepared data once before training and compare their checksums."""
     validation_fraction: float = 0.05

@@ -25,7 +25,7 @@ class BatchIterator(Protocol):
     def set_state(self, state: dict[str, int]) -> None: ...
 
 
-class PackedDataset:
+class Windows:
     """A stream of tokens as windows of `seq_len` inputs and their next tokens: a Grain source.
 
     Window i is tokens[i * seq_len : (i + 1) * seq_len + 1]. Windows overlap by one token, so that
@@ -35,21 +35,23 @@ class PackedDataset:
     Args:
         tokens: (tokens,) of any integer type, in memory or memory-mapped.
         seq_len: number of predicted tokens in a window.
+        batch_size: windows that are needed.
+        split: of the corpus, for the message.
 
     Raises:
-        ValueError: `tokens` is not a vector of integers, or `seq_len` is less than 1.
+        DataError: there are fewer windows than `batch_size`.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int):
-        if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(
-                f"tokens must be a vector of integers, got {tokens.dtype} of shape {tokens.shape}: "
-                "pass a corpus' training or validation tokens."
-            )
-        if seq_len < 1:
-            raise ValueError(f"seq_len must be at least 1, got {seq_len}.")
+    def __init__(self, tokens: np.ndarray, seq_len: int, batch_size: int, split: str):
         self.tokens = tokens
         self.seq_len = seq_len
+        if len(self) < batch_size:
+            raise DataError(
+                f"the {split} data are too small: {len(tokens)} tokens give {len(self)} windows of "
+                f"seq_len {seq_len}, and one batch takes {batch_size} "
+                f"({batch_size * seq_len + 1} tokens). Give more data, or reduce batch_size or "
+                "seq_len."
+            )
 
     def __len__(self) -> int:
         return max(0, len(self.tokens) - 1) // self.seq_len
@@ -69,12 +71,33 @@ def train_loader(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> BatchIterator:
-    """Returns an endless Grain iterator of shuffled training batches.
+    """Returns an iterator of what `endless_batches` gives of the windows of a stream of tokens.
 
-    All windows are shuffled anew in every epoch, and every window is seen exactly once per epoch;
-    a batch may hold the end of one epoch and the start of the next. The order depends on the
-    tokens, `seq_len` and `seed` only: with several shards, the k-th batches of all shards hold
-    together the rows of the k-th batch of a single loader.
+    Args:
+        tokens: (tokens,) of any integer type, in memory or memory-mapped.
+        batch_size: windows in a batch, over all shards together.
+        seq_len: number of predicted tokens in a window.
+        seed, shard_index, shard_count: as for `endless_batches`.
+
+    Returns:
+        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}.
+
+    Raises:
+        DataError: there are fewer windows than `batch_size`.
+    """
+    windows = Windows(tokens, seq_len, batch_size, "training")
+    return iter(endless_batches(windows, batch_size, seed, shard_index, shard_count))
+
+
+def endless_batches(
+    source: Any, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1
+) -> grain.IterDataset:
+    """Batches of rows without end.
+
+    All rows are shuffled anew in every epoch, and every row is seen exactly once per epoch; a batch
+    may hold the end of one epoch and the start of the next. The order depends on the number of rows
+    and the seed only: with several shards, the k-th batches of all shards hold together the rows
+    of the k-th batch of a single loader.
 
     The iterator's `get_state()` is a small JSON-able dictionary; `set_state` on a loader built
     with the same arguments, in any process, continues with exactly the batches that would have
@@ -84,68 +107,39 @@ def train_loader(
     training step.
 
     Args:
-        tokens: (tokens,) of any integer type, in memory or memory-mapped.
-        batch_size: windows in a batch, over all shards together.
-        seq_len: number of predicted tokens in a window.
-        seed: seed of the shuffling, at least 0.
-        shard_index: which shard this is, for data that is loaded by several processes.
-        shard_count: number of shards; must divide `batch_size`.
-
-    Returns:
-        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}.
-
-    Raises:
-        DataError: there are fewer windows than `batch_size`.
-        ValueError: an argument is out of range.
-    """
-    windows = checked_windows(tokens, batch_size, seq_len, "training")
-    batches = endless_batches(
-        windows, batch_size, seed, shard_index=shard_index, shard_count=shard_count
-    )
-    return iter(batches)
-
-
-def endless_batches(
-    source: Any, batch_size: int, seed: int, *, shard_index: int = 0, shard_count: int = 1
-) -> grain.IterDataset:
-    """What `train_loader` promises, of any rows.
-
-    Args:
         source: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal shapes.
         batch_size: rows in a batch, over all shards together.
-        seed: of the shuffling, at least 0.
+        seed: of the shuffling.
         shard_index: which shard this is.
         shard_count: number of shards; must divide `batch_size`.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: it does not.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}.")
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index must be in 0 ... {shard_count - 1}, got {shard_index}.")
     if batch_size % shard_count:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the {shard_count} shards that load it: "
             f"use a multiple of {shard_count}."
         )
+    # Grain shuffles epoch e with seed + e: hashing keeps runs with the seeds 0, 1, 2 from sharing
+    # each other's epochs.
+    hashed = int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")
     dataset = (
         grain.MapDataset.source(source)
-        .shuffle(seed=_shuffle_seed(seed))
+        .shuffle(seed=hashed)
         .repeat()
         .slice(slice(shard_index, None, shard_count))
         # drop_remainder drops nothing of an endless stream: it keeps Grain from computing the
         # number of batches in floating point, which overflows for batches of one.
         .batch(batch_size // shard_count, drop_remainder=True)
     )
-    in_this_thread = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    return dataset.to_iter_dataset(in_this_thread)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
 
 def validation_batches(
     tokens: np.ndarray, batch_size: int, seq_len: int, max_batches: int | None = None
 ) -> np.ndarray:
-    """Returns the fixed batches that the validation loss is measured on.
+    """Returns the validation batches, the same in every run.
 
     Args:
         tokens: (tokens,) of any integer type, in memory or memory-mapped.
@@ -158,11 +152,8 @@ def validation_batches(
 
     Raises:
         DataError: there are fewer windows than `batch_size`.
-        ValueError: an argument is out of range.
     """
-    if max_batches is not None and max_batches < 1:
-        raise ValueError(f"max_batches must be at least 1 or None, got {max_batches}.")
-    windows = checked_windows(tokens, batch_size, seq_len, "validation")
+    windows = Windows(tokens, seq_len, batch_size, "validation")
     num_batches = len(windows) // batch_size
     if max_batches is not None:
         num_batches = min(num_batches, max_batches)
@@ -170,26 +161,3 @@ def validation_batches(
     indices = np.arange(num_chosen) * len(windows) // num_chosen
     chosen = np.stack([windows[int(index)]["tokens"] for index in indices])
     return chosen.reshape(num_batches, batch_size, seq_len + 1)
-
-
-def checked_windows(tokens: np.ndarray, batch_size: int, seq_len: int, split: str) -> PackedDataset:
-    """Returns the windows, or raises DataError where they do not fill one batch."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    windows = PackedDataset(tokens, seq_len)
-    if len(windows) < batch_size:
-        needed = batch_size * seq_len + 1
-        raise DataError(
-            f"the {split} data are too small: {len(tokens)} tokens give {len(windows)} windows of "
-            f"seq_len {seq_len}, and one batch takes {batch_size} ({needed} tokens). "
-            "Give more data, or reduce batch_size or seq_len."
-        )
-    return windows
-
-
-def _shuffle_seed(seed: int) -> int:
-    """Returns a 32-bit seed for Grain, which shuffles epoch e with seed + e.
-
-    Hashing keeps runs with the seeds 0, 1, 2 from sharing each other's epochs.
-    """
-    return int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")

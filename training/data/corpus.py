@@ -1,37 +1,24 @@
 """The tokens of a run: a corpus tokenised now, or the arrays of `train.py prepare` mapped."""
 
-import dataclasses
 import hashlib
 import json
 import math
 import operator
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
-from training.data.batches import (
-    BatchIterator,
-    checked_windows,
-    endless_batches,
-    validation_batches,
-)
-from training.data.bpe import is_bpe
-from training.data.documents import describe_size
-from training.data.plan import make_plan
+from training.data.batches import BatchIterator, Windows, endless_batches, validation_batches
 from training.data.tables import HUB_PREFIX
-from training.data.token_arrays import (
-    MANIFEST_FILE,
-    TokenArrays,
-    file_checksum,
-    is_prepared,
-    open_token_arrays,
-)
-from training.data.tokenization import write_tokens
-from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
+from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
+from training.data.tokenization import make_plan, write_tokens
+from training.data.tokenizers import Tokenizer, is_bpe, stored_tokenizer
 from training.errors import DataError
 from training.json_files import write_json
 
@@ -42,7 +29,7 @@ _MAX_FILES_SHOWN = 5
 _MOST_STREAMED_BYTES = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Corpus:
     """Training and validation tokens.
 
@@ -50,26 +37,41 @@ class Corpus:
         training: (tokens,) unsigned integers, in memory or mapped.
         validation: (tokens,) unsigned integers.
         tokenizer: that they were made with.
-        checksum: SHA-256 of the checksums, or of the manifest of prepared arrays.
+        manifest: what `training.data.token_arrays` says of them.
         checksums: of every file, or array file, by name.
-        training_bytes: of the text that the training tokens stand for.
-        validation_bytes: of the text that the validation tokens stand for.
-        description: sizes, for people.
     """
 
     training: np.ndarray
     validation: np.ndarray
     tokenizer: Tokenizer
-    checksum: str
+    manifest: Mapping[str, Any]
     checksums: Mapping[str, str]
-    training_bytes: int
-    validation_bytes: int
-    description: str
 
     @property
     def vocab_size(self) -> int:
         """Of the tokenizer."""
         return self.tokenizer.vocab_size
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the checksums."""
+        content = json.dumps(sorted(self.checksums.items()))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def training_bytes(self) -> int:
+        """Of the text that the training tokens stand for."""
+        return self.manifest["training"]["text_bytes"]
+
+    @property
+    def validation_bytes(self) -> int:
+        """Of the text that the validation tokens stand for."""
+        return self.manifest["validation"]["text_bytes"]
+
+    @property
+    def description(self) -> str:
+        """Sizes, for people."""
+        return describe_manifest(self.manifest)
 
     def bits_per_byte(self, val_loss: float) -> float:
         """The validation loss on a scale that does not depend on the tokenizer.
@@ -86,43 +88,22 @@ class Corpus:
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
-        """What `train_loader` gives of the training tokens: int32 (rows, seq_len + 1).
-
-        Args:
-            batch: its size and length.
-            seed: of the order.
-            shard_index: which part of every batch.
-            shard_count: number of parts.
-
-        Raises:
-            DataError: too few tokens.
-        """
-        windows = checked_windows(self.training, batch.batch_size, batch.seq_len, "training")
-        batches = endless_batches(
-            windows, batch.batch_size, seed, shard_index=shard_index, shard_count=shard_count
-        )
+        """What `train_loader` gives of the training tokens, as int32 (rows, seq_len + 1)."""
+        windows = Windows(self.training, batch.seq_len, batch.batch_size, "training")
+        batches = endless_batches(windows, batch.batch_size, seed, shard_index, shard_count)
         return iter(batches.map(operator.itemgetter("tokens")))
 
     def validation_batches(self, batch: BatchShape) -> list[np.ndarray]:
-        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run.
-
-        Raises:
-            DataError: too few tokens.
-        """
-        return list(
-            validation_batches(self.validation, batch.batch_size, batch.seq_len, batch.eval_batches)
-        )
+        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run."""
+        size, length = batch.batch_size, batch.seq_len
+        return list(validation_batches(self.validation, size, length, batch.eval_batches))
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """What metrics.jsonl says of a validation loss, besides."""
         return {"val_bits_per_byte": self.bits_per_byte(val_loss)}
 
     def save_to_run(self, folder: Path) -> None:
-        """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed.
-
-        Args:
-            folder: of the run; exists.
-        """
+        """Writes the tokenizer, and data.json, by which a resumed run knows a file that changed."""
         self.tokenizer.save(folder)
         write_json(folder / DATA_FILE, dict(self.checksums))
 
@@ -137,7 +118,29 @@ def load_corpus(config: CorpusOptions, resumed: Path | None = None) -> Corpus:
     Raises:
         UserError: for an unknown tokenizer or data that cannot be used, naming the file.
     """
-    return _map_arrays(config) if is_prepared(config.data) else _tokenise(config, resumed)
+    if not is_prepared(config.data):
+        return _tokenise(config, resumed)
+    corpus = open_corpus(Path(config.data), verify=config.verify)
+    if config.tokenizer != corpus.tokenizer.name:
+        raise DataError(
+            f"{config.data}: these data were prepared with the tokenizer "
+            f"{corpus.tokenizer.name}, and --tokenizer is {config.tokenizer}. Give --tokenizer "
+            f"{corpus.tokenizer.name}, or prepare the data again with the other one."
+        )
+    return corpus
+
+
+def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
+    """Maps a prepared folder; see `open_token_arrays`."""
+    manifest, arrays = open_token_arrays(folder.expanduser(), verify=verify)
+    tokenizer = stored_tokenizer(folder.expanduser(), manifest["tokenizer"]["name"])
+    if tokenizer.checksum != manifest["tokenizer"]["sha256"]:
+        raise DataError(
+            f"{folder}: the tokenizer's file in this folder has changed since the data were "
+            "prepared with it. Restore it, or prepare the data again into another folder."
+        )
+    checksums = {manifest[split]["file"]: manifest[split]["sha256"] for split in arrays}
+    return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=checksums)
 
 
 def check_unchanged(
@@ -166,13 +169,13 @@ def check_unchanged(
         )
 
 
-def describe_differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> str:
+def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Lines that name the first files that vanished, changed or are new; "" for none."""
     differences = [f"  {name} has vanished" for name in before if name not in now]
     differences += [
         f"  {name} has changed" if name in before else f"  {name} is new"
         for name, checksum in now.items()
-        if name not in before or before[name] != checksum
+        if before.get(name) != checksum
     ]
     more = len(differences) - _MAX_FILES_SHOWN
     shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
@@ -186,54 +189,6 @@ def _tokenise(config: CorpusOptions, resumed: Path | None) -> Corpus:
     plan = make_plan(config.data, config.tokenizer, config.validation_fraction, stored)
     most_bytes = _MOST_STREAMED_BYTES if config.data.startswith(HUB_PREFIX) else None
     with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as folder:
-        write_tokens(plan, Path(folder), most_bytes=most_bytes)
-        arrays = open_token_arrays(Path(folder), mapped=False)
-    checksums = arrays.manifest["checksums"]
-    digest = hashlib.sha256(json.dumps(sorted(checksums.items())).encode())
-    return _corpus(arrays, digest.hexdigest(), checksums)
-
-
-def _map_arrays(config: CorpusOptions) -> Corpus:
-    folder = Path(config.data).expanduser()
-    arrays = open_token_arrays(folder, verify=config.verify)
-    _check_tokenizer(config, arrays)
-    return _corpus(arrays, file_checksum(folder / MANIFEST_FILE), arrays.checksums)
-
-
-def _corpus(arrays: TokenArrays, checksum: str, checksums: Mapping[str, str]) -> Corpus:
-    manifest = arrays.manifest
-    num_binary = manifest["binary_left_out"]
-    left_out = f" ({num_binary} binary files left out)" if num_binary else ""
-    sizes = [describe_split(manifest[split]) for split in ("training", "validation")]
-    return Corpus(
-        training=arrays.training,
-        validation=arrays.validation,
-        tokenizer=arrays.tokenizer,
-        checksum=checksum,
-        checksums=checksums,
-        training_bytes=manifest["training"]["text_bytes"],
-        validation_bytes=manifest["validation"]["text_bytes"],
-        description=f"{sizes[0]} to train on, {sizes[1]} held out{left_out}",
-    )
-
-
-def describe_split(split: Mapping[str, int]) -> str:
-    """The size of a part of a corpus for people: "1,632 documents, 28.9 MB, 7,200,000 tokens"."""
-    count = split["documents"]
-    documents = f"{count:,} document" + ("" if count == 1 else "s")
-    return f"{documents}, {describe_size(split['text_bytes'])}, {split['tokens']:,} tokens"
-
-
-def _check_tokenizer(config: CorpusOptions, arrays: TokenArrays) -> None:
-    """Refuses prepared data of another tokenizer than the one that is asked for."""
-    prepared = arrays.tokenizer
-    if config.tokenizer == prepared.name:
-        return
-    # The same file may be found by another path now.
-    if not is_bpe(name := config.tokenizer) and get_tokenizer(name).checksum == prepared.checksum:
-        return
-    raise DataError(
-        f"{config.data}: these data were prepared with the tokenizer {prepared.name}, and "
-        f"--tokenizer is {config.tokenizer}. Give --tokenizer {prepared.name}, or prepare the data "
-        "again with the other one."
-    )
+        tokenizer = write_tokens(plan, Path(folder), most_bytes=most_bytes)
+        manifest, arrays = open_token_arrays(Path(folder), mapped=False)
+    return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=manifest["checksums"])

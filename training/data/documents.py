@@ -1,151 +1,186 @@
-"""Documents: the texts of files and data sets as rows of a `datasets` generator.
+"""What `--data` names, and the documents in it.
 
-Text files are one document each. JSON-lines files (`.jsonl`, and `.jsonl.gz` or `.json.gz` as the
-C4 shards are named), Parquet files and data sets by name are read by `datasets.load_dataset`, one
-document a row, its field or column `text`. Any other `.gz` is a compressed text file. All text must
-be UTF-8. Empty documents are left out.
+A file, a folder, a glob, Python's own source ("stdlib"), or a data set by name. Text files are one
+document each. JSON-lines files (`.jsonl`, and `.jsonl.gz` or `.json.gz` as the C4 shards are
+named), Parquet files and data sets by name have one in the field `text` of every row. Any other
+`.gz` is a compressed text file. All text is UTF-8. Empty documents are left out.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import glob
+import gzip
+import sysconfig
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from training.data.files import JSON_LINES, PARQUET, STDLIB, find_files, has_suffix
-from training.data.json_lines import READ_ERRORS, open_file, read_error, utf8_error
-from training.data.split import document_rank
-from training.data.tables import (
-    HUB_PREFIX,
-    HubName,
-    count_shards,
-    file_texts,
-    hub_texts,
-    parse_hub_name,
-)
+from training.data.tables import HUB_PREFIX, is_table, parse_hub_name, read_hub, read_table
 from training.errors import DataError
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+STDLIB = "stdlib"
+_WILDCARDS = "*?["
+# As git does: text has no NUL bytes, and binary formats have one early.
+_BINARY_PROBE_BYTES = 8192
+# `encodings` is left out for its generated tables: near copies of each other that would make
+# the validation loss of a split by file look better than it is. _sysconfigdata* is generated too.
+_STDLIB_EXCLUDED = frozenset({"encodings", "site-packages", "dist-packages"})
+_READ_ERRORS = (OSError, EOFError, zlib.error)
+
+# (name relative to the corpus, path), ordered by name.
+NamedPaths = list[tuple[str, Path]]
 
 
-class Source(NamedTuple):
-    """A file, or one shard of a data set by name.
+class Sources(NamedTuple):
+    """What a corpus is read from.
 
     Attributes:
-        name: relative to the corpus.
-        path: of a file.
-        lenient: left out if it is not UTF-8 (the standard library has such test files).
-        hub: the data set, and then which shard of how many.
-        shard: 0 ... shards - 1.
-        shards: number of them.
+        data: what the user gave.
+        files: its files; none of a data set by name. Their names are relative to the folder, or to
+            the part of a glob before its first wildcard: the same files elsewhere are the same
+            corpus.
+        num_binary: files of a folder that are left out.
     """
 
+    data: str
+    files: NamedPaths
+    num_binary: int = 0
+
+
+class Document(NamedTuple):
+    """A text that is not empty, and its name within the corpus."""
+
     name: str
-    path: Any = None  # a Path
-    lenient: bool = False
-    hub: HubName | None = None
-    shard: int = 0
-    shards: int = 1
+    text: str
 
 
-def find_sources(data: str) -> tuple[list[Source], int]:
-    """Returns what a corpus is read from, ordered by name, and how many binary files were left out.
+def find_sources(data: str) -> Sources:
+    """Finds what a corpus is read from.
 
     Args:
-        data: as for `training.data.files.find_files`, or the name of a data set.
+        data: "stdlib" for the Python source of the running interpreter's standard library, the
+            path of a file or folder ("~" is the home folder), a glob, or the name of a data set as
+            `training.data.tables.parse_hub_name` takes it.
 
     Raises:
         DataError: nothing is there, or it cannot be read.
     """
-    if not data.startswith(HUB_PREFIX):
-        paths, num_binary = find_files(data)
-        return [Source(name, path, lenient=data == STDLIB) for name, path in paths], num_binary
-    hub = parse_hub_name(data)
-    count = count_shards(hub)
-    stem = ":".join(part for part in (hub.name, hub.config, hub.split) if part)
-    return [Source(f"{stem}/{i:05d}", hub=hub, shard=i, shards=count) for i in range(count)], 0
-
-
-def read_documents(
-    sources: Sequence[Source], cache: str, failure: str, most_bytes: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yields {"rank": hash of the document's name, "text": not empty}: for `from_generator`.
-
-    Args:
-        sources: what to read, in this order.
-        cache: folder for what `datasets` keeps.
-        failure: file for the message of a DataError. `datasets` loses the error itself on its way
-            from another process; and the other processes stop where they find the file.
-        most_bytes: of a data set by name; more text is refused. None = any.
-
-    Raises:
-        DataError: a source cannot be read, or a document is not text; it names the source.
-    """
-    count, num_bytes = 0, 0
+    if data.startswith(HUB_PREFIX):
+        parse_hub_name(data)
+        return Sources(data, [])
+    if data == STDLIB:
+        return Sources(data, _find_stdlib())
+    path = Path(data).expanduser()
     try:
-        for source in sources:
-            if Path(failure).exists():
-                return
-            for row, text in enumerate(_texts(source, cache), 1):
-                num_bytes += len(text)
-                if source.hub and most_bytes is not None and num_bytes > most_bytes:
-                    raise _too_much(source.hub, count, most_bytes)
-                count += 1
-                if text:
-                    name = source.name if _is_text_file(source) else f"{source.name}:{row}"
-                    yield {"rank": document_rank(name), "text": text}
-    except DataError as error:
-        Path(failure).write_text(str(error), "utf-8")
-        raise
-
-
-def _is_text_file(source: Source) -> bool:
-    return source.hub is None and not has_suffix(source.path, JSON_LINES + PARQUET)
-
-
-def _texts(source: Source, cache: str) -> Iterator[str]:
-    if source.hub is not None:
-        yield from hub_texts(source.hub, source.shard, source.shards, cache)
-    elif _is_text_file(source):
-        with contextlib.suppress(DataError) if source.lenient else contextlib.nullcontext():
-            yield _read_text(source.path)
-    else:
-        yield from file_texts(source.path, cache)
-
-
-def _read_text(path: Path) -> str:
-    """Reads a file as it is: the text builder of `datasets` would rewrite its ends of lines."""
-    try:
-        with open_file(path) as file:
-            data = file.read()
-    except READ_ERRORS as error:
+        if any(wildcard in data for wildcard in _WILDCARDS) and not path.exists():
+            return Sources(data, _expand(path, data))
+        if data and path.is_file():
+            return Sources(data, [(path.name, path)])
+        if data and path.is_dir():
+            found = _files(path, "**")
+            texts = [(name, path) for name, path in found if is_table(path) or not _is_binary(path)]
+            return Sources(data, texts, len(found) - len(texts))
+    except OSError as error:
         raise read_error(path, error) from error
-    try:
-        text = data.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise utf8_error(path, line, error.start, error.object[error.start]) from error
-    position = data.find(b"\0")
-    if position >= 0:
-        line = data.count(b"\n", 0, position) + 1
-        raise DataError(
-            f"{path}, line {line}: NUL byte (byte {position} of the file): it is binary or "
-            "UTF-16. Leave it out, or convert it to UTF-8."
-        )
-    return text
-
-
-def _too_much(hub: HubName, count: int, most_bytes: int) -> DataError:
-    name = f"{HUB_PREFIX}{hub.name}:{hub.config or ''}:{hub.split}[:{count}]"
-    return DataError(
-        f"{HUB_PREFIX}{hub.name}: more than {describe_size(most_bytes)} of text, too much to be "
-        f"held in memory. Name its first documents only, as in {name}, or tokenise it once with "
-        "`train.py prepare`."
+    raise DataError(
+        f"{data!r}: no such file or folder. Give the path of a text, JSON-lines or Parquet file, a "
+        'folder, a glob such as "texts/*.txt", a data set as "hf:NAME", or "stdlib".'
     )
 
 
-def describe_size(num_bytes: int) -> str:
-    """A size in decimal units: 28 900 000 -> "28.9 MB"."""
-    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.1f} {unit}"
-    return f"{num_bytes} bytes"
+def read_documents(sources: Sources) -> Iterator[Document]:
+    """Yields the documents of a corpus, those of one file after the other.
+
+    Raises:
+        DataError: a file cannot be read, or a document is not text; it names the file.
+    """
+    if sources.data.startswith(HUB_PREFIX):
+        hub = parse_hub_name(sources.data)
+        yield from _numbered(":".join(filter(None, hub[:3])), read_hub(hub, ["text"]))
+    for name, path in sources.files:
+        if is_table(path):
+            yield from _numbered(name, read_table(path, ["text"]))
+        else:
+            text = _read_text(path, lenient=sources.data == STDLIB)
+            if text:
+                yield Document(name, text)
+
+
+def _numbered(name: str, rows: Iterator[tuple[str, ...]]) -> Iterator[Document]:
+    return (Document(f"{name}:{row}", text) for row, (text,) in enumerate(rows, 1) if text)
+
+
+def _read_text(path: Path, *, lenient: bool) -> str:
+    """Reads a file as it is: the text builder of `datasets` would rewrite its ends of lines.
+
+    Nothing is read of one that is not UTF-8 if `lenient`: the standard library has such, to test
+    with.
+    """
+    try:
+        with _open(path) as file:
+            text = file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        if "\0" in text:
+            raise ValueError("a NUL character")
+        return text
+    except _READ_ERRORS as error:
+        raise read_error(path, error) from error
+    except ValueError as error:
+        if lenient:
+            return ""
+        raise DataError(
+            f"{path}: not UTF-8 text ({error}). Convert it to UTF-8, or leave it out."
+        ) from error
+
+
+def read_error(path: Path, error: Exception) -> DataError:
+    """The error for people for one of the operating system or of gzip."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return DataError(
+        f"{path}: cannot be read: {reason}. Check that it is there and complete, and its "
+        "permissions."
+    )
+
+
+def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _is_binary(path: Path) -> bool:
+    try:
+        with _open(path) as file:
+            return b"\0" in file.read(_BINARY_PROBE_BYTES)
+    except _READ_ERRORS as error:
+        raise read_error(path, error) from error
+
+
+def _find_stdlib() -> NamedPaths:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    folders = [path.name for path in root.iterdir() if path.is_dir()]
+    patterns = ["*.py", *(f"{name}/**/*.py" for name in folders if name not in _STDLIB_EXCLUDED)]
+    found = sorted(file for pattern in patterns for file in _files(root, pattern))
+    paths = [(name, path) for name, path in found if not name.startswith("_sysconfigdata")]
+    if not paths:
+        raise DataError(
+            f"stdlib: no .py files in {root}: this Python comes without the source of its standard "
+            "library. Give --data the path of a text file or folder."
+        )
+    return paths
+
+
+def _expand(pattern: Path, data: str) -> NamedPaths:
+    """The files that a glob matches, named from its first part with a wildcard on."""
+    is_plain = [not any(wildcard in part for wildcard in _WILDCARDS) for part in pattern.parts]
+    first = is_plain.index(False)
+    found = _files(Path(*pattern.parts[:first]), str(Path(*pattern.parts[first:])))
+    if not found:
+        raise DataError(
+            f'{data!r}: the glob matches no files. Check the folder and the pattern; "**" matches '
+            "subfolders."
+        )
+    return found
+
+
+def _files(root: Path, pattern: str) -> NamedPaths:
+    """The files below a folder that match, but hidden and compiled ones, ordered by name."""
+    names = glob.glob(pattern, root_dir=root, recursive=True)
+    named = [(Path(name).as_posix(), root / name) for name in names if "__pycache__" not in name]
+    return sorted((name, path) for name, path in named if path.is_file())

@@ -1,4 +1,4 @@
-"""The rows of a fine-tuning run: examples read, split, put into prompts and tokenised."""
+"""The rows of a fine-tuning run: examples in rows of equal length, padded or packed."""
 
 import dataclasses
 import functools
@@ -12,17 +12,117 @@ import numpy as np
 from training.checkpoints.pretrained import PretrainedModel
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
-from training.data.answer_rows import AnswerRows, answer_batches
 from training.data.batches import BatchIterator, endless_batches
 from training.data.corpus import DATA_FILE
-from training.data.prompts import EncodedExample, Prompt
-from training.data.questions import Example, read_examples
+from training.data.questions import EncodedExample, Prompt, read_examples, split_examples
 from training.data.token_arrays import file_checksum
 from training.errors import UserError
 from training.json_files import write_json
+from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS
 
 # Rows of --packing without --seq-len hold so many of the longest example: few gaps are left.
 PACKED_EXAMPLES = 4
+PADDING = 0  # token id; its weight is zero, so that any id would do
+
+
+class AnswerRows:
+    """Rows of `seq_len` inputs and their next tokens, weighted 1 in answers: a Grain source.
+
+    Args:
+        examples: none of more than seq_len + 1 tokens.
+        seq_len: number of predicted tokens in a row.
+        packing: fill the rows with several examples where they fit. Which share a row depends on
+            the examples only.
+
+    Raises:
+        ValueError: an example is too long.
+    """
+
+    def __init__(self, examples: Sequence[EncodedExample], seq_len: int, *, packing: bool = False):
+        for example in examples:
+            if len(example.tokens) > seq_len + 1:
+                raise ValueError(
+                    f"{example.where}: its {len(example.tokens)} tokens do not fit a row of "
+                    f"{seq_len + 1}"
+                )
+        self.examples = examples
+        self.seq_len = seq_len
+        self.packing = packing
+        self.packs = (
+            pack([len(example.tokens) for example in examples], seq_len + 1)
+            if packing
+            else [[index] for index in range(len(examples))]
+        )
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Returns the arrays named in `training.steps.answer_loss`, without their first axis."""
+        tokens = np.full(self.seq_len + 1, PADDING, np.int32)
+        weights = np.zeros(self.seq_len + 1, np.float32)
+        segments = np.zeros(self.seq_len + 1, np.int32)
+        start = 0
+        for number, i in enumerate(self.packs[index], 1):
+            example = self.examples[i]
+            stop = start + len(example.tokens)
+            tokens[start:stop] = example.tokens
+            weights[start + example.answer_start : stop] = 1
+            segments[start:stop] = number
+            start = stop
+        row = {TOKENS: tokens, WEIGHTS: weights[1:]}
+        return row | {SEGMENTS: segments[:-1]} if self.packing else row
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Puts things of some lengths into few boxes: the longest first, each where least room is left.
+
+    Args:
+        lengths: of the things, at most `capacity`.
+        capacity: of a box.
+
+    Returns:
+        The boxes, each a list of indices.
+
+    Example:
+        >>> pack([2, 5, 3, 4], 7)
+        [[1, 0], [3, 2]]
+    """
+    boxes: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # room left -> boxes
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[index]
+        room = next((room for room in range(length, capacity) if with_room[room]), None)
+        if room is None:
+            box, room = len(boxes), capacity
+            boxes.append([])
+        else:
+            box = with_room[room].pop()
+        boxes[box].append(index)
+        with_room[room - length].append(box)
+    return boxes
+
+
+def answer_batches(rows: AnswerRows, batch_size: int, most: int) -> list[dict[str, np.ndarray]]:
+    """Batches whose losses have the mean over all answer tokens in them as their plain mean.
+
+    Args:
+        rows: one or more; where they are more than the batches hold, evenly spread ones are taken.
+        batch_size: rows in a batch; the last one is filled with rows of no weight.
+        most: number of batches at most.
+    """
+    count = min(len(rows), batch_size * most)
+    chosen = [rows[i * len(rows) // count] for i in range(count)]
+    num_batches = -(-count // batch_size)
+    total = sum(float(row[WEIGHTS].sum()) for row in chosen)
+    empty = {name: np.zeros_like(value) for name, value in chosen[0].items()}
+    filled = chosen + [empty] * (num_batches * batch_size - count)
+    arrays = {name: np.stack([row[name] for row in filled]) for name in empty}
+    arrays[WEIGHTS] = arrays[WEIGHTS] * np.float32(num_batches / total)
+    return [
+        {name: value[start : start + batch_size] for name, value in arrays.items()}
+        for start in range(0, len(filled), batch_size)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +161,7 @@ class FinetuneData:
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> BatchIterator:
         """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
-        batches = endless_batches(
-            self.training,
-            batch.batch_size,
-            seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
+        batches = endless_batches(self.training, batch.batch_size, seed, shard_index, shard_count)
         return iter(batches)
 
     def validation_batches(self, batch: BatchShape) -> list[dict[str, np.ndarray]]:
@@ -119,7 +213,7 @@ def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> Finet
     checksums = {name: file_checksum(path) for name, path in zip(names, paths, strict=True)}
     encoded = [prompt.encode_examples(part, model.tokenizer) for part in (training, validation)]
     seq_len = _row_length(config, model, [*encoded[0], *encoded[1]])
-    kept = [_fitting(part, seq_len) for part in encoded]
+    kept = [[x for x in part if len(x.tokens) <= seq_len + 1] for part in encoded]
     if not all(kept):
         raise UserError(
             f"no example of {path if not kept[0] else paths[-1]} fits --seq-len {seq_len}: give a "
@@ -132,32 +226,6 @@ def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> Finet
         checksums=checksums,
         skipped=sum(map(len, encoded)) - sum(map(len, kept)),
     )
-
-
-def split_examples(
-    examples: Sequence[Example], validation_fraction: float
-) -> tuple[list[Example], list[Example]]:
-    """Splits examples for training and for validation, by a hash of their questions.
-
-    Neither the order of the lines nor the machine matters, and a question is never in both parts.
-
-    Raises:
-        UserError: there are fewer than two different questions.
-    """
-    ranks = {_rank(example): None for example in examples}
-    count = min(max(1, round(validation_fraction * len(ranks))), len(ranks) - 1)
-    if count < 1:
-        raise UserError(
-            f"{examples[0].where}: a single question cannot be both trained and validated on: give "
-            "more, or a file with --validation"
-        )
-    held_out = set(sorted(ranks)[:count])
-    training = [example for example in examples if _rank(example) not in held_out]
-    return training, [example for example in examples if _rank(example) in held_out]
-
-
-def _rank(example: Example) -> bytes:
-    return hashlib.sha256(example.question.encode()).digest()
 
 
 def _row_length(
@@ -189,10 +257,6 @@ def _row_length(
             "with --skip-long"
         )
     return seq_len
-
-
-def _fitting(encoded: Sequence[EncodedExample], seq_len: int) -> list[EncodedExample]:
-    return [example for example in encoded if len(example.tokens) <= seq_len + 1]
 
 
 def steps_of(epochs: float, num_rows: int, batch_size: int) -> int:

@@ -1,7 +1,7 @@
-"""Tables of texts: JSON lines, Parquet and data sets by name, streamed by `datasets`.
+"""Tables with texts in their rows: JSON lines, Parquet and data sets by name, read by `datasets`.
 
-    hf:NAME[:CONFIG[:SPLIT]]        all documents of a split (default: train)
-    hf:NAME[:CONFIG[:SPLIT]][:N]    its first N documents; these brackets are part of the name
+    hf:NAME[:CONFIG[:SPLIT]]        all rows of a split (default: train)
+    hf:NAME[:CONFIG[:SPLIT]][:N]    its first N rows; these brackets are part of the name
 
 for example "hf:allenai/c4:en" or "hf:allenai/c4:en:train[:100000]". NAME may be a local folder.
 """
@@ -10,55 +10,31 @@ import functools
 import glob
 import importlib
 import re
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from training.data.files import PARQUET, has_suffix
-from training.data.json_lines import read_json_objects, string_field
 from training.errors import DataError
 
 HUB_PREFIX = "hf:"
 _HUB_NAME = re.compile(
     r"hf:(?P<name>[^:\[\]]+)(:(?P<config>[^:\[\]]*))?(:(?P<split>[^:\[\]]+))?(\[:(?P<limit>\d+)\])?"
 )
+_JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
+_PARQUET = ".parquet"
 _ROWS_AT_A_TIME = 1000
 _MAX_FIELDS_SHOWN = 8
 
 
 class HubName(NamedTuple):
-    """A data set, as parsed from "hf:NAME:CONFIG:SPLIT[:LIMIT]".
-
-    Attributes:
-        name: on the hub, or a local folder.
-        config: or None for the only one.
-        split: "train" if none is named.
-        limit: at most so many documents, or None for all.
-    """
+    """A data set: its name or local folder, its configuration, split and at most so many rows."""
 
     name: str
     config: str | None
     split: str
     limit: int | None
-
-
-@functools.cache
-def import_datasets() -> ModuleType:
-    """Imports `datasets`, which takes more than a second, and makes it silent: errors are ours.
-
-    Nor does it report what is read: it would ask the network even for a local file of JSON lines.
-    """
-    with warnings.catch_warnings():
-        # Of tqdm in a notebook without widgets: there are no bars of its here.
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        datasets = importlib.import_module("datasets")
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    return datasets
 
 
 def parse_hub_name(data: str) -> HubName:
@@ -75,143 +51,123 @@ def parse_hub_name(data: str) -> HubName:
     if match is None or match["limit"] == "0":
         raise DataError(
             f"{data!r}: not the name of a data set. Write hf:NAME:CONFIG:SPLIT, of which :CONFIG "
-            "and :SPLIT may be left out, and [:N] behind it for the first N documents only, e.g. "
+            "and :SPLIT may be left out, and [:N] behind it for the first N rows only, e.g. "
             "hf:allenai/c4:en:train[:100000]."
         )
     limit = int(match["limit"]) if match["limit"] else None
     return HubName(match["name"], match["config"] or None, match["split"] or "train", limit)
 
 
-def file_texts(path: Path, cache: str) -> Iterator[str]:
-    """Yields the texts of a JSON-lines or Parquet file, empty ones too.
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is JSON lines, by its name."""
+    return path.name.lower().endswith(_JSON_LINES)
 
-    Args:
-        path: of the file.
-        cache: folder for what `datasets` keeps.
+
+def is_table(path: Path) -> bool:
+    """Whether a file has one document a row, by its name."""
+    return is_json_lines(path) or path.name.lower().endswith(_PARQUET)
+
+
+def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yields some fields of every row of a JSON-lines or Parquet file.
 
     Raises:
-        DataError: the file cannot be read, or has no field `text` of strings; with the line of a
-            JSON-lines file.
+        DataError: the file cannot be read, or a row has no text in one of the fields.
     """
+    return _texts(str(path), _file_tables(path), fields)
+
+
+def field_names(path: Path) -> list[str]:
+    """The fields of a JSON-lines or Parquet file; none of an empty one."""
+    return next((table.column_names for table in _file_tables(path)), [])
+
+
+def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yields some fields of every row of a data set by name, as it is streamed.
+
+    Raises:
+        DataError: it cannot be found or read, or a row has no text in one of the fields.
+    """
+    where = f"{HUB_PREFIX}{hub.name}"
+    remedy = (
+        f"Check the name, the configuration ({hub.config or 'default'}), the split ({hub.split}) "
+        "and the network; files that are on this machine can be given by their path."
+    )
+    tables = _tables(where, remedy, hub.limit, hub.name, hub.config, split=hub.split)
+    return _texts(where, tables, fields)
+
+
+def _file_tables(path: Path) -> Iterator[Any]:
     kind, options = "json", {}
-    if has_suffix(path, PARQUET):
-        pyarrow_dataset = importlib.import_module("pyarrow.dataset")
-        scan = pyarrow_dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
-        kind, options = "parquet", {"fragment_scan_options": scan}
+    if not is_json_lines(path):
+        scan = importlib.import_module("pyarrow.dataset").ParquetFragmentScanOptions
+        kind, options = "parquet", {"fragment_scan_options": scan(page_checksum_verification=True)}
+    remedy = (
+        "Repair it, download or copy it again, or leave it out. JSON lines have one complete JSON "
+        "object a line."
+    )
+    file = glob.escape(str(path.absolute()))
+    return _tables(str(path), remedy, None, kind, data_files=file, split="train", **options)
+
+
+def _tables(
+    where: str, remedy: str, limit: int | None, *what: str | None, **options: Any
+) -> Iterator[Any]:
+    """Yields pyarrow tables of some rows each: `load_dataset(*what, **options)`, streamed."""
+    load_dataset = _datasets().load_dataset
     try:
-        if path.stat().st_size == 0 and kind == "json":
-            return
-        rows = import_datasets().load_dataset(
-            kind,
-            data_files=glob.escape(str(path.absolute())),
-            split="train",
-            streaming=True,
-            cache_dir=cache,
-            **options,
-        )
-        yield from _column(str(path), rows)
+        rows = load_dataset(*what, **options, streaming=True)
+        rows = rows if limit is None else rows.take(limit)
+        for table in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
+            table.validate(full=True)  # Parquet's strings may be no UTF-8
+            yield table
+    except StopIteration:  # of an empty JSON-lines file
+        return
     # `datasets` lets through whatever its readers raise, and does not say where.
     except Exception as error:
-        if kind == "json" and not _has_lines(path):
-            return
-        if isinstance(error, DataError):
-            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"{where}: cannot be read: {reason}. {remedy}") from error
+
+
+@functools.cache
+def _datasets() -> ModuleType:
+    """Imports `datasets`, which takes seconds, and makes it silent: errors are ours.
+
+    Nor does it report what is read: it would ask the network even for a local file of JSON lines.
+    """
+    with warnings.catch_warnings():
+        # Of tqdm in a notebook without widgets: there are no bars of its here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        datasets = importlib.import_module("datasets")
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _texts(where: str, tables: Iterator[Any], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    row = 0
+    for table in tables:
+        columns = [_column(where, table, field, row) for field in fields]
+        yield from zip(*columns, strict=True)
+        row += len(table)
+
+
+def _column(where: str, table: Any, field: str, row: int) -> list[str]:
+    """The texts of a field; `row` rows came before."""
+    if field not in table.column_names:
+        found = ", ".join(map(repr, table.column_names[:_MAX_FIELDS_SHOWN]))
         raise DataError(
-            f"{path}: cannot be read as {kind.capitalize()}: {_reason(error)}. "
-            "Download or copy it again, or leave it out."
-        ) from error
-
-
-def _has_lines(path: Path) -> bool:
-    """Whether a JSON-lines file has any; raises DataError for the first that is wrong."""
-    found = False
-    for number, record in read_json_objects(path, '{"text": "..."}'):
-        string_field(f"{path}, line {number}", record, "text")
-        found = True
-    return found
-
-
-def hub_texts(hub: HubName, shard: int, shards: int, cache: str) -> Iterator[str]:
-    """Yields the texts of one shard of a data set, empty ones too.
-
-    Args:
-        hub: the data set.
-        shard: which one, 0 ... shards - 1.
-        shards: what `count_shards` returned.
-        cache: folder for what `datasets` keeps.
-
-    Raises:
-        DataError: it cannot be found or read, or has no column `text` of strings.
-    """
-    stream = _open_hub(hub, cache)
-    if shards > 1:
-        stream = stream.shard(num_shards=shards, index=shard)
-    if hub.limit is not None:
-        stream = stream.take(hub.limit)
-    try:
-        yield from _column(f"{HUB_PREFIX}{hub.name}", stream)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _unreadable(hub, error) from error
-
-
-def count_shards(hub: HubName) -> int:
-    """Returns how many shards can be streamed independently; 1 where there is a limit.
-
-    Raises:
-        DataError: the data set cannot be found.
-    """
-    if hub.limit is not None:
-        return 1
-    with tempfile.TemporaryDirectory() as cache:
-        return _open_hub(hub, cache).num_shards
-
-
-def _open_hub(hub: HubName, cache: str) -> Any:
-    """Returns the split as a `datasets.IterableDataset`."""
-    try:
-        return import_datasets().load_dataset(
-            hub.name, hub.config, split=hub.split, streaming=True, cache_dir=cache
+            f'{where}: there is no field "{field}" (its fields: {found}). Rename the one that '
+            f'holds the text to "{field}".'
         )
-    # No data set, configuration, split, network or file that can be read: each its own class.
-    except Exception as error:
-        raise _unreadable(hub, error) from error
-
-
-def _unreadable(hub: HubName, error: Exception) -> DataError:
-    return DataError(
-        f"{HUB_PREFIX}{hub.name}: cannot be read: {_reason(error)}. Check the name, the "
-        f"configuration ({hub.config or 'default'}), the split ({hub.split}) and the network; "
-        "files that are on this machine can be given by their path."
-    )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _column(where: str, stream: Any) -> Iterator[str]:
-    """Yields the column `text` of an `IterableDataset`.
-
-    Raises:
-        DataError: there is no such column of strings, or a row has none.
-    """
-    row = 1
-    for table in stream.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
-        if "text" not in table.column_names:
-            found = ", ".join(map(repr, table.column_names[:_MAX_FIELDS_SHOWN]))
-            raise DataError(
-                f'{where}: there is no field "text" (its fields: {found}). Rename the one that '
-                'holds the text to "text".'
-            )
-        column = table["text"]
-        if str(column.type) not in ("string", "large_string"):
-            raise DataError(
-                f'{where}: the field "text" is of type {column.type}, but must be of type string.'
-            )
-        for text in column.to_pylist():
-            if text is None:
-                raise DataError(f'{where}, row {row}: the field "text" is null. Remove the row.')
-            yield text
-            row += 1
+    column = table[field]
+    if str(column.type) not in ("string", "large_string"):
+        raise DataError(
+            f'{where}: the field "{field}" is of type {column.type}, but must be of type string.'
+        )
+    texts = column.to_pylist()
+    if None in texts:
+        row += texts.index(None) + 1
+        raise DataError(f'{where}, row {row}: the field "{field}" is missing. Remove the row.')
+    return texts

@@ -1,27 +1,29 @@
 """Token arrays on disk: written once, checksummed, and memory-mapped for training.
 
-A folder of them holds `train.npy`, `validation.npy`, the tokenizer and `manifest.json`.
+A folder of them holds `train.bin`, `validation.bin` (tokens and nothing else, of the type that the
+manifest names), the tokenizer and `manifest.json`.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
-from training.data.tokenizers import Tokenizer, stored_tokenizer
+from training.data.tokenizers import Tokenizer
 from training.errors import DataError
+from training.json_files import write_json
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "lowrank_optax token arrays"
-VERSION = 2
+VERSION = 3
 # split -> its file
-SPLITS = {"training": "train.npy", "validation": "validation.npy"}
+SPLITS = {"training": "train.bin", "validation": "validation.bin"}
 _AGAIN = "Prepare the data again with `train.py prepare` into another folder."
 
 
@@ -33,129 +35,95 @@ def file_checksum(path: Path) -> str:
 
 def write_arrays(
     folder: Path,
-    pieces: Iterable[tuple[np.ndarray, np.ndarray]],
-    sizes: dict[str, int],
-    dtype: np.dtype,
-) -> dict[str, dict[str, Any]]:
-    """Writes the array of each split, piece by piece, so that they need not fit into memory.
+    documents: Iterable[tuple[bool, np.ndarray]],
+    tokenizer: Tokenizer,
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes the array of each split, the tokenizer and, last, the manifest.
 
     Args:
         folder: to write to.
-        pieces: (tokens (n,), held out bool (n,)); every document ends with a separator.
-        sizes: tokens of each split, of which the last one, a separator, is left out.
-        dtype: of the tokens.
+        documents: (held out, tokens (n,)), one at a time, so that they need not fit into memory;
+            each ends with a separator, and that of the last one in a split is left out.
+        tokenizer: that the tokens were made with.
+        facts: what the manifest says besides; of a split under its name.
 
-    Returns:
-        For each split: its file, checksum, bytes and tokens.
+    Raises:
+        DataError: a split has no tokens.
     """
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "dtype": str(dtype), **facts}
+    manifest["tokenizer"] = {"name": tokenizer.name, "sha256": tokenizer.checksum}
     with contextlib.ExitStack() as stack:
-        files = {
-            split: stack.enter_context((folder / name).open("wb")) for split, name in SPLITS.items()
-        }
-        for split, file in files.items():
-            header = {
-                "descr": np.lib.format.dtype_to_descr(dtype),
-                "fortran_order": False,
-                "shape": (sizes[split] - 1,),
-            }
-            np.lib.format.write_array_header_1_0(file, header)
+        files = [stack.enter_context((folder / name).open("wb")) for name in SPLITS.values()]
         # Not by a memory map, which a full disk would end with SIGBUS.
-        for tokens, held_out in pieces:
-            files["training"].write(tokens[~held_out].tobytes())
-            files["validation"].write(tokens[held_out].tobytes())
-        for file in files.values():
-            file.truncate(file.tell() - dtype.itemsize)
+        for held_out, tokens in documents:
+            files[held_out].write(tokens.astype(dtype).tobytes())
+        for (split, name), file in zip(SPLITS.items(), files, strict=True):
+            count = file.tell() // dtype.itemsize - 1
+            if count < 1:
+                raise DataError(
+                    f"the tokenizer makes no token of the {split} documents. Give more text."
+                )
+            file.truncate(count * dtype.itemsize)
             file.flush()
             os.fsync(file.fileno())
-    return {
-        split: {
-            "file": name,
-            "sha256": file_checksum(folder / name),
-            "bytes": (folder / name).stat().st_size,
-            "tokens": sizes[split] - 1,
-        }
-        for split, name in SPLITS.items()
-    }
-
-
-@dataclass(frozen=True)
-class TokenArrays:
-    """A folder of token arrays, opened.
-
-    Attributes:
-        manifest: content of its manifest.json.
-        tokenizer: that the tokens were made with.
-        training: tokens of the training documents.
-        validation: tokens of the validation documents.
-    """
-
-    manifest: dict[str, Any]
-    tokenizer: Tokenizer
-    training: np.ndarray
-    validation: np.ndarray
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of every array file."""
-        return {file: self.manifest[split]["sha256"] for split, file in SPLITS.items()}
-
-
-def unfinished(folder: Path) -> Path:
-    """Returns the folder that is renamed when all of a prepared one is in it."""
-    return folder.with_name(folder.name + ".unfinished")
+            record = {"file": name, "sha256": file_checksum(folder / name), "tokens": count}
+            manifest[split] = record | facts[split]
+    tokenizer.save(folder)
+    write_json(folder / MANIFEST_FILE, manifest)
 
 
 def is_prepared(data: str) -> bool:
-    """Returns whether `data` is a folder that `train.py prepare` has written or begun."""
-    folder = Path(data).expanduser()
-    manifest = folder / MANIFEST_FILE
-    if manifest.is_file():
-        return f'"{FORMAT}"' in manifest.read_text("utf-8", errors="replace")
-    return bool(folder.name) and not folder.exists() and unfinished(folder).is_dir()
+    """Returns whether `data` is a folder that `train.py prepare` has written."""
+    manifest = Path(data).expanduser() / MANIFEST_FILE
+    return manifest.is_file() and f'"{FORMAT}"' in manifest.read_text("utf-8", errors="replace")
 
 
-def open_token_arrays(folder: Path, *, verify: bool = False, mapped: bool = True) -> TokenArrays:
-    """Opens a prepared folder. Every file's size and header are checked.
+def open_token_arrays(
+    folder: Path, *, verify: bool = False, mapped: bool = True
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Opens a prepared folder. Every file's size is checked.
 
     Args:
         folder: that `train.py prepare` has written.
         verify: whether to read all files and compare their checksums, too.
         mapped: leave the tokens in their files; otherwise they are read into memory.
 
+    Returns:
+        The content of its manifest, and the tokens of each split.
+
     Raises:
-        DataError: the folder is not complete, or a file is missing, truncated or changed; the
-            message names it.
+        DataError: a file is missing, truncated or changed; the message names it.
     """
     manifest = read_manifest(folder)
     dtype = np.dtype(manifest["dtype"])
-    arrays = {split: _open_array(folder, manifest[split], dtype, mapped) for split in SPLITS}
-    for record in (manifest[split] for split in SPLITS if verify):
-        if file_checksum(folder / record["file"]) != record["sha256"]:
+    arrays = {}
+    for split, name in SPLITS.items():
+        path, size = folder / name, manifest[split]["tokens"] * dtype.itemsize
+        found = path.stat().st_size if path.exists() else 0
+        if found != size:
             raise DataError(
-                f"{folder / record['file']}: its checksum differs from the one in {MANIFEST_FILE}: "
-                f"the file has changed since it was written. {_AGAIN}"
+                f"{path}: truncated, changed or missing: {found:,} bytes, but {size:,} were "
+                f"written. {_AGAIN}"
             )
-    tokenizer = stored_tokenizer(folder, manifest["tokenizer"]["name"])
-    if tokenizer.checksum != manifest["tokenizer"]["sha256"]:
-        raise DataError(
-            f"{folder}: the tokenizer's file in this folder has changed since the data were "
-            f"prepared with it. Restore it. {_AGAIN}"
-        )
-    return TokenArrays(manifest, tokenizer, **arrays)
+        if verify and file_checksum(path) != manifest[split]["sha256"]:
+            raise DataError(
+                f"{path}: its checksum differs from the one in {MANIFEST_FILE}: the file has "
+                f"changed since it was written. {_AGAIN}"
+            )
+        array = np.memmap(path, dtype, "r") if mapped else np.fromfile(path, dtype)
+        arrays[split] = array.view(np.ndarray)
+    return manifest, arrays
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the content of a folder's manifest.json.
 
     Raises:
-        DataError: it is missing, not valid, or of another version.
+        DataError: it is not valid, or of another version.
     """
     path = folder / MANIFEST_FILE
-    if not path.exists():
-        raise DataError(
-            f"{folder}: the preparation of these data is not finished. Run the same `train.py "
-            "prepare` again: it continues where it was stopped."
-        )
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -169,24 +137,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_array(folder: Path, record: dict[str, Any], dtype: np.dtype, mapped: bool) -> np.ndarray:
-    """Opens a file after its size and header were checked against its record."""
-    path = folder / record["file"]
-    if not path.exists():
-        raise DataError(f"{path}: this file of the prepared data is missing. {_AGAIN}")
-    size = path.stat().st_size
-    if size != record["bytes"]:
-        problem = "truncated" if size < record["bytes"] else "too long"
-        raise DataError(
-            f"{path}: {problem}: {size:,} bytes, but {record['bytes']:,} were written. {_AGAIN}"
-        )
-    try:
-        array = np.load(path, mmap_mode="r" if mapped else None)
-    except ValueError as error:
-        raise DataError(f"{path}: not a valid .npy file ({error}). {_AGAIN}") from error
-    if array.dtype != dtype or array.shape != (record["tokens"],):
-        raise DataError(
-            f"{path}: holds {array.dtype} of shape {array.shape}, but {dtype} of shape "
-            f"({record['tokens']},) was written. {_AGAIN}"
-        )
-    return array.view(np.ndarray)
+def describe_manifest(manifest: Mapping[str, Any]) -> str:
+    """The sizes of a corpus for people: "1,547 documents, 28.5 MB, 7,200,000 tokens to ..."."""
+    sizes = [
+        f"{part['documents']:,} document{'' if part['documents'] == 1 else 's'}, "
+        f"{decimal(part['text_bytes'])}, {part['tokens']:,} tokens"
+        for part in (manifest[split] for split in SPLITS)
+    ]
+    num_binary = manifest["binary_left_out"]
+    left_out = f" ({num_binary} binary files left out)" if num_binary else ""
+    return f"{sizes[0]} to train on, {sizes[1]} held out{left_out}"

@@ -1,249 +1,262 @@
 """From sources to token arrays in a folder: for the user's own one, and for a run's temporary one.
 
-    sources -> texts (Arrow) -> which are held out -> tokenizer -> tokens (Arrow) -> train.npy, ...
+    sources -> texts, in one file -> which are held out -> tokenizer -> train.bin, validation.bin
 
-`datasets` keeps the texts and tokens by the checksums of their sources and the tokenizer, so that a
-stopped preparation goes on with what was complete. The arrays depend on neither the number of
-processes nor on interruptions.
+The texts are read once, whatever they come from; they need not fit into memory. All cores tokenise
+them, by the threads of the `tokenizers` library: no other process is started, whose library would
+have to be imported and whose parent may die.
 """
 
-import contextlib
 import hashlib
-import importlib
 import itertools
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import track
 
 from training.data.bpe import trained_tokenizer
-from training.data.documents import read_documents
-from training.data.plan import Plan
-from training.data.processes import watching_processes
-from training.data.split import choose_validation, cut_in_two
-from training.data.tables import import_datasets
-from training.data.token_arrays import (
-    FORMAT,
-    MANIFEST_FILE,
-    VERSION,
-    write_arrays,
-)
-from training.data.tokenizers import Tokenizer
+from training.data.documents import Sources, find_sources, read_documents, read_error
+from training.data.token_arrays import file_checksum, write_arrays
+from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, parse_size
 from training.errors import DataError
-from training.json_files import write_json
 
-_CACHE = "cache"
-# Documents that a tokenizer gets at once, and that are written at once.
-_BATCH = 64
+# Which documents are held out does not depend on a run's seed: validation losses of different
+# seeds are of the same text.
+_SPLIT_SEED = 0
+# Text that a tokenizer gets at once: enough for all its threads, and little memory.
+_BATCH_CHARACTERS = 2**22
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the tokens of a corpus.
+
+    Attributes:
+        sources: of the texts.
+        checksums: SHA-256 of every file by its name; none of a data set by name.
+        tokenizer_name: as the user gave it.
+        tokenizer: or None if it is to be trained on the training documents.
+        validation_fraction: share of the documents that is held out.
+    """
+
+    sources: Sources
+    checksums: Mapping[str, str]
+    tokenizer_name: str
+    tokenizer: Tokenizer | None
+    validation_fraction: float
+
+    def choices(self) -> dict[str, Any]:
+        """The options as JSON, for the manifest."""
+        return {
+            "data": None if self.sources.files else self.sources.data,
+            "tokenizer": self.tokenizer_name,
+            "tokenizer_sha256": self.tokenizer and self.tokenizer.checksum,
+            "validation_fraction": self.validation_fraction,
+        }
+
+
+def make_plan(
+    data: str, tokenizer: str, validation_fraction: float, stored: Tokenizer | None = None
+) -> Plan:
+    """Checks the options, finds the sources and takes their checksums.
+
+    Args:
+        data: as for `training.data.documents.find_sources`.
+        tokenizer: as for `training.data.tokenizers.get_tokenizer`, or "bpe:SIZE".
+        validation_fraction: share of the documents that is held out.
+        stored: the trained tokenizer of a run that is resumed: changed data would train another
+            one, and give every token another meaning.
+
+    Raises:
+        DataError: naming the option or the file.
+    """
+    if not 0 < validation_fraction < 1:
+        raise DataError(
+            f"validation_fraction must be between 0 and 1, got {validation_fraction}: "
+            "0.05 keeps one document in twenty for validation."
+        )
+    if is_bpe(tokenizer):
+        parse_size(tokenizer)
+    else:
+        stored = get_tokenizer(tokenizer)
+    sources = find_sources(data)
+    with ThreadPoolExecutor() as threads:
+        checksums = threads.map(_checksum, [path for _, path in sources.files])
+        named = {name: sum for (name, _), sum in zip(sources.files, checksums, strict=True)}
+    return Plan(sources, named, tokenizer, stored, validation_fraction)
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return file_checksum(path)
+    except OSError as error:
+        raise read_error(path, error) from error
 
 
 def write_tokens(
-    plan: Plan,
-    folder: Path,
-    *,
-    workers: int = 1,
-    most_bytes: int | None = None,
-    say: Callable[[str], None] = lambda text: None,
-    show_progress: bool = False,
-) -> None:
+    plan: Plan, folder: Path, *, most_bytes: int | None = None, console: Console | None = None
+) -> Tokenizer:
     """Reads, splits and tokenises a corpus into the files that `open_token_arrays` opens.
 
     Args:
         plan: what to do.
-        folder: to write to; what an earlier call for the same plan left in it is used again.
-        workers: processes; with 1, all is done in this one. The result does not depend on it.
-        most_bytes: more text is refused; None = any. For one process only.
-        say: called with what takes long.
-        show_progress: show the bars of `datasets`.
+        folder: to write to; exists.
+        most_bytes: more text is refused; None = any.
+        console: for progress.
+
+    Returns:
+        The tokenizer.
 
     Raises:
-        DataError: a source cannot be read or changes meanwhile, or there is too little text.
+        DataError: a source cannot be read, or there is too little text.
     """
-    cache = folder / _CACHE
-    cache.mkdir(parents=True, exist_ok=True)
-    datasets = import_datasets()
-    with contextlib.ExitStack() as stack:
-        if show_progress:
-            datasets.enable_progress_bars()
-            stack.callback(datasets.disable_progress_bars)
-        texts = _read(plan, cache, workers, most_bytes)
-        if plan.is_stale:
-            shutil.rmtree(cache)  # these texts may not be those of the checksums
-            raise DataError(
-                f"{plan.data}: a file has changed while it was read. Start again when no other "
-                "program writes to it."
-            )
-        checksums = _with_streamed(plan, texts)
-        texts, held_out = _split(plan, texts)
-        tokenizer = plan.tokenizer
-        if tokenizer is None:
-            say(f"training {plan.tokenizer_name}")
-            training = _training_texts(texts, held_out)
-            tokenizer = trained_tokenizer(
-                plan.tokenizer_name, training, checksums, plan.validation_fraction
-            )
-        tokens = _tokenise(texts, tokenizer, cache, _key(plan, tokenizer.checksum), workers)
-    _write(plan, folder, texts, tokens, held_out, tokenizer, checksums)
-    del texts, tokens
-    shutil.rmtree(cache)
-
-
-def _key(plan: Plan, *more: Any) -> str:
-    """What `datasets` keeps a result by: it is another one if any source is another."""
-    content = [VERSION, plan.validation_fraction, list(plan.checksums.items()), *more]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
-def _read(plan: Plan, cache: Path, workers: int, most_bytes: int | None) -> Any:
-    """All documents, as a `Dataset` with the columns of `read_documents`."""
-    datasets = import_datasets()
-    failure = cache / "failure"
-    failure.unlink(missing_ok=True)
-    workers = min(workers, len(plan.sources))
-    # A list is divided among processes, and read item by item in any case; a tuple is not.
-    sources = list(plan.sources) if workers > 1 else plan.sources
-    features = {"rank": datasets.Value("float64"), "text": datasets.Value("large_string")}
-    try:
-        with watching_processes(workers):
-            return datasets.Dataset.from_generator(
-                read_documents,
-                features=datasets.Features(features),
-                cache_dir=str(cache),
-                gen_kwargs={
-                    "sources": sources,
-                    "cache": str(cache),
-                    "failure": str(failure),
-                    "most_bytes": most_bytes,
-                },
-                num_proc=workers if workers > 1 else None,
-                fingerprint=_key(plan),
-                writer_batch_size=_BATCH,
-            )
-    except Exception as error:
-        if failure.exists():
-            raise DataError(failure.read_text("utf-8")) from error
-        if "corresponds to no data" in str(error):  # what `datasets` says of a table without rows
-            raise DataError(
-                f"{plan.data}: there is no text in it (empty files: {len(plan.sources)}, binary "
-                f"files: {plan.num_binary}). Give a file, folder or glob that holds text, or "
-                '"stdlib".'
-            ) from error
-        raise
-
-
-def _with_streamed(plan: Plan, texts: Any) -> dict[str, str]:
-    """The checksums; a data set by name has that of all its texts, known once they are here."""
-    if None not in plan.checksums.values():
-        return {name: str(checksum) for name, checksum in plan.checksums.items()}
-    digest = hashlib.sha256()
-    for text in _strings(texts):
-        digest.update(len(text).to_bytes(8, "big"))
-        digest.update(text)
-    return {plan.data: digest.hexdigest()}
-
-
-def _strings(texts: Any) -> Iterator[bytes]:
-    for table in texts.with_format("arrow").iter(batch_size=_BATCH):
-        for text in table["text"].to_pylist():
-            yield text.encode("utf-8")
-
-
-def _training_texts(texts: Any, held_out: np.ndarray) -> Iterator[bytes]:
-    return itertools.compress(_strings(texts), ~held_out)
-
-
-def _split(plan: Plan, texts: Any) -> tuple[Any, np.ndarray]:
-    """The texts, and which of them are held out; the only text of a corpus is cut in two."""
-    if len(texts) > 1:
-        ranks = texts.data.column("rank").to_numpy()
-        return texts, choose_validation(ranks, plan.validation_fraction)
-    halves = cut_in_two(texts[0]["text"], plan.data, plan.validation_fraction)
-    rows = {"rank": [1.0, 0.0], "text": list(halves)}
-    halved = import_datasets().Dataset.from_dict(rows, features=texts.features)
-    return halved, np.array([False, True])
-
-
-def _tokenise(texts: Any, tokenizer: Tokenizer, cache: Path, key: str, workers: int) -> Any:
-    """A `Dataset` with the tokens of every text, the end of text the last one."""
-    datasets = import_datasets()
-    dtype = str(np.min_scalar_type(tokenizer.vocab_size - 1))
-    workers = min(workers, len(texts))
-    with watching_processes(workers):
-        return texts.map(
-            encode_documents,
-            batched=True,
-            batch_size=_BATCH,
-            num_proc=workers if workers > 1 else None,
-            remove_columns=["rank", "text"],
-            features=datasets.Features({"tokens": datasets.LargeList(datasets.Value(dtype))}),
-            fn_kwargs={"tokenizer": tokenizer, "dtype": dtype},
-            cache_file_name=str(cache / f"{key}.arrow"),
-            new_fingerprint=key,
-            desc="tokenising",
+    console = console or Console(quiet=True)
+    texts, ranks = _read(plan, folder / "texts", most_bytes, console)
+    checksums = plan.checksums or {plan.sources.data: texts.checksum()}
+    texts, held_out = _split(texts, ranks, plan)
+    tokenizer = plan.tokenizer
+    if tokenizer is None:
+        console.print(f"training {plan.tokenizer_name}", highlight=False)
+        tokenizer = trained_tokenizer(
+            plan.tokenizer_name,
+            itertools.compress(texts, ~held_out),
+            checksums,
+            plan.validation_fraction,
         )
-
-
-def encode_documents(
-    batch: dict[str, list[str]], tokenizer: Tokenizer, dtype: str
-) -> dict[str, list[np.ndarray]]:
-    """The function of `map`: the tokens of several texts, each with the end of text behind it."""
-    encoded = tokenizer.encode_batch(batch["text"])
-    return {"tokens": [np.append(ids, tokenizer.eos_id).astype(dtype) for ids in encoded]}
-
-
-def _write(
-    plan: Plan,
-    folder: Path,
-    texts: Any,
-    tokens: Any,
-    held_out: np.ndarray,
-    tokenizer: Tokenizer,
-    checksums: dict[str, str],
-) -> None:
-    """Writes the arrays, the tokenizer and, last, the manifest."""
-    compute = importlib.import_module("pyarrow.compute")
-    lengths = compute.list_value_length(tokens.data.column("tokens")).to_numpy()
-    num_bytes = compute.binary_length(texts.data.column("text")).to_numpy()
-    masks = {"training": ~held_out, "validation": held_out}
-    sizes = {split: int(lengths[mask].sum()) for split, mask in masks.items()}
-    for split, size in sizes.items():
-        if size < 2:
-            raise DataError(
-                f"{plan.data}: the tokenizer makes no token of the {split} documents. "
-                "Give more text."
-            )
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    arrays = write_arrays(folder, _pieces(tokens, lengths, held_out), sizes, dtype)
-    tokenizer.save(folder)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "sha256": tokenizer.checksum,
-            "vocab_size": tokenizer.vocab_size,
-            "eos_id": tokenizer.eos_id,
-        },
-        "dtype": str(dtype),
-        "binary_left_out": plan.num_binary,
+    facts: dict[str, Any] = {
+        "plan": plan.choices(),
+        "sources": plan.checksums,
+        "checksums": checksums,
+        "binary_left_out": plan.sources.num_binary,
     }
-    for split, mask in masks.items():
-        counts = {"documents": int(mask.sum()), "text_bytes": int(num_bytes[mask].sum())}
-        manifest[split] = arrays[split] | counts
-    manifest |= {"plan": plan.choices(), "sources": plan.checksums, "checksums": checksums}
-    write_json(folder / MANIFEST_FILE, manifest)
+    for name, mask in (("training", ~held_out), ("validation", held_out)):
+        facts[name] = {"documents": int(mask.sum()), "text_bytes": int(texts.sizes[mask].sum())}
+    tokens = _tokens(_watched(texts, "tokenising", console, len(held_out)), tokenizer)
+    write_arrays(folder, zip(held_out.tolist(), tokens, strict=True), tokenizer, facts)
+    texts.path.unlink()
+    return tokenizer
 
 
-def _pieces(
-    tokens: Any, lengths: np.ndarray, held_out: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the tokens of some documents, and whether each is held out, in order."""
-    start = 0
-    for table in tokens.with_format("arrow").iter(batch_size=_BATCH):
-        stop = start + len(table)
-        values = [chunk.flatten().to_numpy() for chunk in table["tokens"].chunks]
-        yield np.concatenate(values), np.repeat(held_out[start:stop], lengths[start:stop])
-        start = stop
+@dataclass(frozen=True)
+class _Texts:
+    """Texts one behind the other in a file, and int64 (documents,): the bytes of each."""
+
+    path: Path
+    sizes: np.ndarray
+
+    def __iter__(self) -> Iterator[str]:
+        with self.path.open("rb") as file:
+            for size in self.sizes:
+                yield file.read(size).decode("utf-8")
+
+    def checksum(self) -> str:
+        content = file_checksum(self.path).encode() + self.sizes.tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+def _read(
+    plan: Plan, path: Path, most_bytes: int | None, console: Console
+) -> tuple[_Texts, np.ndarray]:
+    """All documents, and the ranks of their names."""
+    data, sizes, ranks = plan.sources.data, array("q"), array("d")
+    with path.open("wb") as file:
+        for document in _watched(read_documents(plan.sources), "reading", console):
+            text = document.text.encode("utf-8")
+            if most_bytes is not None and file.tell() + len(text) > most_bytes:
+                raise DataError(
+                    f"{data}: more than {decimal(most_bytes)} of text, too much to be held in "
+                    f"memory. Name its first documents only, as {data.partition('[')[0]}"
+                    f"[:{len(sizes)}], or tokenise it once with `train.py prepare`."
+                )
+            file.write(text)
+            sizes.append(len(text))
+            ranks.append(document_rank(document.name))
+    if not sizes:
+        raise DataError(
+            f"{data}: there is no text in it (empty files: {len(plan.sources.files)}, binary "
+            f"files: {plan.sources.num_binary}). Give a file, folder or glob that holds text, or "
+            '"stdlib".'
+        )
+    return _Texts(path, np.array(sizes)), np.array(ranks)
+
+
+def _watched(items: Iterable[Any], what: str, console: Console, total: int | None = None) -> Any:
+    """The items, with a bar on a terminal."""
+    if console.quiet or not console.is_terminal:
+        return items
+    return track(items, what, total, console=console, transient=True)
+
+
+def _split(texts: _Texts, ranks: np.ndarray, plan: Plan) -> tuple[_Texts, np.ndarray]:
+    """The texts, and which of them are held out; the only text of a corpus is cut in two."""
+    if len(ranks) > 1:
+        return texts, choose_validation(ranks, plan.validation_fraction)
+    text = next(iter(texts)).encode("utf-8")
+    cut = cut_in_two(text, plan.sources.data, plan.validation_fraction)
+    return _Texts(texts.path, np.array([cut, len(text) - cut])), np.array([False, True])
+
+
+def document_rank(name: str) -> float:
+    """Returns a number in [0, 1) that depends on nothing but the document's name: 53 hashed bits.
+
+    Below the fraction for validation, the document is held out.
+    """
+    text = f"split {_SPLIT_SEED} {name}".encode("utf-8", "surrogateescape")
+    return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 11) / 2**53
+
+
+def choose_validation(ranks: np.ndarray, fraction: float) -> np.ndarray:
+    """Which documents are held out, bool (documents,): those whose rank is below the fraction.
+
+    So neither the order of the documents nor the other ones matter. One document at least is held
+    out, and one of the two or more is not.
+    """
+    held_out = ranks < fraction
+    if not held_out.any():
+        held_out[np.argmin(ranks)] = True
+    elif held_out.all():
+        held_out[np.argmax(ranks)] = False
+    return held_out
+
+
+def cut_in_two(text: bytes, name: str, fraction: float) -> int:
+    """Returns where the tail of a text begins that has the fraction of the bytes or more.
+
+    Raises:
+        DataError: it is a single character, which cannot be cut.
+    """
+    cut = len(text) - max(1, round(fraction * len(text)))
+    # Bytes 10xxxxxx continue a UTF-8 character: cut before the character, not inside it.
+    while cut > 0 and text[cut] & 0b1100_0000 == 0b1000_0000:
+        cut -= 1
+    if cut == 0:
+        raise DataError(
+            f"{name}: {len(text)} bytes are too few to be split into training and validation "
+            "data. Give more text."
+        )
+    return cut
+
+
+def _tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Yields the tokens of every text, the end of text the last one."""
+    for batch in _batches(texts):
+        yield from (np.append(ids, tokenizer.eos_id) for ids in tokenizer.encode_batch(batch))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    room = _BATCH_CHARACTERS
+    for text in texts:
+        batch.append(text)
+        room -= len(text)
+        if room < 0:
+            yield batch
+            batch, room = [], _BATCH_CHARACTERS
+    yield batch

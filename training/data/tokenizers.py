@@ -1,62 +1,135 @@
-"""Tokenizers: text to token ids and back; found by name, and stored with a run."""
+"""Tokenizers of the `tokenizers` library: text to token ids and back; found by name or in a folder.
 
-import difflib
+A `tokenizer.json`, with `tokenizer_config.json` beside it for its end of text, says all of one.
+"""
+
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from training.data.bpe import is_bpe, parse_size
-from training.data.huggingface_tokenizer import TOKENIZER_FILE, HuggingFaceTokenizer
-from training.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceTokenizer
-from training.errors import DataError
+from training.errors import DataError, nearest
 
-_END_OF_TEXT = 256
+BPE = "bpe:"
+# 256 bytes and the end of text; every merge adds one.
+_SMALLEST_BPE = 257
+END_OF_TEXT = "<|endoftext|>"
+# How an end of text is called where no tokenizer_config.json says it.
+_KNOWN_END_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
+_FILE = "tokenizer.json"
+_CONFIG_FILE = "tokenizer_config.json"
+# The library keeps offsets and strings of every token of a call; longer texts are cut at the end
+# of a line.
+_PIECE_CHARACTERS = 2**20
 
 
-class Tokenizer(Protocol):
-    """What the data pipeline and the sampler need of a tokenizer.
+class Tokenizer:
+    """A tokenizer given as the text of a `tokenizer.json`.
+
+    A special token spelled out in a text, such as "<|endoftext|>", is text like any other. Texts
+    of more than 2**20 characters are cut after a line's end and tokenised in pieces.
+
+    Args:
+        definition: content of `tokenizer.json`.
+        name: that `get_tokenizer` finds it by.
+        end_of_text: the token that separates documents; None finds one of the usual ones.
+
+    Raises:
+        DataError: the definition is not valid, or it has no such end of text.
 
     Attributes:
-        name: the name that `get_tokenizer` finds it by.
         vocab_size: number of token ids, `eos_id` included; ids are 0 ... vocab_size - 1.
         eos_id: the id that separates documents.
         checksum: SHA-256 of everything that decides the ids of a text.
-        prefix_ids: what models made elsewhere with this tokenizer expect before a text. `encode`
+        prefix_ids: what the tokenizer itself puts before a text, such as Llama's <s>; `encode`
             leaves it out.
     """
 
-    name: str
-    vocab_size: int
-    eos_id: int
-
-    @property
-    def checksum(self) -> str: ...
-
-    @property
-    def prefix_ids(self) -> tuple[int, ...]: ...
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Returns the int32 token ids (tokens,) of `text`, without any end-of-text."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
-        """Returns what `encode` returns for each text, by several threads if that helps."""
-        ...
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of the token ids, end-of-text left out."""
-        ...
+    def __init__(self, definition: str, name: str, end_of_text: str | None = None):
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(definition)
+        # The library raises Exception itself, with serde's message.
+        except Exception as error:
+            raise DataError(
+                f"{name}: not a valid tokenizer.json ({error}). Give the tokenizer.json of a "
+                "Hugging Face model folder."
+            ) from error
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        known = _KNOWN_END_OF_TEXT if end_of_text is None else (end_of_text,)
+        self.end_of_text = next((token for token in known if token in vocabulary), "")
+        if not self.end_of_text:
+            raise DataError(
+                f"{name}: no end of text ({', '.join(known)}) in the tokenizer's vocabulary. Name "
+                f'one of its tokens in a {_CONFIG_FILE} beside it, as {{"eos_token": "..."}}.'
+            )
+        encoding = self._tokenizer.encode("a", add_special_tokens=True)
+        marks = encoding.special_tokens_mask
+        self.name = name
+        self.definition = definition
+        self.eos_id = vocabulary[self.end_of_text]
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.prefix_ids = tuple(encoding.ids[: marks.index(0) if 0 in marks else 0])
+        self.checksum = hashlib.sha256(f"{self.end_of_text}\n{definition}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes what `stored_tokenizer` needs into a folder that exists."""
-        ...
+        """Writes `tokenizer.json` and `tokenizer_config.json` into a folder that exists."""
+        (folder / _FILE).write_text(self.definition, "utf-8")
+        config = {"eos_token": self.end_of_text}
+        (folder / _CONFIG_FILE).write_text(json.dumps(config) + "\n", "utf-8")
+
+    def encode(self, text: str) -> np.ndarray:
+        """Returns the int32 token ids (tokens,) of a text, without any special token."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of several texts; the library takes all cores for them."""
+        pieces = [list(_pieces(text)) for text in texts]
+        flat = [piece for parts in pieces for piece in parts]
+        encodings = iter(self._tokenizer.encode_batch_fast(flat, add_special_tokens=False))
+        return [
+            np.concatenate([np.array(next(encodings).ids, np.int32) for _ in parts])
+            for parts in pieces
+        ]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Returns the text of token ids, special tokens left out; what is not UTF-8 is U+FFFD.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        ids = [int(token) for token in tokens]
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"token id {token} is not one of tokenizer {self.name}: ids are 0 ... "
+                    f"{self.vocab_size - 1}. Decode with the tokenizer that the model was trained "
+                    "with."
+                )
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
-class ByteTokenizer:
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text after the last end of line of every 2**20 characters, if there is one."""
+    start = 0
+    while len(text) - start > _PIECE_CHARACTERS:
+        end = text.rfind("\n", start, start + _PIECE_CHARACTERS) + 1 or start + _PIECE_CHARACTERS
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+class ByteTokenizer(Tokenizer):
     """Every UTF-8 byte is a token; id 256 is the end of a text.
+
+    As a `tokenizer.json` a BPE without merges, in which every byte is spelled as the character that
+    GPT-2 gave it: itself, or the next one beyond all bytes for a byte that is not printed.
 
     Example:
         >>> tokenizer = ByteTokenizer()
@@ -66,70 +139,57 @@ class ByteTokenizer:
         'né'
     """
 
-    name: str = "bytes"
-    vocab_size: int = 257
-    eos_id: int = _END_OF_TEXT
-    prefix_ids: tuple[int, ...] = ()
+    def __init__(self) -> None:
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        others = iter(sorted(character for character in alphabet if ord(character) > 255))
+        vocabulary = {chr(i) if chr(i) in alphabet else next(others): i for i in range(256)}
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+        super().__init__(json.dumps(json.loads(tokenizer.to_str())), "bytes")
 
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the name: there is nothing else to it."""
-        return hashlib.sha256(self.name.encode()).hexdigest()
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of several texts; far sooner than the library does."""
+        return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
 
-    def save(self, folder: Path) -> None:
-        """Writes nothing."""
-        del folder
 
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Returns the bytes of a text as ids.
+def is_bpe(name: str) -> bool:
+    """Returns whether a tokenizer's name, "bpe:SIZE", asks for one trained on the corpus."""
+    return name.startswith(BPE)
 
-        Args:
-            text: a string, encoded as UTF-8, or bytes, taken as they are.
 
-        Returns:
-            int32 (bytes,), values 0 ... 255.
-        """
-        data = text.encode("utf-8") if isinstance(text, str) else text
-        return np.frombuffer(data, np.uint8).astype(np.int32)
+def parse_size(name: str) -> int:
+    """Returns the vocabulary size of "bpe:SIZE".
 
-    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
-        """Returns the ids of several texts."""
-        return [self.encode(text) for text in texts]
+    Raises:
+        DataError: it is not a number, or less than 257.
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of byte ids.
-
-        Args:
-            tokens: ids 0 ... 256 in any iterable; end-of-text ids are left out.
-
-        Returns:
-            The text. A model can emit bytes that are not valid UTF-8: they become U+FFFD.
-
-        Raises:
-            ValueError: an id is not in 0 ... 256.
-        """
-        ids = np.fromiter(tokens, np.int64)
-        outside = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if outside.size:
-            raise ValueError(
-                f"token id {outside[0]} is not a byte token: ids are 0 ... {self.vocab_size - 1}. "
-                "Decode with the tokenizer that the model was trained with."
-            )
-        return ids[ids != self.eos_id].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+    Example:
+        >>> parse_size("bpe:8192")
+        8192
+    """
+    size = name.removeprefix(BPE)
+    if not size.isascii() or not size.isdecimal() or int(size) < _SMALLEST_BPE:
+        raise DataError(
+            f"tokenizer {name!r}: expected bpe:SIZE with SIZE at least {_SMALLEST_BPE} (256 bytes "
+            "and the end of text), e.g. bpe:8192."
+        )
+    return int(size)
 
 
 def get_tokenizer(name: str) -> Tokenizer:
     """Returns the tokenizer of a name.
 
     Args:
-        name: "bytes", the path of a `tokenizer.json` or of a SentencePiece `.model` file, or a
-            folder that holds one. "bpe:SIZE" needs a corpus: see `training.data.corpus`.
+        name: "bytes", or the path of a `tokenizer.json` or of a folder that holds one. "bpe:SIZE"
+            needs a corpus: see `training.data.bpe`.
 
     Raises:
         DataError: no tokenizer has this name (the message gives the nearest one), or its file
             cannot be read.
     """
-    if name == ByteTokenizer.name:
+    if name == "bytes":
         return ByteTokenizer()
     if is_bpe(name):
         parse_size(name)
@@ -139,35 +199,14 @@ def get_tokenizer(name: str) -> Tokenizer:
         )
     path = Path(name).expanduser()
     if path.is_dir():
-        path = _file_of_folder(path)
-    if path.suffix == ".json" and path.exists():
-        return HuggingFaceTokenizer.from_file(path, name)
-    if path.suffix == ".model" and path.exists():
-        return SentencePieceTokenizer.from_file(path, name)
-    if path.suffix in (".json", ".model"):
-        raise DataError(f"tokenizer {name!r}: no such file. Check the path.")
-    known = (ByteTokenizer.name, "bpe:8192", TOKENIZER_FILE, MODEL_FILE)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise DataError(
-        f"unknown tokenizer {name!r}.{suggestion} Known tokenizers: bytes, bpe:SIZE (trained on "
-        "the data), or the path of a tokenizer.json or of a SentencePiece .model file."
-    )
-
-
-def _file_of_folder(folder: Path) -> Path:
-    """The tokenizer file in a folder; tokenizer.json first, as it says more."""
-    for name in (TOKENIZER_FILE, MODEL_FILE):
-        if (folder / name).exists():
-            return folder / name
-    raise DataError(
-        f"tokenizer {str(folder)!r}: there is neither {TOKENIZER_FILE} nor {MODEL_FILE} in this "
-        "folder. Give a model's folder, or the file itself."
-    )
+        return stored_tokenizer(path, name)
+    if path.suffix == ".json":
+        return _read(path, name)
+    raise DataError(f"unknown tokenizer {name!r}.{nearest(name, ['bytes', 'bpe:8192', _FILE])}")
 
 
 def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
-    """Returns the tokenizer that a run or prepared data was made with.
+    """Returns the tokenizer in the folder of a run, of prepared data or of a model.
 
     Args:
         folder: that `Tokenizer.save` wrote to.
@@ -176,8 +215,23 @@ def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
     Raises:
         DataError: its file is missing or cannot be read.
     """
-    if name == ByteTokenizer.name:
-        return ByteTokenizer()
-    path = _file_of_folder(folder)
-    kind = HuggingFaceTokenizer if path.name == TOKENIZER_FILE else SentencePieceTokenizer
-    return kind.from_file(path, name)
+    return ByteTokenizer() if name == "bytes" else _read(folder / _FILE, name)
+
+
+def _read(path: Path, name: str) -> Tokenizer:
+    config, end_of_text = path.with_name(_CONFIG_FILE), None
+    try:
+        definition = path.read_text("utf-8")
+        if config.exists():
+            end_of_text = json.loads(config.read_text("utf-8")).get("eos_token")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"tokenizer {name!r}: there is no {path}. A SentencePiece model alone (a .model file) "
+            "becomes one with transformers: AutoTokenizer.from_pretrained(FOLDER)"
+            ".save_pretrained(FOLDER)."
+        ) from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} or {config.name}: cannot be read: {error}") from error
+    if isinstance(end_of_text, dict):
+        end_of_text = end_of_text["content"]
+    return Tokenizer(definition, name, end_of_text)

@@ -16,8 +16,8 @@ from models import huggingface
 from training.checkpoints.pretrained import open_model
 from training.commands import evaluate as evaluation
 from training.commands.evaluate import EvaluateConfig
-from training.data.huggingface_tokenizer import HuggingFaceTokenizer
-from training.data.prompts import Prompt
+from training.data.questions import Prompt
+from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.inference.answers import answer, padded_width, plan_batches
 from training.inference.generate import greedy
@@ -70,7 +70,7 @@ def test_widths_are_few():
 def test_outputs_are_each_prompts_own_continuation_in_the_order_of_the_file(files, tmp_path):
     run(files, tmp_path / "out")
     model = huggingface.load(files / "tiny_llama")
-    tokenizer = HuggingFaceTokenizer(character_tokenizer(), "characters")
+    tokenizer = Tokenizer(character_tokenizer(), "characters")
     prompt = Prompt(TEMPLATE, tokenizer.prefix_ids)
     records = outputs(tmp_path / "out")
     assert [record["question"] for record in records] == [x["question"] for x in sums(13, 95)]
@@ -121,7 +121,7 @@ def test_a_model_is_asked_as_it_was_fine_tuned(files, tmp_path):
 
 
 def test_an_answer_ends_at_its_end_of_text():
-    class Ending(HuggingFaceTokenizer):
+    class Ending(Tokenizer):
         """A tokenizer whose end of text is the token that the model says third."""
 
     data = golden("tiny_llama")
@@ -155,7 +155,7 @@ def test_an_answer_ends_at_its_end_of_text():
         ({"mesh": "dat=2"}, "unknown axis 'dat'"),
         (
             {"max_new_tokens": 60},
-            r"test.jsonl, line \d+: its prompt of 8 tokens and --max-new-tokens 60 exceed the 64 "
+            r"test.jsonl, row \d+: its prompt of 8 tokens and --max-new-tokens 60 exceed the 64 "
             r"tokens that .*: give at most --max-new-tokens 57",
         ),
         ({"template": "x" * 90 + "{question}"}, r"its prompt of 97 tokens is longer than the 64"),
@@ -171,7 +171,7 @@ def test_bad_input_is_explained_and_leaves_no_folder(files, tmp_path, changes, m
 def test_a_reference_without_a_number_is_named(files, tmp_path):
     records = [*sums(2), {"question": "1+1?", "answer": "2"}]
     data = write_questions(tmp_path / "a.jsonl", records)
-    with pytest.raises(UserError, match=r"a.jsonl, line 3: the answer has no number after"):
+    with pytest.raises(UserError, match=r"a.jsonl, row 3: the answer has no number after"):
         run(files, tmp_path / "out", data=data)
 
 

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
+from training.commands.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS
 from training.commands.problems import ProblemsConfig, generate_problems, write_problems
-from training.data.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS
 from training.data.questions import read_examples
 from training.errors import UserError
 from training.inference.exact_match import final_number

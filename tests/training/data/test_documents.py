@@ -14,28 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.documents import describe_size, find_sources, read_documents
-from training.data.files import find_files
-from training.data.split import choose_validation, cut_in_two, document_rank
+from training.data.documents import Document, find_sources, read_documents
 from training.data.tables import parse_hub_name
+from training.data.tokenization import choose_validation, cut_in_two, document_rank
 from training.errors import DataError
 
 
-@pytest.fixture
-def read(tmp_path_factory):
-    """Reads a corpus as the generator of `datasets` does: (rank, text) of every document."""
-
-    def read(data):
-        folder = tmp_path_factory.mktemp("cache")
-        rows = read_documents(find_sources(str(data))[0], str(folder), str(folder / "failure"))
-        return [(row["rank"], row["text"]) for row in rows]
-
-    return read
+def read(data):
+    return list(read_documents(find_sources(str(data))))
 
 
 def documents(**texts):
     """What `read` gives of documents with these names and texts."""
-    return [(document_rank(name), text) for name, text in texts.items()]
+    return [Document(name, text) for name, text in texts.items()]
 
 
 def write(folder, files):
@@ -46,8 +37,8 @@ def write(folder, files):
     return str(folder)
 
 
-def test_the_default_corpus_is_several_megabytes_of_python_in_a_fixed_order(read):
-    files, _ = find_files("stdlib")
+def test_the_default_corpus_is_several_megabytes_of_python_in_a_fixed_order():
+    files = find_sources("stdlib").files
     names = [name for name, _ in files]
     assert {"argparse.py", "email/message.py"} <= set(names)
     assert names == sorted(names)
@@ -59,14 +50,13 @@ def test_the_default_corpus_is_several_megabytes_of_python_in_a_fixed_order(read
     # Line by line what is on the disk: some of these files have ends of lines of their own.
     for name, path in files:
         content = path.read_bytes()
-        if document_rank(name) in found:
-            text = found[document_rank(name)].encode()
-            assert text == content.removeprefix(b"\xef\xbb\xbf")
+        if name in found:
+            assert found[name].encode() == content.removeprefix(b"\xef\xbb\xbf")
         else:
             assert content == b"" or content.decode(errors="replace").encode() != content
 
 
-def test_standard_library_files_that_are_not_utf8_are_left_out(tmp_path, monkeypatch, read):
+def test_standard_library_files_that_are_not_utf8_are_left_out(tmp_path, monkeypatch):
     write(tmp_path, {"latin.py": b"# \xff", "plain.py": b"pass"})
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     assert read("stdlib") == documents(**{"plain.py": "pass"})
@@ -78,7 +68,7 @@ def test_a_python_without_its_source_is_explained(tmp_path, monkeypatch):
         find_sources("stdlib")
 
 
-def test_a_folder_is_read_with_its_subfolders_in_order_of_name(tmp_path, read):
+def test_a_folder_is_read_with_its_subfolders_in_order_of_name(tmp_path):
     files = {
         "b.txt": b"two\r\nlines\rand \n",
         "a/z.md": b"one",
@@ -90,23 +80,26 @@ def test_a_folder_is_read_with_its_subfolders_in_order_of_name(tmp_path, read):
     }
     data = write(tmp_path, files)
     assert read(data) == documents(**{"a/z.md": "one", "b.txt": "two\r\nlines\rand \n"})
-    assert find_sources(data)[1] == 1
+    assert find_sources(data).num_binary == 1
 
 
 def test_a_glob_reads_what_it_matches(tmp_path):
     write(tmp_path, {"a/1.txt": b"1", "a/b/2.txt": b"2", "a/3.md": b"3"})
-    assert [name for name, _ in find_files(f"{tmp_path}/**/*.txt")[0]] == ["a/1.txt", "a/b/2.txt"]
-    assert [name for name, _ in find_files(f"{tmp_path}/a/*")[0]] == ["1.txt", "3.md"]
+    assert [name for name, _ in find_sources(f"{tmp_path}/**/*.txt").files] == [
+        "a/1.txt",
+        "a/b/2.txt",
+    ]
+    assert [name for name, _ in find_sources(f"{tmp_path}/a/*").files] == ["1.txt", "3.md"]
 
 
 @pytest.mark.parametrize("name", ["notes[1].txt", "notes[1].jsonl", ".hidden.jsonl"])
-def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path, read, name):
+def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path, name):
     text = json.dumps({"text": "text"}) if "jsonl" in name else "text"
     write(tmp_path, {name: text.encode()})
     assert [text for _, text in read(tmp_path / name)] == ["text"]
 
 
-def test_home_and_relative_paths_are_understood(tmp_path, monkeypatch, read):
+def test_home_and_relative_paths_are_understood(tmp_path, monkeypatch):
     write(tmp_path, {"a.txt": b"text"})
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -114,14 +107,14 @@ def test_home_and_relative_paths_are_understood(tmp_path, monkeypatch, read):
         assert read(data) == documents(**{"a.txt": "text"})
 
 
-def test_a_byte_order_mark_is_not_text(tmp_path, read):
+def test_a_byte_order_mark_is_not_text(tmp_path):
     line = json.dumps({"text": "t"}).encode()
     write(tmp_path, {"a.txt": b"\xef\xbb\xbftext", "b.jsonl": b"\xef\xbb\xbf" + line})
     assert [text for _, text in read(tmp_path)] == ["text", "t"]
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c4-train.00000-of-01024.json.gz"])
-def test_json_lines_give_one_document_a_row(tmp_path, read, name):
+def test_json_lines_give_one_document_a_row(tmp_path, name):
     texts = ["first", "", "né\r\n\u2028third"]
     lines = [json.dumps({"text": text, "url": "u"}) for text in texts]
     content = "\n".join([lines[0], "", lines[1], lines[2]]).encode()
@@ -130,7 +123,7 @@ def test_json_lines_give_one_document_a_row(tmp_path, read, name):
     assert read(tmp_path / name) == expected
 
 
-def test_local_files_are_read_without_the_network(tmp_path, read, monkeypatch):
+def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         asked.append(arguments)
         raise OSError("no network in tests")
@@ -143,7 +136,7 @@ def test_local_files_are_read_without_the_network(tmp_path, read, monkeypatch):
     assert asked == []
 
 
-def test_a_parquet_file_gives_one_document_a_row_over_all_row_groups(tmp_path, read):
+def test_a_parquet_file_gives_one_document_a_row_over_all_row_groups(tmp_path):
     texts = [f"né {i}" if i % 7 else "" for i in range(3000)]
     for kind in (pyarrow.string(), pyarrow.large_string()):
         table = pyarrow.table({"url": ["u"] * 3000, "text": pyarrow.array(texts, kind)})
@@ -153,17 +146,17 @@ def test_a_parquet_file_gives_one_document_a_row_over_all_row_groups(tmp_path, r
         )
 
 
-def test_a_data_set_by_name_is_streamed_shard_by_shard(tmp_path, read):
+def test_a_data_set_by_name_is_streamed(tmp_path):
     """A local folder stands in for the hub: the same builder reads it, only without a network."""
     for shard in range(3):
         lines = [json.dumps({"text": f"{shard}-{i}"}) + "\n" for i in range(4)]
         (tmp_path / f"train-{shard}.jsonl").write_text("".join(lines))
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "held out"}))
-    everything = [text for _, text in read(f"hf:{tmp_path}")]
-    assert everything == [f"{shard}-{i}" for shard in range(3) for i in range(4)]
-    names = [source.name for source in find_sources(f"hf:{tmp_path}")[0]]
-    assert names == [f"{tmp_path}:train/{shard:05d}" for shard in range(3)]
-    assert [text for _, text in read(f"hf:{tmp_path}::train[:5]")] == everything[:5]
+    everything = read(f"hf:{tmp_path}")
+    texts = [f"{shard}-{i}" for shard in range(3) for i in range(4)]
+    names = [f"{tmp_path}:train:{row}" for row in range(1, 13)]
+    assert everything == list(map(Document, names, texts))
+    assert read(f"hf:{tmp_path}::train[:5]") == everything[:5]
     assert [text for _, text in read(f"hf:{tmp_path}::test")] == ["held out"]
 
 
@@ -181,19 +174,19 @@ def test_a_data_set_is_named_with_its_configuration_and_split(data, parsed):
     assert parse_hub_name(data) == parsed
 
 
-def test_a_compressed_text_file_is_one_document(tmp_path, read):
+def test_a_compressed_text_file_is_one_document(tmp_path):
     write(tmp_path, {"book.txt.gz": gzip.compress(b"text")})
     assert read(tmp_path / "book.txt.gz") == documents(**{"book.txt.gz": "text"})
 
 
-def test_the_same_files_elsewhere_are_the_same_documents(tmp_path, read):
+def test_the_same_files_elsewhere_are_the_same_documents(tmp_path):
     write(tmp_path / "here", {"a.txt": b"one", "b/c.txt": b"two"})
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     assert read(tmp_path / "here") == read(f"{tmp_path}/there/**/*")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are Unicode on Windows")
-def test_a_file_name_that_is_not_utf8_does_not_stop_a_run(tmp_path, read):
+def test_a_file_name_that_is_not_utf8_does_not_stop_a_run(tmp_path):
     (tmp_path / os.fsdecode(b"\xff.txt")).write_bytes(b"text")
     assert len(read(tmp_path)) == 1
 
@@ -221,15 +214,10 @@ def test_a_document_does_not_move_when_others_come_or_go(ranks, fraction):
 
 @pytest.mark.parametrize("fraction", [0.055, 0.001])
 def test_the_only_text_is_cut_between_characters(fraction):
-    training, validation = cut_in_two("é" * 100, "book.txt", fraction)
-    assert validation == "é" * (6 if fraction > 0.01 else 1)
-    assert training + validation == "é" * 100
+    cut = cut_in_two(("é" * 100).encode(), "book.txt", fraction)
+    assert cut == (188 if fraction > 0.01 else 198)
 
 
 def test_a_single_character_cannot_be_cut():
     with pytest.raises(DataError, match=r"a\.txt: 2 bytes are too few to be split .* more text"):
-        cut_in_two("é", "a.txt", 0.1)
-
-
-def test_sizes_are_in_decimal_units():
-    assert [describe_size(n) for n in (1, 1000, 47_196_800)] == ["1 bytes", "1.0 kB", "47.2 MB"]
+        cut_in_two("é".encode(), "a.txt", 0.1)

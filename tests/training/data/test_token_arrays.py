@@ -12,6 +12,7 @@ from rich.console import Console
 from training.commands.prepare import PrepareConfig, prepare
 from training.data.batches import train_loader
 from training.data.token_arrays import is_prepared, open_token_arrays, write_arrays
+from training.data.tokenizers import ByteTokenizer
 from training.errors import DataError
 
 
@@ -22,7 +23,7 @@ def original(tmp_path_factory):
     (folder / "source").mkdir()
     for i in range(8):
         (folder / "source" / f"{i}.txt").write_text(f"text {i} " * 20)
-    config = PrepareConfig(data=str(folder / "source"), out=folder / "prepared", workers=1)
+    config = PrepareConfig(data=str(folder / "source"), out=folder / "prepared")
     prepare(config, Console(quiet=True))
     return folder / "prepared"
 
@@ -33,34 +34,34 @@ def prepared(original, tmp_path):
     return shutil.copytree(original, tmp_path / "prepared")
 
 
-@given(
-    st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 65534))), max_size=8).filter(
-        lambda pieces: len({held_out for held_out, _ in pieces}) == 2
-    )
-)
-def test_pieces_become_npy_files_without_a_last_separator(tmp_path_factory, pieces):
+DOCUMENTS = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 255), min_size=1)))
+
+
+@given(DOCUMENTS.filter(lambda pieces: len({held_out for held_out, _ in pieces}) == 2))
+def test_documents_become_arrays_without_a_last_separator(tmp_path_factory, documents):
     folder = tmp_path_factory.mktemp("arrays")
     streams = {"training": [], "validation": []}
-    for held_out, tokens in pieces:
-        streams["validation" if held_out else "training"] += [*tokens, 65535]
-    arrays = [
-        (np.array([*tokens, 65535], np.uint16), np.full(len(tokens) + 1, held_out))
-        for held_out, tokens in pieces
-    ]
-    sizes = {split: len(stream) for split, stream in streams.items()}
-    records = write_arrays(folder, arrays, sizes, np.dtype(np.uint16))
-    for split, stream in streams.items():
-        path = folder / records[split]["file"]
-        loaded = np.load(path)
-        assert loaded.dtype == np.uint16
-        assert loaded.tolist() == stream[:-1]
-        assert records[split]["tokens"] == len(loaded)
-        assert records[split]["bytes"] == path.stat().st_size
+    for held_out, tokens in documents:
+        streams["validation" if held_out else "training"] += [*tokens, 256]
+    pieces = [(held_out, np.array([*tokens, 256], np.int32)) for held_out, tokens in documents]
+    write_arrays(folder, pieces, ByteTokenizer(), {"training": {}, "validation": {}})
+    for mapped in (True, False):
+        manifest, arrays = open_token_arrays(folder, verify=True, mapped=mapped)
+        for split, stream in streams.items():
+            assert arrays[split].dtype == np.uint16
+            assert arrays[split].tolist() == stream[:-1]
+            assert manifest[split]["tokens"] == len(stream) - 1
+
+
+def test_a_split_without_tokens_is_refused(tmp_path):
+    pieces = [(False, np.array([7, 256])), (True, np.array([256]))]
+    with pytest.raises(DataError, match=r"no token of the validation documents\. Give more"):
+        write_arrays(tmp_path, pieces, ByteTokenizer(), {"training": {}, "validation": {}})
 
 
 def test_a_loader_of_mapped_tokens_gives_what_one_in_memory_gives(prepared):
-    mapped = open_token_arrays(prepared).training
-    memory = open_token_arrays(prepared, mapped=False).training
+    mapped = open_token_arrays(prepared)[1]["training"]
+    memory = open_token_arrays(prepared, mapped=False)[1]["training"]
     assert isinstance(mapped.base, np.memmap)
     assert not isinstance(memory.base, np.memmap)
     loaders = [train_loader(tokens, 6, 5, seed=3) for tokens in (mapped, memory)]
@@ -80,52 +81,30 @@ def test_a_prepared_folder_is_recognised(prepared, tmp_path):
     assert not is_prepared(str(tmp_path / "source"))
 
 
-def test_a_truncated_array_is_named_with_its_sizes(prepared):
-    path = prepared / "train.npy"
+@pytest.mark.parametrize("kept", [None, 10])
+def test_a_truncated_or_missing_array_is_named_with_its_sizes(prepared, kept):
+    path = prepared / "train.bin"
     size = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:-10])
+    content = path.read_bytes()[:kept]
+    path.unlink()
+    if kept:
+        path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         open_token_arrays(prepared)
     assert str(caught.value) == (
-        f"{path}: truncated: {size - 10:,} bytes, but {size:,} were written. Prepare the data "
-        "again with `train.py prepare` into another folder."
+        f"{path}: truncated, changed or missing: {kept or 0} bytes, but {size:,} were written. "
+        "Prepare the data again with `train.py prepare` into another folder."
     )
 
 
-def test_a_missing_array_is_named(prepared):
-    (prepared / "validation.npy").unlink()
-    with pytest.raises(DataError, match=r"validation\.npy: this file of the .* is missing"):
-        open_token_arrays(prepared)
-
-
-def test_an_array_with_another_header_is_named(prepared):
-    path = prepared / "train.npy"
-    tokens = np.load(path)
-    np.save(path, tokens.view(np.int16))
-    with pytest.raises(DataError, match=r"train\.npy: holds int16 of shape .* but uint16 of"):
-        open_token_arrays(prepared)
-    path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(DataError, match=r"train\.npy: not a valid \.npy file"):
-        open_token_arrays(prepared)
-
-
 def test_a_single_changed_token_is_found_by_verifying(prepared):
-    path = prepared / "train.npy"
+    path = prepared / "train.bin"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     open_token_arrays(prepared)
-    with pytest.raises(DataError, match=r"train\.npy: its checksum differs"):
+    with pytest.raises(DataError, match=r"train\.bin: its checksum differs"):
         open_token_arrays(prepared, verify=True)
-
-
-def test_an_unfinished_folder_says_how_to_finish_it(prepared):
-    prepared.rename(prepared.with_name("prepared.unfinished"))
-    assert is_prepared(str(prepared))
-    with pytest.raises(
-        DataError, match=r"is not finished\. Run the same `train\.py prepare` again"
-    ):
-        open_token_arrays(prepared)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +113,7 @@ def test_an_unfinished_folder_says_how_to_finish_it(prepared):
         (lambda text: text[:-20], r"manifest\.json: cannot be read: .*Prepare the data again"),
         (
             lambda text: json.dumps(json.loads(text) | {"version": 1}),
-            r"manifest\.json: is of format 'lowrank_optax token arrays', version 1; .* version 2",
+            r"manifest\.json: is of format 'lowrank_optax token arrays', version 1; .* version 3",
         ),
     ],
 )

@@ -10,8 +10,8 @@ from huggingface_folders import forward, random_model
 
 from models.configs import LlamaConfig
 from training.config.resolved import BatchShape
-from training.data.answer_rows import AnswerRows, answer_batches, pack
-from training.data.prompts import EncodedExample
+from training.data.questions import EncodedExample
+from training.data.questions_corpus import AnswerRows, answer_batches, pack
 from training.steps.answer_loss import answer_loss, answers_only, shares
 from training.steps.mesh import batch_sharding, make_mesh
 from training.steps.update import mean_gradient

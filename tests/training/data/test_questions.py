@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from question_files import BOS_ID, EOS_ID, character_tokenizer, sums, write_questions
 
-from training.data.bpe import byte_tokenizer_definition
-from training.data.huggingface_tokenizer import HuggingFaceTokenizer
-from training.data.prompts import Prompt, stored_prompt
-from training.data.questions import Example, read_examples
-from training.data.tokenizers import ByteTokenizer
+from training.data.questions import Example, Prompt, read_examples, stored_prompt
+from training.data.tokenizers import ByteTokenizer, Tokenizer
 from training.errors import DataError, UserError
 
 BYTES = ByteTokenizer()
@@ -46,9 +43,8 @@ def test_a_prompt_without_tokens_is_refused():
 
 
 def test_the_prefix_is_what_the_tokenizer_itself_puts_before_a_text():
-    tokenizer = HuggingFaceTokenizer(character_tokenizer(), "characters")
+    tokenizer = Tokenizer(character_tokenizer(), "characters")
     assert (tokenizer.prefix_ids, tokenizer.eos_id) == ((BOS_ID,), EOS_ID)
-    assert HuggingFaceTokenizer(byte_tokenizer_definition(), "bytes").prefix_ids == ()
     assert BYTES.prefix_ids == ()
 
 
@@ -62,35 +58,27 @@ def test_a_models_folder_keeps_its_prompt(tmp_path):
         stored_prompt(tmp_path)
 
 
-def test_the_byte_tokenizer_as_a_file_has_the_same_ids():
-    text = "né 漢字🙂\n\t<|endoftext|>" + "".join(map(chr, range(600)))
-    tokenizer = HuggingFaceTokenizer(byte_tokenizer_definition(), "bytes")
-    np.testing.assert_array_equal(tokenizer.encode(text), BYTES.encode(text))
-    assert (tokenizer.vocab_size, tokenizer.eos_id) == (BYTES.vocab_size, BYTES.eos_id)
-    assert tokenizer.decode([*BYTES.encode(text), tokenizer.eos_id]) == text
-
-
-def test_examples_are_read_with_their_lines(tmp_path):
+def test_examples_are_read_with_their_rows(tmp_path):
     path = write_questions(tmp_path / "a.jsonl", sums(2))
-    path.write_text("\n" + path.read_text() + "\n")
     first, second = read_examples(path)
-    assert first == Example("0+0?", "<<0+0=0>>\n#### 0", f"{path}, line 2")
-    assert second.where == f"{path}, line 3"
+    assert first == Example("0+0?", "<<0+0=0>>\n#### 0", f"{path}, row 1")
+    assert second.where == f"{path}, row 2"
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"a.jsonl, line 2: not valid JSON"),
-        ("[1]", r"line 2: expected a JSON object such as {\"question\": .*, got a list"),
-        ('{"question": "1?"}', r"line 2: the field \"answer\" is missing \(its fields: 'question'"),
-        ('{"text": "1?"}', r"line 2: the field \"question\" is missing \(its fields: 'text'"),
-        ('{"question": 1, "answer": "1"}', r"line 2: the field \"question\" is not a string"),
-        ('{"question": "1?", "answer": " "}', r"line 2: the field \"answer\" is empty"),
-        ('{"question": "\\ud800", "answer": "1"}', r"line 2: .*\"question\" has half of a surrog"),
+        ("{", r"a.jsonl: cannot be read: JSON parse error: .*Repair it"),
+        ('{"question": "1?"}', r"a.jsonl, row 2: the field \"answer\" is missing"),
+        (
+            '{"question": 1, "answer": "1"}',
+            r"the field \"question\" is of type .*must be of type st",
+        ),
+        ('{"question": "1?", "answer": " "}', r"a.jsonl, row 2: a question or answer is empty"),
+        ('{"question": "\\ud800", "answer": "1"}', r"a.jsonl: cannot be read: .*surrogate pair"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
+def test_a_row_that_cannot_be_used_is_explained(tmp_path, line, message):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(sums(1)[0]) + "\n" + line + "\n")
     with pytest.raises(DataError, match=message):
