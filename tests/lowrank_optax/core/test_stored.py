@@ -109,6 +109,7 @@ def test_stochastic_rounding_is_right_on_average_where_nearest_loses_small_gradi
     assert abs(final(momentum(rounding="stochastic")).mean() - 10.1) < 0.2
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
 def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
     tx = lro.scale_by_low_rank(

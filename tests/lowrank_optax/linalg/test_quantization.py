@@ -249,6 +249,7 @@ def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(s
     assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * full
 
 
+@pytest.mark.product
 @each_storage
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "fsdp", None), (None, "data", "fsdp")])

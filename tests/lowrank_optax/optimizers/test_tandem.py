@@ -16,7 +16,7 @@ GRADIENTS = [draw((8, 20), i) for i in range(5)]
 def steps(tx, gradients=GRADIENTS):
     """Updates of a kernel (8, 20) that starts anywhere."""
     params = draw((8, 20), 99)
-    state, update = tx.init(params), jax.jit(tx.update)
+    state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
     for G in gradients:
         updates, state = update(G, state, params)
         yield np.asarray(updates)
@@ -113,6 +113,7 @@ def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
     assert 0 < apart < {"int8": 0.05, "int4": 0.5}[mu_dtype]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("projection", ["dct", "hadamard", "power_iteration", "svd"])
 @pytest.mark.parametrize("rest", ["orthonormal", "sinkhorn", "none"])
 def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, rest):

@@ -42,7 +42,7 @@ def assert_close(updates, expected, tolerance):
         np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.product(every=6)
+@pytest.mark.product(every=11)
 @pytest.mark.parametrize("layout", ["rows", "zero"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_may_be_injected_under_explicit_axes(method, layout):

@@ -62,6 +62,7 @@ def test_small_float16_gradients_give_finite_steps(name):
         np.testing.assert_allclose(directions[-1], 1, rtol=0.05)
 
 
+@pytest.mark.product
 @half
 @pytest.mark.parametrize("name", STATEFUL)
 def test_half_precision_is_computed_as_float32_and_rounded_once(name, dtype):
@@ -84,6 +85,7 @@ def test_float64_stays_float64(name, float64):
     chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", [*STATEFUL, "adam_bias_correction"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decays_and_eps_may_be_traced(name, dtype):
@@ -125,6 +127,7 @@ def test_counts_saturate(name):
         np.testing.assert_allclose(direction, 1)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("spec", [(None, "model"), ("model", None)])
 def test_the_states_type_is_the_same_before_and_after_under_explicit_axes(name, spec):

@@ -108,6 +108,7 @@ def test_prepared_tokens_are_those_of_a_run_for_any_number_of_workers(source, tm
     assert "(1 binary files left out)" in direct.description
 
 
+@pytest.mark.slow
 def test_a_single_file_of_lines_is_tokenised_by_all_processes(tmp_path, monkeypatch):
     """Each process leaves its share of the tokens where a stopped preparation would find it."""
     lines = [json.dumps({"text": f"document {i} " * 9}) for i in range(500)]
@@ -120,6 +121,7 @@ def test_a_single_file_of_lines_is_tokenised_by_all_processes(tmp_path, monkeypa
     assert min(path.stat().st_size for path in shares) > 20_000
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch, workers):
     """A local folder stands in for the hub: the same builder reads it, only without a network."""
@@ -297,6 +299,7 @@ def test_verifying_finds_a_damaged_array(source, tmp_path):
         run(source, tmp_path / "out", verify=True)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_data_are_named_whichever_process_reads_them(tmp_path, workers):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": 1}\n')
@@ -414,6 +417,7 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_command_line_prepares(source, tmp_path, capfd):
     arguments = ["prepare", "--data", str(source), "--out", str(tmp_path / "out"), "--workers", "2"]
     assert dataclasses.asdict(train.parse(arguments))["tokenizer"] == "bytes"

@@ -182,6 +182,7 @@ class TestAResumedRun:
         trainer(config)
         return dataclasses.replace(config, resume=True, steps=6)
 
+    @pytest.mark.slow
     def test_goes_on_with_unchanged_data(self, trainer, config):
         assert trainer(config)[0]["step"] == 6
 
@@ -190,6 +191,7 @@ class TestAResumedRun:
         assert sorted(checksums) == sorted(path.name for path in data.iterdir())
         assert stored_tokenizer(config.out, config.tokenizer).name == "bytes"
 
+    @pytest.mark.product(every=3)
     @pytest.mark.parametrize(
         ("change", "difference"),
         [
