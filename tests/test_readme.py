@@ -5,8 +5,8 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-import pytest
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -18,6 +18,6 @@ def test_what_is_no_matrix_takes_the_first_step_of_adamw_at_the_rate_that_it_had
     embedding = jnp.tile(jnp.array([1.0, -1.0]), (24, 8))
     params = {"embed": embedding, "norm": jnp.ones(16), "kernel": jnp.eye(16, 32)}
     updates, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
-    assert updates["norm"] == pytest.approx(-3e-3, rel=0.01)
-    assert updates["embed"] == pytest.approx(-3e-3 * embedding, rel=0.01)
+    np.testing.assert_allclose(updates["norm"], -3e-3, rtol=0.01)
+    np.testing.assert_allclose(updates["embed"], -3e-3 * embedding, rtol=0.01)
     assert float(jnp.abs(updates["kernel"]).max()) > 0

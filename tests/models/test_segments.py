@@ -47,6 +47,7 @@ def test_positions_count_from_the_start_of_each_segment():
     assert segment_positions(segments).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     "changes",
     [

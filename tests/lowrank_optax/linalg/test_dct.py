@@ -180,6 +180,7 @@ def test_rows_are_read_and_written_as_seldom_as_can_be(method, passes, held):
         assert compiled.memory_analysis().temp_size_in_bytes <= held * 4 * 512 * 1024
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_of_the_transform_is_its_inverse(method):
     x, cotangent = draw((3, 30)), draw((3, 30), seed=1)
@@ -191,6 +192,7 @@ def test_gradient_of_the_transform_is_its_inverse(method):
     np.testing.assert_allclose(jnp.sum(y * y), jnp.sum(x * x), rtol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_vmap_and_scan_agree_with_the_batched_call(method):
     x = draw((3, 2, 18))
@@ -228,6 +230,7 @@ def test_no_constant_of_n_squared_elements_comes_with_columns():
         assert max(sizes) <= 4 * n
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 255])
 def test_matrix_is_orthogonal_and_columns_are_its_columns(n):
     q = dct_matrix(n)

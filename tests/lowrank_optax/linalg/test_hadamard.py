@@ -10,6 +10,7 @@ from drawing import draw
 from lowrank_optax.linalg.hadamard import hadamard_columns, orthogonal_hadamard
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("n", [1, 2, 8, 64])
 def test_it_is_sylvesters_matrix_in_orthonormal_form(n, float64):
     H = scipy.linalg.hadamard(n) / np.sqrt(n)

@@ -29,6 +29,7 @@ def plain_iteration(x, triples, eps=1e-7):
     return np.swapaxes(x, -1, -2) if tall else x
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(64, 8), (8, 64), (16, 16), (20, 16), (2, 3, 40, 4), (5, 1)])
 def test_float32_matches_the_plain_iteration(shape):
     x = draw(shape)
@@ -65,6 +66,7 @@ def test_eps_is_added_to_the_norm_of_tiny_input():
     np.testing.assert_allclose(newton_schulz(x, eps=0.0), without, atol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(256, 32), (32, 256), (96, 64), (64, 96)])
 def test_singular_values_land_near_one(shape):
     values = jnp.linalg.svd(newton_schulz(draw(shape)), compute_uv=False)
@@ -210,6 +212,7 @@ def plain_in_jax(x):
     return x
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(("m", "n", "most"), [(1024, 64, 0.35), (256, 64, 0.6), (100, 64, 1.0)])
 def test_the_gram_form_costs_fewer_flops_on_long_input(m, n, most):
     for shape in [(m, n), (n, m)]:

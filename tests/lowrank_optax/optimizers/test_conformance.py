@@ -11,7 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from drawing import draw
-from methods import METHODS, QUICK
+from methods import METHODS
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -63,6 +63,8 @@ SHAPES = {
     "scalar": (),
 }
 
+# A learned basis that is held for some steps has the most parts at work.
+QUICK = ("galore",)
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name)
     for name in OPTIMIZERS

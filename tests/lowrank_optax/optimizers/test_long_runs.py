@@ -76,6 +76,7 @@ def test_online_subspace_descent_stays_near_orthonormal_by_its_penalty(dtype):
     assert distances[0.0] > 0.03
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
 def test_error_feedback_of_the_dct_stays_bounded(storage):
     """E is what was not applied, where the optimizer inside applies the gradient as it is."""
@@ -148,6 +149,7 @@ def test_adams_second_moment_is_not_stuck_in_bfloat16():
     np.testing.assert_allclose(nu, 0.0465, rtol=0.01)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", ["dct_adamw", "ldadamw", "frugal"])
 def test_small_gradients_in_float16_give_finite_steps(name):
     gradient = lambda params, step: jax.tree.map(lambda x: jnp.full_like(x, 1e-5), params)

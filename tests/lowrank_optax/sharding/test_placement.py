@@ -69,6 +69,7 @@ def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
             np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=2e-5 * scale)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_trion_with_split_rows_moves_n_plus_r_squared_plus_one_floats(kind):
     make = lambda **settings: lro.trion(0.02, R, **settings)
@@ -78,6 +79,7 @@ def test_trion_with_split_rows_moves_n_plus_r_squared_plus_one_floats(kind):
     assert sum(each.bytes for each in found) == 4 * (N + R * R + 1)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_dct_adamw_with_split_rows_moves_n_floats(kind):
     make = lambda **settings: lro.dct_adamw(0.01, R, **settings)
@@ -119,6 +121,7 @@ def test_split_rows_are_never_gathered(method):
         assert all(math.prod(shape) < M * N for shape in each.shapes), each
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", ["trion", "dct_adamw"])
 def test_split_columns_change_places_with_rows_instead_of_being_gathered(method):
     columns = Layout((N, M), P(AXES, None))

@@ -36,6 +36,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("layout", ["both", "zero"])
 def test_init_outside_jit_is_placed_as_the_shardings_say(layout, kind):
@@ -43,6 +44,7 @@ def test_init_outside_jit_is_placed_as_the_shardings_say(layout, kind):
     assert not misplaced(case.optimizer.init(case.params), case.state_shardings(), scalars=False)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_shardings_follow_from_shapes_alone(layout):
     case = Case(METHODS["trion"], LAYOUTS[layout], AxisType.Auto)

@@ -52,6 +52,7 @@ def momentum(state):
     return lro.matrix_states(state)[0].residual["w"]
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_one_device_steps_as_without_synchronisation(method):
     """Up to the rounding of a differently compiled program."""
@@ -68,6 +69,7 @@ def test_one_device_steps_as_without_synchronisation(method):
     np.testing.assert_allclose(momentum(state), momentum(expected_state), atol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_gradients_everywhere_step_as_one_device(method):
     params, gradients = problem(1)

@@ -49,6 +49,7 @@ def test_an_eighth_of_the_momentum_and_of_the_other_moments_is_on_each_device(ki
     ]
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("method", ["dion", "galore", "fira"])
 def test_init_outside_jit_places_the_state_at_once(method):
     case = Case(METHODS[method], LAYOUTS["zero"], AxisType.Auto)
@@ -70,6 +71,7 @@ def test_what_is_gathered_is_low_rank(method, kind):
     assert all(math.prod(shape) < M * N for each in found for shape in each.shapes), found
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_trion_gathers_m_r_floats_and_adds_up_n_plus_r_squared_and_one(kind):
     make = lambda **settings: lro.trion(0.02, R, **settings)
@@ -132,6 +134,7 @@ def test_an_axis_that_splits_the_parameter_already_is_not_used_twice(kind):
     assert momentum.spec == P(None, ("b", "a"))
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_zero_splits_any_elementwise_optimizer_and_keeps_its_numbers(kind):
     sharding = NamedSharding(eight_devices(kind), P())

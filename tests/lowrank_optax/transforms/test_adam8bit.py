@@ -53,6 +53,7 @@ def test_the_first_step_is_adams():
     np.testing.assert_allclose(directions(scale_by_adam8bit(min_size=1), 0.0)[0], expected)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("spread", [3.0, 6.0])
 def test_steps_stay_bounded_where_gradients_differ_by_orders_of_magnitude(spread):
     actual = directions(scale_by_adam8bit(min_size=1), spread)
@@ -86,6 +87,7 @@ def test_state_bytes_are_those_of_the_formula(shape, block_size):
     assert state.mu.codes.shape == shape
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_any_tree_keeps_structure_shapes_and_dtypes_from_step_to_step(dtype):
     params = {
