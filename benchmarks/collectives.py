@@ -61,8 +61,8 @@ def collectives(hlo: str) -> list[Collective]:
 
     Example:
       >>> text = "%r = f32[4,8]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}"
-      >>> collectives(text)
-      [Collective(kind='all-gather', shapes=((4, 8),), bytes=128, group=2, in_branch=False)]
+      >>> [(each.kind, each.shapes, each.bytes, each.group) for each in collectives(text)]
+      [('all-gather', ((4, 8),), 128, 2)]
     """
     bodies = _bodies(hlo)
     branches, loops = _within("branch", bodies), _within("loop", bodies)

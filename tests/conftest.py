@@ -27,27 +27,59 @@ from hypothesis import settings
 
 jaxtyping.install_import_hook("lowrank_optax", "beartype.beartype")
 
-settings.register_profile("lowrank_optax", deadline=None, max_examples=20, derandomize=True)
+settings.register_profile("lowrank_optax", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile("lowrank_optax")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a product of parameters the quick command takes every n-th; the others are slow."""
-    counts = collections.Counter()
+    """Of a product of parameters the quick command takes a diagonal, or every n-th."""
+    products = collections.defaultdict(list)
     for item in items:
-        if product := item.get_closest_marker("product"):
-            function = item.nodeid.partition("[")[0]
-            if counts[function] % product.kwargs["every"]:
-                item.add_marker(pytest.mark.slow)
-            counts[function] += 1
+        if item.get_closest_marker("product") and not item.get_closest_marker("slow"):
+            products[item.nodeid.partition("[")[0]].append(item)
+    for cases in products.values():
+        every = cases[0].get_closest_marker("product").kwargs.get("every")
+        quick = cases[::every] if every else diagonal(cases)
+        for case in cases:
+            if case not in quick:
+                case.add_marker(pytest.mark.slow)
+
+
+def diagonal(cases):
+    """Few cases in which every value of every parameter occurs."""
+    values = {
+        case: {(name, id(value)) for name, value in case.callspec.params.items()} for case in cases
+    }
+    missing, chosen = set().union(*values.values()), []
+    while missing:
+        chosen.append(max(cases, key=lambda case: len(values[case] & missing)))
+        missing -= values[chosen[-1]]
+    return chosen
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file share what they compute: one worker runs them, in the files' order."""
+    if config.option.dist != "load":  # what `-n` alone asks for
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+compiled = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.update([name]))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def free_compiled_programs():
     """Every program that XLA compiles maps memory; of thousands in one process it runs out."""
     yield
-    jax.clear_caches()
+    if compiled["/jax/core/compile/backend_compile_duration"] > 2000:
+        compiled.clear()
+        jax.clear_caches()
 
 
 @pytest.fixture

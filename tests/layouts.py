@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from methods import compiled
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -75,7 +76,7 @@ class Case:
             "embedding": whole,
             "bias": whole,
         }
-        self.reference = make()
+        self.reference = compiled(make())
         self.optimizer = make(zero_axis=layout.zero_axis)
         self.here = {
             "kernel": normal(1, layout.shape),

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from drawing import draw
 
 import lowrank_optax as lro
 
@@ -24,7 +24,17 @@ METHODS = {
 }
 """Arguments of each beside the learning rate and the rank."""
 
-each_method = pytest.mark.parametrize("name", METHODS)
+every_method = pytest.mark.parametrize("name", METHODS)
+"""For promises that cost little."""
+
+QUICK = ("trion", "galore")
+"""A momentum in a fixed basis, and a learned one that is held for some steps."""
+
+each_method = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS],
+)
+"""For promises that a program has to be compiled for."""
 
 
 def make(
@@ -40,24 +50,12 @@ def compiled(tx: optax.GradientTransformation) -> optax.GradientTransformationEx
     return optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
 
 
-def draw(seed: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Normal numbers."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
 def model(seed: int, dtype: Any = jnp.float32) -> dict[str, Any]:
     """Two matrices, wide and tall, and a bias, which is no matrix."""
     shapes = {"first": (4, 8), "second": (9, 5), "bias": (8,)}
     return {
-        name: draw(100 * seed + i, shape, dtype) for i, (name, shape) in enumerate(shapes.items())
+        name: draw(shape, 100 * seed + i, dtype) for i, (name, shape) in enumerate(shapes.items())
     }
-
-
-def low_rank_state(state: Any) -> lro.LowRankState:
-    """The state of the matrices inside a method's state."""
-    is_leaf = lambda node: isinstance(node, lro.LowRankState)
-    (found,) = filter(is_leaf, jax.tree.leaves(state, is_leaf=is_leaf))
-    return found
 
 
 def trajectory(tx: optax.GradientTransformation, params: Any, gradient: Any, steps: int) -> Any:

@@ -8,15 +8,18 @@ from benchmarks.pages import read_results
 
 # Other proportions than the benchmark's, so that no two terms are equal by chance.
 SIZES = {"m": 320, "n": 160, "r": 24}
-METHODS_TO_CHECK = ("trion", "dct_adamw", "dion (cholesky_qr)")
+QUICK = [("trion", "rows"), ("dct_adamw", "columns"), ("dion (cholesky_qr)", "zero")]
+CASES = [
+    pytest.param(method, layout, marks=() if (method, layout) in QUICK else pytest.mark.slow)
+    for method in METHODS
+    for layout in LAYOUTS
+]
 
 
-@pytest.mark.product(every=4)
-@pytest.mark.parametrize("layout", ["rows", "columns", "8 layers, rows", "zero"])
-@pytest.mark.parametrize("method", METHODS_TO_CHECK)
+@pytest.mark.parametrize(("method", "layout"), CASES)
 def test_an_update_sends_what_its_formula_says(method, layout):
     row = communication.measure(method, METHODS[method], layout, "Explicit", SIZES)
-    assert communication_tables.total(row) == row["formula"] > 0
+    assert communication_tables.total(row) == row["formula"]
     assert row["in_loops"] == 0
 
 
@@ -56,7 +59,11 @@ def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formul
     assert {row["method"] for row in updates} == {*METHODS, *FOREIGN, *TOLD}
     ours = [row for row in updates if row["method"] in METHODS]
     assert len(ours) == len(METHODS) * len(LAYOUTS) * 2
-    assert [row for row in ours if row["formula"] != communication_tables.total(row)] == []
+    sizes = {name: results["sizes"][name] for name in "mnr"}
+    for row in ours:
+        layout = LAYOUTS[row["layout"]]
+        expected = communication.expected_bytes(row["method"], layout, row["axes"], sizes)
+        assert communication_tables.total(row) == expected, row
 
 
 def test_llamas_matrices_are_split_as_the_trainer_splits_them():

@@ -48,6 +48,7 @@ def test_the_yardstick_is_adamws_18_passes():
     assert passes == {"parameters first": 18.0, "in place": 10.0, "nothing donated": 10.0}
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", MARKS)
 def test_an_update_moves_its_matrix_through_memory_no_more_often_than_its_mark(one_leaf, name):
     assert one_leaf[name]["passes"] <= MARKS[name]

@@ -120,6 +120,7 @@ def test_a_round_trip_is_bit_equal(tmp_path, name, max_shard_size, files):
     assert huggingface.load(saved).config == loaded(name).config
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_kept_bit_by_bit_unless_another_is_asked_for(tmp_path, dtype):
     folder = plain_copy("tiny_qwen2", tmp_path / "half")
@@ -176,6 +177,7 @@ def test_float64_round_trip_needs_64_bit_arithmetic(tmp_path):
     assert huggingface.load(tmp_path, dtype="float32").config.dtype == "float32"
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -243,6 +245,7 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tmp_path):
         huggingface.load(folder)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_a_model_on_eight_devices_is_the_same_model(tmp_path, axes):
     mesh, data = make_mesh(**axes), golden("tiny_qwen2")

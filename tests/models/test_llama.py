@@ -145,6 +145,7 @@ def test_a_later_token_leaves_earlier_logits_unchanged():
     assert jnp.all(jnp.any(before[:, position:] != after[:, position:], axis=-1))
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("time", [5, 150, 300])  # one chunk, and chunks of unequal length
 def test_chunked_attention_is_exact(time):
     keys = jax.random.split(jax.random.key(0), 3)
@@ -276,6 +277,7 @@ def stored_floats(config):
     return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("config", [CONFIG, QWEN], ids=["llama", "qwen2"])
 def test_bfloat16_compute_keeps_float32_logits_and_gradients(config):
     half = dataclasses.replace(config, dtype="bfloat16")

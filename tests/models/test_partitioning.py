@@ -132,6 +132,7 @@ def collectives(compiled, kinds):
     ]
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 4, "fsdp": 2}])
 def test_fsdp_gathers_a_layer_s_parameters_and_never_activations(sizes):
     compiled = compiled_gradient(sizes, gather=True)

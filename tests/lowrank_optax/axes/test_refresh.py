@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from drawing import draw
+from methods import compiled
 
 import lowrank_optax as lro
 from lowrank_optax import refresh
@@ -92,8 +93,8 @@ def test_staggered_matrices_never_refresh_together_after_the_first_step():
 
 def test_staggering_leaves_the_step_of_each_matrix_as_it_would_be_alone():
     grads = [{"a": draw(SHAPE, i), "b": draw(SHAPE, 100 + i)} for i in range(5)]
-    tx = lro.galore(0.1, 2, update_interval=2, stagger=True)
-    alone = lro.galore(0.1, 2, update_interval=2)
+    tx = compiled(lro.galore(0.1, 2, update_interval=2, stagger=True))
+    alone = compiled(lro.galore(0.1, 2, update_interval=2))
     state, first = tx.init(grads[0]), alone.init({"a": grads[0]["a"]})
     for grad in grads:
         updates, state = tx.update(grad, state)
@@ -114,6 +115,7 @@ def test_a_schedule_by_matrix_keeps_one_count_and_little_else(name, remembered):
     assert len(jax.tree.leaves(three)) == 2 + 3 * (4 + remembered)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("settings", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize(
     "projection",

@@ -173,6 +173,7 @@ def test_columns_of_score_zero_are_drawn_only_when_no_other_is_left(rank):
     assert (np.diff(samples) > 0).all()
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", RANDOM)
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_random_selections_are_ascending_distinct_and_in_range_whatever_the_scores(name, bad):

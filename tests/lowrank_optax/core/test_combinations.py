@@ -10,6 +10,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from drawing import draw
+from methods import compiled
 from optax.contrib import MuonDimensionNumbers
 
 import lowrank_optax as lro
@@ -103,7 +104,7 @@ def model(seed):
     return {name: draw(shape, 10 * seed + i) for i, (name, shape) in enumerate(SHAPES.items())}
 
 
-@pytest.mark.product(every=10)
+@pytest.mark.product(every=16)
 @pytest.mark.parametrize("combination", pairwise(), ids=lambda c: "-".join(c).replace(" ", "_"))
 def test_every_pair_of_axis_values_steps_and_keeps_its_state(combination, tmp_path):
     rank = (1, 2, 1.0)[sum(map(len, combination)) % 3]
@@ -162,8 +163,8 @@ def test_staggering_needs_an_interval():
 @pytest.mark.parametrize("basis", ["dct", "identity", "hadamard", "random_orthogonal"])
 def test_at_full_rank_on_a_fixed_basis_adam_is_adam_in_rotated_coordinates(basis):
     projection = lro.projections.by_name(basis, 1.0)
-    tx = lro.scale_by_low_rank(optax.scale_by_adam(), projection)
-    adam = optax.scale_by_adam()
+    tx = compiled(lro.scale_by_low_rank(optax.scale_by_adam(), projection))
+    adam = compiled(optax.scale_by_adam())
     turned = lambda x: projection.analyze(x, x.dtype)
     leaf = model(0)["w"]
     state, adam_state = tx.init(leaf), adam.init(leaf)
@@ -178,8 +179,9 @@ def test_galore_rotates_the_first_moment_for_a_hybrid_selection_however_it_is_gi
     trajectories = []
     for select in ("hybrid", lro.selection.hybrid()):
         tx = lro.galore(0.1, 2, update_interval=1, select=select, dimension_numbers=NUMBERS)
-        state = jax.jit(tx.init)(model(0))
+        tx = compiled(tx)
+        state = tx.init(model(0))
         for seed in range(3):
-            updates, state = jax.jit(tx.update)(model(seed), state)
+            updates, state = tx.update(model(seed), state)
         trajectories.append(updates)
     chex.assert_trees_all_equal(*trajectories)

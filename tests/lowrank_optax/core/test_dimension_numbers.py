@@ -259,6 +259,7 @@ def parameters():
     return {"b": jnp.ones(5), "w1": jnp.ones((4, 5)), "w2": jnp.ones((4, 5))}
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 @pytest.mark.parametrize("make", ENTRIES.values(), ids=ENTRIES)
 def test_patterns_may_be_about_what_is_masked(make, wrap):

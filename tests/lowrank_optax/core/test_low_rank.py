@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from drawing import draw
+from methods import compiled
 from subspaces import chosen
 
 import lowrank_optax as lro
@@ -55,7 +56,7 @@ def test_the_subspace_may_follow_any_function_of_the_count():
 
 def test_the_published_schedule_of_dct_adamw_counts_from_one():
     tx = lro.dct_adamw(0.1, 2, update_interval=3, error_feedback=None)
-    bases = [np.asarray(s.inner_states["matrices"].inner_state[0].basis) for s in states(tx)]
+    bases = [np.asarray(lro.matrix_states(state)[0].basis) for state in states(tx)]
     changed = [not np.array_equal(bases[i], bases[i - 1]) for i in range(1, 7)]
     assert [i for i, flag in enumerate(changed, 1) if flag] == [2, 5]
 
@@ -132,6 +133,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
 def test_the_seed_is_a_number_or_a_key_of_any_kind_and_fixes_what_is_random(seed):
     def start(number):
@@ -154,6 +156,7 @@ def test_a_number_and_its_keys_are_the_same_seed():
         np.testing.assert_array_equal(state.basis, bases[0][0].basis)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     "make",
     [
@@ -165,9 +168,8 @@ def test_a_number_and_its_keys_are_the_same_seed():
 )
 def test_methods_draw_by_their_seed(make):
     def basis(seed):
-        tx = make(seed)
-        _, state = tx.update(draw(SHAPE), tx.init(draw(SHAPE)))
-        return state.inner_states["matrices"].inner_state[0].basis
+        (state,) = states(make(seed), 1)
+        return lro.matrix_states(state)[0].basis
 
     assert np.max(np.abs(basis(0) - basis(1))) > 1e-3
     np.testing.assert_array_equal(basis(jax.random.key(1)), basis(1))
@@ -180,6 +182,7 @@ def test_reset_starts_the_inner_optimizer_anew_at_every_refresh():
     assert [int(state.inner.count) for state in states(tx)] == [1, 2, 3, 1, 2, 3, 1]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize(
     "inner",
     [
@@ -200,8 +203,8 @@ def test_any_optax_transformation_can_be_the_inner_optimizer(inner, transport):
 
 
 def test_at_full_rank_adam_is_adam_in_rotated_coordinates():
-    tx = lro.scale_by_low_rank(optax.scale_by_adam(), lro.projections.dct(1.0))
-    adam = optax.scale_by_adam()
+    tx = compiled(lro.scale_by_low_rank(optax.scale_by_adam(), lro.projections.dct(1.0)))
+    adam = compiled(optax.scale_by_adam())
     turned = lambda x: lro.orthogonal_dct(x, axis=-2)
     state, adam_state = tx.init(draw(SHAPE)), adam.init(draw(SHAPE))
     for step in range(4):
@@ -240,6 +243,7 @@ def test_no_array_of_n_by_n_is_in_the_state_or_in_a_compiled_constant():
         assert not [line for line in constants if f"[{n},{n}]" in line]
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_inner_optimizer_sees_low_rank_arrays_of_at_least_float32(dtype):
     seen = []

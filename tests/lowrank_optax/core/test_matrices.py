@@ -88,7 +88,7 @@ def test_the_rank_is_at_most_that_of_the_matrix_whichever_side_is_compressed(ran
         lro.galore(0.1, rank, compress="in"),
         lro.ldadamw(0.1, rank, compress="in"),
     ):
-        state = jax.eval_shape(tx.init, params).inner_states["matrices"].inner_state[0]
+        state = lro.matrix_states(jax.eval_shape(tx.init, params))[0]
         assert {basis.shape[-1] for basis in state.basis.values()} == {4}
 
 

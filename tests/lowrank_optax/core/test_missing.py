@@ -47,6 +47,7 @@ def parameter_trees(state):
     return found
 
 
+@pytest.mark.product(every=4)
 @each_transform
 def test_without_none_nothing_changes(tx):
     state = tx.init(PARAMS)

@@ -65,6 +65,7 @@ INNERS = {  # the field of the first moment, and who makes it
 }
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", INNERS)
 def test_a_stored_first_moment_is_decayed_in_float32_and_rounded_last(name):
     """0.9 in bfloat16 is 0.8984: a moment decayed there would settle 1.6 % too low."""
@@ -83,6 +84,7 @@ def test_a_stored_first_moment_is_decayed_in_float32_and_rounded_last(name):
         np.testing.assert_array_equal(getattr(state.inner, field), rounded)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("transport", ["rotate", "rotate_first", "rotate_moments"])
 def test_stored_moments_move_with_their_columns(transport):
     options = dict(
@@ -109,6 +111,7 @@ def test_stochastic_rounding_is_right_on_average_where_nearest_loses_small_gradi
     assert abs(final(momentum(rounding="stochastic")).mean() - 10.1) < 0.2
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
 def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
     tx = lro.scale_by_low_rank(

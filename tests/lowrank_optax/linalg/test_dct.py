@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lowrank_optax.linalg import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
@@ -29,10 +30,6 @@ def golden_cases():
 
 def relative_error(actual, expected):
     return np.max(np.abs(np.asarray(actual, np.float64) - expected)) / np.max(np.abs(expected))
-
-
-def normal(shape, dtype=jnp.float32, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 def exact_columns(n, indices):
@@ -58,6 +55,7 @@ def golden_error(method, dtype):
     )
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("method", METHODS)
 def test_matches_golden_values_in_float32(method):
     assert golden_error(method, jnp.float32) <= 1e-5
@@ -68,19 +66,21 @@ def test_matches_golden_values_in_float64(method, float64):
     assert golden_error(method, jnp.float64) <= 1e-12
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [1536, 1331, 499])
 def test_long_odd_and_unbalanced_lengths_match_scipy(method, n):
-    x = normal((2, n))
+    x = draw((2, n))
     expected = scipy.fft.dct(np.asarray(x, np.float64), norm="ortho")
     assert relative_error(orthogonal_dct(x, method=method), expected) <= 2e-6
     assert relative_error(orthogonal_idct(jnp.float32(expected), method=method), x) <= 2e-6
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 0.012), (jnp.float16, 0.0015)])
 def test_half_precision_keeps_its_dtype_and_its_accuracy(method, dtype, tolerance):
-    x = normal((4, 96), dtype)
+    x = draw((4, 96), dtype=dtype)
     for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
         y = transform(x, method=method)
         assert y.dtype == dtype
@@ -108,30 +108,32 @@ def test_all_methods_agree_and_the_inverse_undoes_them(n, rows, seed):
         np.testing.assert_allclose(orthogonal_idct(y, method=method), x, atol=1e-5)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axis", [0, 1, -1, -2, -3])
 def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
-    x = normal((6, 5, 4))
+    x = draw((6, 5, 4))
     expected = jnp.asarray(scipy.fft.dct(np.asarray(x), norm="ortho", axis=axis))
     np.testing.assert_allclose(orthogonal_dct(x, axis, method), expected, atol=1e-5)
     np.testing.assert_allclose(orthogonal_idct(expected, axis, method), x, atol=1e-5)
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [1, 2, 9, 15, 16, 36, 75])
 def test_stacked_columns_match_scipy_in_float64(method, n, float64):
     # 75 = 15 · 5 and 9 = 3 · 3 have odd factors, which leave no middle residue.
-    x = normal((2, 3, n, 4), jnp.float64)
+    x = draw((2, 3, n, 4), dtype=jnp.float64)
     for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
         expected = reference(np.asarray(x), norm="ortho", axis=-2)
         np.testing.assert_allclose(transform(x, -2, method), expected, atol=1e-13)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_half_precision_goes_in_and_float32_comes_out_without_a_cast_before_products(method, axis):
-    x = normal((96, 96), jnp.bfloat16)
+    x = draw((96, 96), dtype=jnp.bfloat16)
     for transform, reference in zip(TRANSFORMS, [scipy.fft.dct, scipy.fft.idct], strict=True):
         y = transform(x, axis, method, dtype=jnp.float32)
         assert y.dtype == jnp.float32
@@ -178,9 +180,10 @@ def test_rows_are_read_and_written_as_seldom_as_can_be(method, passes, held):
         assert compiled.memory_analysis().temp_size_in_bytes <= held * 4 * 512 * 1024
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_of_the_transform_is_its_inverse(method):
-    x, cotangent = normal((3, 30)), normal((3, 30), seed=1)
+    x, cotangent = draw((3, 30)), draw((3, 30), seed=1)
     for transform, inverse in [TRANSFORMS, TRANSFORMS[::-1]]:
         _, pullback = jax.vjp(lambda y, f=transform: f(y, method=method), x)
         np.testing.assert_allclose(pullback(cotangent)[0], inverse(cotangent), atol=1e-5)
@@ -189,9 +192,10 @@ def test_gradient_of_the_transform_is_its_inverse(method):
     np.testing.assert_allclose(jnp.sum(y * y), jnp.sum(x * x), rtol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", METHODS)
 def test_vmap_and_scan_agree_with_the_batched_call(method):
-    x = normal((3, 2, 18))
+    x = draw((3, 2, 18))
     whole = orthogonal_dct(x, method=method)
     mapped = jax.vmap(lambda row: orthogonal_dct(row, method=method), in_axes=1, out_axes=1)(x)
     _, scanned = jax.lax.scan(lambda c, row: (c, orthogonal_dct(row, method=method)), None, x)
@@ -226,6 +230,7 @@ def test_no_constant_of_n_squared_elements_comes_with_columns():
         assert max(sizes) <= 4 * n
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("n", [1, 2, 7, 64, 255])
 def test_matrix_is_orthogonal_and_columns_are_its_columns(n):
     q = dct_matrix(n)
@@ -238,6 +243,7 @@ def test_matrix_is_orthogonal_and_columns_are_its_columns(n):
     np.testing.assert_allclose(third, jnp.moveaxis(q.T[:, indices], 0, 1), atol=1e-7)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("n", [768, 4096, 30_011, 50_000, 250_007])
 @pytest.mark.parametrize("kind", ["II", "III"])
 def test_columns_are_exact_in_float32_at_any_length(n, kind):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lowrank_optax.linalg.devices import matrix_by_matrix
@@ -21,13 +22,9 @@ FACTORISATIONS = {
 }
 
 
-def draw(*shape):
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-
-
 def batch_axes(function):
     """How many batch axes each kernel of the compiled program takes."""
-    text = jax.jit(function).lower(draw(2, 3, 8, 4)).compile().as_text()
+    text = jax.jit(function).lower(draw((2, 3, 8, 4))).compile().as_text()
     return [int(count) for count in re.findall(r'num_batch_dims="(\d+)"', text)]
 
 
@@ -39,7 +36,7 @@ def test_no_kernel_is_given_a_batch(name):
 
 @pytest.mark.parametrize("name", FACTORISATIONS)
 def test_a_stack_gives_what_its_matrices_give(name):
-    x = draw(2, 3, 8, 4)
+    x = draw((2, 3, 8, 4))
     stacked = jax.jit(FACTORISATIONS[name])(x)
     assert stacked.shape[:2] == (2, 3)
     for i in np.ndindex(2, 3):
@@ -48,6 +45,6 @@ def test_a_stack_gives_what_its_matrices_give(name):
 
 def test_matrices_on_several_devices_stay_one_batch():
     mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
-    x = jax.device_put(draw(8, 6, 4), NamedSharding(mesh, PartitionSpec("a")))
+    x = jax.device_put(draw((8, 6, 4)), NamedSharding(mesh, PartitionSpec("a")))
     jaxpr = jax.make_jaxpr(functools.partial(matrix_by_matrix, jnp.linalg.qr))(x)
     assert "scan" not in str(jaxpr)

@@ -5,25 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from drawing import draw
 
 from lowrank_optax.linalg.hadamard import hadamard_columns, orthogonal_hadamard
 
 
-def draw(*shape, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
-
-
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("n", [1, 2, 8, 64])
 def test_it_is_sylvesters_matrix_in_orthonormal_form(n, float64):
     H = scipy.linalg.hadamard(n) / np.sqrt(n)
-    x = draw(3, n, 2, dtype=jnp.float64)
+    x = draw((3, n, 2), dtype=jnp.float64)
     np.testing.assert_allclose(orthogonal_hadamard(x), H @ x, atol=1e-13)
     np.testing.assert_allclose(orthogonal_hadamard(x[0]), H @ x[0], atol=1e-13)
     np.testing.assert_allclose(hadamard_columns(n, jnp.arange(n), jnp.float64), H, rtol=1e-15)
 
 
 def test_it_undoes_itself():
-    x = draw(4, 16, 3)
+    x = draw((4, 16, 3))
     np.testing.assert_allclose(orthogonal_hadamard(orthogonal_hadamard(x)), x, atol=1e-6)
 
 
@@ -35,7 +33,7 @@ def test_columns_are_batched():
 
 
 def test_half_precision_is_computed_in_float32():
-    x = draw(64, 4, dtype=jnp.bfloat16)
+    x = draw((64, 4), dtype=jnp.bfloat16)
     y = orthogonal_hadamard(x)
     assert y.dtype == jnp.bfloat16
     expected = orthogonal_hadamard(x.astype(jnp.float32)).astype(jnp.bfloat16)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.collectives import collectives
@@ -28,20 +29,18 @@ def plain_iteration(x, triples, eps=1e-7):
     return np.swapaxes(x, -1, -2) if tall else x
 
 
-def normal(shape, dtype=jnp.float32, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(64, 8), (8, 64), (16, 16), (20, 16), (2, 3, 40, 4), (5, 1)])
 def test_float32_matches_the_plain_iteration(shape):
-    x = normal(shape)
+    x = draw(shape)
     np.testing.assert_allclose(newton_schulz(x), plain_iteration(x, [MUON] * 5), atol=1e-5)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("shape", [(24, 4), (4, 24), (16, 16)])
 @pytest.mark.parametrize("steps", [0, 1, 5, 12])
 def test_float64_stays_float64_and_matches_to_the_last_digits(shape, steps, float64):
-    x = normal(shape, jnp.float64)
+    x = draw(shape, dtype=jnp.float64)
     y = newton_schulz(x, steps=steps)
     assert y.dtype == jnp.float64
     np.testing.assert_allclose(y, plain_iteration(x, [MUON] * steps), atol=1e-10)
@@ -49,7 +48,7 @@ def test_float64_stays_float64_and_matches_to_the_last_digits(shape, steps, floa
 
 @pytest.mark.parametrize("shape", [(48, 6), (6, 6)])
 def test_any_coefficients_one_triple_or_one_per_step(shape):
-    x = normal(shape)
+    x = draw(shape)
     one = newton_schulz(x, steps=8, coefficients=CONVERGENT)
     np.testing.assert_allclose(one, plain_iteration(x, [CONVERGENT] * 8), atol=1e-5)
     each = newton_schulz(x, steps=3, coefficients=VARYING)
@@ -59,7 +58,7 @@ def test_any_coefficients_one_triple_or_one_per_step(shape):
 
 
 def test_eps_is_added_to_the_norm_of_tiny_input():
-    x = 1e-7 * normal((24, 4))
+    x = 1e-7 * draw((24, 4))
     expected = plain_iteration(x, [MUON] * 5)
     np.testing.assert_allclose(newton_schulz(x), expected, atol=1e-5)
     without = plain_iteration(x, [MUON] * 5, eps=0)
@@ -67,9 +66,10 @@ def test_eps_is_added_to_the_norm_of_tiny_input():
     np.testing.assert_allclose(newton_schulz(x, eps=0.0), without, atol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(256, 32), (32, 256), (96, 64), (64, 96)])
 def test_singular_values_land_near_one(shape):
-    values = jnp.linalg.svd(newton_schulz(normal(shape)), compute_uv=False)
+    values = jnp.linalg.svd(newton_schulz(draw(shape)), compute_uv=False)
     assert 0.6 < values.min() < values.max() < 1.3
 
 
@@ -98,7 +98,7 @@ def test_polar_express_brings_singular_values_into_the_band_of_its_theorem(
 
 
 def test_polar_express_is_nearer_to_one_than_muon_and_repeats_its_last_step():
-    x = normal((64, 16))
+    x = draw((64, 16))
     error = lambda **options: jnp.max(
         jnp.abs(jnp.linalg.svd(newton_schulz(x, **options), compute_uv=False) - 1)
     )
@@ -107,11 +107,12 @@ def test_polar_express_is_nearer_to_one_than_muon_and_repeats_its_last_step():
 
 
 def test_muon_by_name_is_its_triple():
-    x = normal((64, 16))
+    x = draw((64, 16))
     named = newton_schulz(x, coefficients="muon")
     np.testing.assert_array_equal(named, newton_schulz(x, coefficients=MUON))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
     ("shape", "spec", "reduced"),
@@ -129,7 +130,7 @@ def test_any_sharding_is_kept_and_split_rows_add_up_gram_matrices_only(
     axis_type, shape, spec, reduced
 ):
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type, axis_type))
-    x = normal(shape)
+    x = draw(shape)
     sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
     compiled = jax.jit(newton_schulz).lower(sharded).compile()
     y = compiled(sharded)
@@ -153,12 +154,13 @@ def test_zero_stays_zero(shape, dtype):
     np.testing.assert_array_equal(y, jnp.zeros(shape, dtype))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-7, 1.0, 1e20, 1e38])
 @pytest.mark.parametrize("steps", [5, 30])
 @pytest.mark.parametrize("shape", [(64, 8), (9, 8)])
 def test_rank_one_input_of_any_scale_stays_finite_and_bounded(scale, steps, shape):
     m, n = shape
-    x = normal((m, 1)) * normal((1, n), seed=1)
+    x = draw((m, 1)) * draw((1, n), seed=1)
     x = scale * (x / jnp.max(jnp.abs(x)))
     y = newton_schulz(x, steps=steps)
     assert jnp.isfinite(y).all()
@@ -166,8 +168,8 @@ def test_rank_one_input_of_any_scale_stays_finite_and_bounded(scale, steps, shap
 
 
 def test_many_steps_on_ill_conditioned_long_input_do_not_diverge():
-    left, _ = jnp.linalg.qr(normal((128, 16)))
-    right, _ = jnp.linalg.qr(normal((16, 16), seed=1))
+    left, _ = jnp.linalg.qr(draw((128, 16)))
+    right, _ = jnp.linalg.qr(draw((16, 16), seed=1))
     x = left * jnp.logspace(0, -9, 16) @ right
     for steps in (5, 10, 40):
         y = newton_schulz(x, steps=steps)
@@ -177,7 +179,7 @@ def test_many_steps_on_ill_conditioned_long_input_do_not_diverge():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_computed_in_float32(dtype):
-    x = normal((64, 8), dtype)
+    x = draw((64, 8), dtype=dtype)
     y = newton_schulz(x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, newton_schulz(x.astype(jnp.float32)).astype(dtype))
@@ -190,7 +192,7 @@ def test_zero_stays_zero_without_eps_and_no_rows_give_no_rows():
 
 
 def test_batched_equals_mapped_equals_looped():
-    x = normal((3, 24, 4))
+    x = draw((3, 24, 4))
     whole = newton_schulz(x)
     np.testing.assert_allclose(jax.vmap(newton_schulz)(x), whole, atol=1e-6)
     np.testing.assert_allclose(jnp.stack([newton_schulz(y) for y in x]), whole, atol=1e-6)
@@ -210,6 +212,7 @@ def plain_in_jax(x):
     return x
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(("m", "n", "most"), [(1024, 64, 0.35), (256, 64, 0.6), (100, 64, 1.0)])
 def test_the_gram_form_costs_fewer_flops_on_long_input(m, n, most):
     for shape in [(m, n), (n, m)]:

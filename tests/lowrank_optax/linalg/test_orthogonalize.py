@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw
 
 from lowrank_optax.linalg.orthogonalize import (
     METHODS,
@@ -14,10 +15,6 @@ from lowrank_optax.linalg.orthogonalize import (
 )
 
 
-def draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
 def projector(Q):
     return Q @ Q.mT
 
@@ -25,7 +22,7 @@ def projector(Q):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("decades", [0, 3])
 def test_columns_are_orthonormal_and_span_the_same_space(method, decades):
-    x = draw(2, 20, 4) * jnp.logspace(0, -decades, 4) @ draw(4, 4, seed=1)
+    x = draw((2, 20, 4)) * jnp.logspace(0, -decades, 4) @ draw((4, 4), seed=1)
     Q = orthonormal_columns(x, method)
     np.testing.assert_allclose(Q.mT @ Q, jnp.broadcast_to(jnp.eye(4), (2, 4, 4)), atol=2e-6)
     exact = np.linalg.qr(np.asarray(x, np.float64))[0]
@@ -40,10 +37,10 @@ def test_qr_stays_orthonormal_without_full_rank_and_cholesky_qr_says_that_it_fai
 
 
 def test_checked_cholesky_qr_mends_the_matrices_where_it_failed_and_no_others():
-    good = draw(20, 4)
+    good = draw((20, 4))
     dependent = good.at[:, 3].set(good[:, 0])
     # The Gram matrix of this one has a factor that is nothing like right in float32.
-    nearly = draw(20, 4) @ jnp.diag(jnp.logspace(0, -5, 4)) @ draw(4, 4, seed=1)
+    nearly = draw((20, 4)) @ jnp.diag(jnp.logspace(0, -5, 4)) @ draw((4, 4), seed=1)
     x = jnp.stack([good, dependent, nearly, jnp.zeros((20, 4))])
     Q = jax.jit(checked_cholesky_qr)(x)
     np.testing.assert_allclose(Q.mT @ Q, jnp.broadcast_to(jnp.eye(4), (4, 4, 4)), atol=2e-6)
@@ -68,7 +65,7 @@ def test_factorisations_are_chosen_for_the_platform_that_is_compiled_for():
 
 
 def test_the_entry_of_largest_magnitude_becomes_positive():
-    P = draw(3, 7, 4)
+    P = draw((3, 7, 4))
     signed = canonical_signs(P)
     np.testing.assert_array_equal(jnp.abs(signed), jnp.abs(P))
     np.testing.assert_array_equal(jnp.max(signed, axis=-2), jnp.max(jnp.abs(P), axis=-2))
@@ -76,8 +73,8 @@ def test_the_entry_of_largest_magnitude_becomes_positive():
 
 
 def test_only_the_matrices_that_failed_keep_the_old_basis():
-    new = draw(3, 5, 2).at[1, 4, 0].set(jnp.nan).at[2, 0, 1].set(jnp.inf)
-    old = draw(3, 5, 2, seed=1)
+    new = draw((3, 5, 2)).at[1, 4, 0].set(jnp.nan).at[2, 0, 1].set(jnp.inf)
+    old = draw((3, 5, 2), seed=1)
     kept = keep_finite(new, old)
     np.testing.assert_array_equal(kept[0], new[0])
     np.testing.assert_array_equal(kept[1:], old[1:])
@@ -85,4 +82,4 @@ def test_only_the_matrices_that_failed_keep_the_old_basis():
 
 def test_an_unknown_method_is_explained():
     with pytest.raises(ValueError, match="method='svd' is unknown; use one of"):
-        orthonormal_columns(draw(3, 2), "svd")
+        orthonormal_columns(draw((3, 2)), "svd")

@@ -82,6 +82,7 @@ def test_stochastic_rounding_errs_by_at_most_a_scale(x, options, seed):
     assert (np.abs(y - x) <= scales(x, **options) + rounding_slack(x)).all()
 
 
+@pytest.mark.product
 @each_storage
 @pytest.mark.parametrize("block_size", [7, 8])
 def test_stochastic_rounding_is_unbiased(storage, block_size):
@@ -144,6 +145,7 @@ def test_all_codes_are_used_and_the_largest_entry_has_the_lowest(storage, sign):
     assert len(np.unique(dequantize(stored, size=len(x)))) == 2 * lowest
 
 
+@pytest.mark.product
 @each_storage
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_blocks_run_along_the_named_axis(storage, axis):
@@ -249,6 +251,7 @@ def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(s
     assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * full
 
 
+@pytest.mark.product
 @each_storage
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "fsdp", None), (None, "data", "fsdp")])

@@ -19,6 +19,7 @@ def decaying(seed, *shape):
     return jnp.asarray(U * 2.0 ** -np.arange(k) @ V.swapaxes(-1, -2), jnp.float32)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(2, 14, 6), (5, 9)])
 def test_vectors_and_values_are_the_leading_ones(method, shape):
@@ -45,6 +46,7 @@ def test_tiny_matrices_do_not_underflow(method):
     np.testing.assert_allclose(s / 1e-30, [1, 0.5, 0.25], rtol=1e-4)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_matrix_that_is_not_finite_gives_nan_for_itself_alone(method, bad):

@@ -1,6 +1,7 @@
 """The methods beside the DCT ones follow the published trajectories, tall, wide and square."""
 
 import golden
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -116,13 +117,14 @@ CASES = [(method, name) for method in METHODS for name in golden.names(method)]
 def set_first_factor(arrays):
     """Dion starts from the trajectory's own draw."""
 
-    def change(state):
-        inner = state.inner_states["matrices"].inner_state
-        basis = jnp.asarray(arrays["Q0"], inner[0].basis.dtype)
-        inner = (inner[0]._replace(basis=basis), *inner[1:])
-        masked = state.inner_states["matrices"]._replace(inner_state=inner)
-        return state._replace(inner_states={**state.inner_states, "matrices": masked})
+    is_matrices = lambda node: isinstance(node, lro.LowRankState)
 
+    def begin(node):
+        if not is_matrices(node):
+            return node
+        return node._replace(basis=jnp.asarray(arrays["Q0"], node.basis.dtype))
+
+    change = lambda state: jax.tree.map(begin, state, is_leaf=is_matrices)
     return change if "Q0" in arrays else lambda state: state
 
 

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import draw
 from jax.tree_util import keystr, tree_leaves_with_path
-from methods import draw, each_method, make, model, trajectory
+from methods import each_method, every_method, make, model, trajectory
 
 APART = {"trion": 0.06}
 """How far a first moment in bfloat16 may lead, relative to the way; 0.02 where no number is given.
@@ -27,13 +28,13 @@ def is_first_moment(path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@each_method
+@every_method
 def test_no_state_is_below_float32_unless_asked_for(name, dtype):
     assert set(dtypes(name, model(0, dtype)).values()) == {jnp.dtype("float32")}
 
 
 @pytest.mark.usefixtures("float64")
-@each_method
+@every_method
 def test_the_state_of_float64_parameters_is_float64_where_it_is_not_quantised(name):
     found = dtypes(name, model(0, "float64"))
     assert {dtype for path, dtype in found.items() if ".scale" not in path} == {
@@ -42,7 +43,7 @@ def test_the_state_of_float64_parameters_is_float64_where_it_is_not_quantised(na
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@each_method
+@every_method
 def test_mu_dtype_is_of_the_first_moments_of_matrices_and_of_nothing_else(name, dtype):
     given = dtypes(name, model(0, dtype), mu_dtype="bfloat16")
     changed = {path for path, found in given.items() if found == jnp.bfloat16}
@@ -55,7 +56,7 @@ def test_mu_dtype_is_of_the_first_moments_of_matrices_and_of_nothing_else(name, 
 def targets():
     """Matrices at a distance of rank two from the start, so that no subspace hangs on a hair."""
     start = model(0)
-    low_rank = lambda m, n: draw(7, (m, 2)) @ draw(8, (2, n))
+    low_rank = lambda m, n: draw((m, 2), 7) @ draw((2, n), 8)
     return {leaf: x + low_rank(*x.shape) if x.ndim == 2 else 0 * x for leaf, x in start.items()}
 
 
@@ -65,7 +66,6 @@ def noisy_parabola(params, step):
     return jax.tree.map(lambda x, target: x - target + noise(x), params, targets())
 
 
-@pytest.mark.product(every=4)
 @each_method
 def test_a_first_moment_in_bfloat16_leads_to_nearly_the_same_parameters(name):
     start = model(0)

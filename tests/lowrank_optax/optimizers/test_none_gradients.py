@@ -4,10 +4,9 @@ import functools
 
 import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from drawing import draw
 
 import lowrank_optax as lro
 
@@ -23,6 +22,7 @@ METHODS = {
         "golore",
         "ldadamw",
         "online_subspace_descent",
+        "tandem",
         "trion",
     )
 }
@@ -35,14 +35,20 @@ BLOCKS = {
 }
 # "a" comes before "b" and has its shape: by position b's gradient would be taken for a's.
 SHAPES = {"a": (6, 9), "b": (6, 9), "bias": (9,), "list": [(9, 6), (6, 9)]}
-each_method = pytest.mark.parametrize("name", METHODS | BLOCKS)
+QUICK = ("trion", "galore", "scale_by_low_rank")
+each_method = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in METHODS | BLOCKS
+    ],
+)
 
 
-def draw(seed):
-    rng = np.random.default_rng(seed)
-    is_shape = lambda node: isinstance(node, tuple)
-    normal = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    return jax.tree.map(normal, SHAPES, is_leaf=is_shape)
+def model(seed):
+    shapes, structure = jax.tree.flatten(SHAPES, is_leaf=lambda node: isinstance(node, tuple))
+    leaves = [draw(shape, 10 * seed + i) for i, shape in enumerate(shapes)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def without(tree):
@@ -55,11 +61,11 @@ def stepped(name):
     """A method, its state after two steps, and what it makes of a third gradient, or of a part."""
     tx = (METHODS | BLOCKS)[name](rank=RANK)
     tx = optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
-    params = draw(0)
+    params = model(0)
     state = tx.init(params)
     for seed in (1, 2):
-        _, state = tx.update(draw(seed), state, params)
-    third = draw(3)
+        _, state = tx.update(model(seed), state, params)
+    third = model(3)
     return tx, state, tx.update(third, state, params), tx.update(without(third), state, params)
 
 
@@ -84,7 +90,7 @@ def test_the_state_of_a_parameter_without_gradient_stays_as_it_is(name):
 @each_method
 def test_a_gradient_that_comes_back_is_used(name):
     tx, _, _, (_, state) = stepped(name)
-    updates, _ = tx.update(draw(4), state, draw(0))
+    updates, _ = tx.update(model(4), state, model(0))
     chex.assert_tree_all_finite(updates)
     assert updates["a"].any()
 
@@ -93,16 +99,16 @@ def test_a_gradient_that_comes_back_is_used(name):
 def test_a_missing_gradient_without_parameters_is_explained(name):
     tx, state, _, _ = stepped(name)
     with pytest.raises(ValueError, match=r"the gradient of \S+ is None.*pass the parameters"):
-        tx.update(without(draw(3)), state)
+        tx.update(without(model(3)), state)
 
 
 @each_method
 def test_patterns_may_be_about_a_parameter_without_gradient(name):
     kernel = optax.contrib.MuonDimensionNumbers(0, 1)
     numbers = [("^a$", kernel), ("^b$", kernel)]
-    tx, params = (METHODS | BLOCKS)[name](rank=RANK, dimension_numbers=numbers), draw(0)
+    tx, params = (METHODS | BLOCKS)[name](rank=RANK, dimension_numbers=numbers), model(0)
     state = jax.eval_shape(tx.init, params)
-    updates, _ = jax.eval_shape(tx.update, draw(1) | {"b": None}, state, params)
+    updates, _ = jax.eval_shape(tx.update, model(1) | {"b": None}, state, params)
     assert updates["b"] is None
 
 

@@ -51,6 +51,7 @@ def test_it_propagates_into_the_update_of_adamw_and_of_no_other_leaf(poison):
     check_that_it_propagates(optimizer("adamw"), poison, 2)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("step", STEPS)
 @each_poison
 @each_method
@@ -69,7 +70,7 @@ def accumulating(name):
     return compiled(tx.gradient_transformation())
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product
 @each_poison
 @each_method
 def test_apply_if_finite_leaves_parameters_and_state_as_they_were(name, poison):
@@ -81,7 +82,7 @@ def test_apply_if_finite_leaves_parameters_and_state_as_they_were(name, poison):
     assert int(new_state.total_notfinite) == 1
 
 
-@pytest.mark.product(every=8)
+@pytest.mark.product
 @pytest.mark.parametrize("within", ["first of two", "second of two"])
 @each_poison
 @each_method

@@ -59,7 +59,7 @@ def test_every_test_of_the_suite_is_run():
     assert set(bodies()) == set(VARIANTS)
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("test", "variant"), list(cases()))
 def test_the_suite_for_contributed_optimizers_passes(test, variant, name, monkeypatch):

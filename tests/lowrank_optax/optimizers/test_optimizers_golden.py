@@ -69,18 +69,11 @@ def dct_adamw(config):
     )
 
 
-def low_rank_state(state):
-    """The engine's state, whether the method is a named one or a chain."""
-    if hasattr(state, "inner_states"):
-        state = state.inner_states["matrices"].inner_state
-    return state[0]
-
-
 def check_trajectory(make, name, dtype):
     config, arrays = golden.load(name)
     trajectory, states = golden.replay(make(config), arrays, jnp.dtype(dtype))
     assert golden.trajectory_error(trajectory, arrays["params"]) <= LIMITS[dtype]
-    return config, arrays, [low_rank_state(state) for state in states]
+    return config, arrays, [lro.matrix_states(state)[0] for state in states]
 
 
 def transposed_back(config, matrices):
@@ -101,6 +94,7 @@ def in_weight_space(config, coefficients):
     return transposed_back(config, [inverse(c, axis=-2) for c in coefficients])
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", golden.names("trion"))
 def test_trion_follows_the_golden_trajectory(name, dtype, request):
@@ -112,10 +106,9 @@ def test_trion_follows_the_golden_trajectory(name, dtype, request):
     assert golden.state_error(momentum, arrays["M"]) <= LIMITS[dtype]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(
-    "name", [name for name in golden.names("dct_adamw") if "scoreslots" not in name]
-)
+@pytest.mark.parametrize("name", golden.names("dct_adamw"))
 def test_dct_adamw_follows_the_golden_trajectory(name, dtype, request):
     if dtype == "float64":
         request.getfixturevalue("float64")

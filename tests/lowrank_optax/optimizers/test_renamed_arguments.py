@@ -1,7 +1,8 @@
 """An argument of the first edition is refused with the name that it has now."""
 
 import pytest
-from methods import draw, each_method, make
+from drawing import draw
+from methods import every_method, make
 
 import lowrank_optax as lro
 
@@ -36,8 +37,8 @@ def test_bits_of_the_error_feedback_are_a_dtype(name, bits, dtype):
         make(name, error_feedback=bits)
 
 
-@each_method
+@every_method
 def test_unsharded_is_a_tree_of_sides(name):
-    params = {"kernel": draw(0, (4, 8))}
+    params = {"kernel": draw((4, 8))}
     with pytest.raises((TypeError, ValueError), match="unsharded_sides"):
         make(name, compress="unsharded").init(params)

@@ -16,7 +16,7 @@ GRADIENTS = [draw((8, 20), i) for i in range(5)]
 def steps(tx, gradients=GRADIENTS):
     """Updates of a kernel (8, 20) that starts anywhere."""
     params = draw((8, 20), 99)
-    state, update = tx.init(params), jax.jit(tx.update)
+    state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
     for G in gradients:
         updates, state = update(G, state, params)
         yield np.asarray(updates)
@@ -97,6 +97,7 @@ def test_dion2_decays_what_it_has_applied_and_nothing_else():
         np.testing.assert_allclose(got, -0.1 * expected, atol=2e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("rank", [2, 8])
 def test_dion3_is_dion2_with_normalised_neurons_and_steps_as_long_as_those_of_full_rank(rank):
     options = dict(momentum=0.9, neuron_decay=0.95, dimension_numbers=KERNEL)
@@ -105,6 +106,7 @@ def test_dion3_is_dion2_with_normalised_neurons_and_steps_as_long_as_those_of_fu
         np.testing.assert_allclose(got, np.sqrt(8 / rank) * expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
 def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
     exact = list(steps(lro.tandem(0.1, 0.5, mu_dtype=None, dimension_numbers=KERNEL)))
@@ -113,6 +115,7 @@ def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
     assert 0 < apart < {"int8": 0.05, "int4": 0.5}[mu_dtype]
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("projection", ["dct", "hadamard", "power_iteration", "svd"])
 @pytest.mark.parametrize("rest", ["orthonormal", "sinkhorn", "none"])
 def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, rest):

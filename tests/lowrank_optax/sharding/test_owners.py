@@ -132,6 +132,7 @@ def owned(tx, params):
     return sizes, shared
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("structure", PARAMS)
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_each_parameter_has_the_state_that_its_shape_asks_for(name, structure):

@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import LAYOUTS, Case, Layout, misplaced
 
@@ -62,11 +63,19 @@ def on_one_device(method, shape):
     return found, state
 
 
+def assert_close(method, updates, expected):
+    # Singular vectors are of the Gram matrix on several devices.
+    close = 2e-5 if method.startswith("dct") else 1e-3
+    for name, wanted in expected.items():
+        scale = float(jnp.max(jnp.abs(wanted)))
+        np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
+
+
 def type_of(x):
     return x.shape, x.dtype, x.weak_type
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=11)
 @pytest.mark.parametrize(
     ("layout", "kind"), SPLITS, ids=[f"{layout}-{kind.name}" for layout, kind in SPLITS]
 )
@@ -77,18 +86,44 @@ def test_five_steps_with_refreshes_are_those_of_one_device(method, layout, kind)
     state = jax.jit(case.optimizer.init, out_shardings=places)(case.params)
     update = jax.jit(case.optimizer.update)
     types = jax.tree.map(type_of, state)
-    # Singular vectors are of the Gram matrix on several devices.
-    close = 2e-5 if method.startswith("dct") else 1e-3
     found, expected_state = on_one_device(method, LAYOUTS[layout].shape)
     for step, expected in enumerate(found):
         here = jax.device_put(gradients(case, step), case.shardings)
         updates, state = update(here, state, case.params)
         assert jax.tree.map(type_of, state) == types
         assert not misplaced(state, places)
-        for name, wanted in expected.items():
-            scale = float(jnp.max(jnp.abs(wanted)))
-            np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
+        assert_close(method, updates, expected)
     assert jax.tree.structure(state) == jax.tree.structure(expected_state)
     if kind is AxisType.Explicit:
         # Not even the types differ in which axes are split, so nothing is compiled twice.
         assert update._cache_size() == 1
+
+
+@pytest.mark.product(every=3)
+@pytest.mark.parametrize("method", ["galore", "ldadamw", "dct_adamw"])
+def test_a_state_that_zero_split_over_eight_is_continued_on_two_without_it(method, tmp_path):
+    """Through a checkpoint, after one refresh and before the next."""
+    case = Case(REFRESHED[method], LAYOUTS["zero"], AxisType.Auto)
+    state = jax.jit(case.optimizer.init, out_shardings=case.state_shardings())(case.params)
+    update = jax.jit(case.optimizer.update)
+    for step in range(3):
+        here = jax.device_put(gradients(case, step), case.shardings)
+        _, state = update(here, state, case.params)
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    shardings = jax.tree.map(lambda _: NamedSharding(mesh, P()), case.shardings)
+    shardings["kernel"] = NamedSharding(mesh, P(None, "a"))
+    params = jax.device_put(case.here, shardings)
+    places = lro.state_shardings(case.reference, params, shardings)
+    shapes = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        state = checkpointer.restore(tmp_path / "state", shapes)
+    assert not misplaced(state, places)
+    found, _ = on_one_device(method, LAYOUTS["zero"].shape)
+    for step in range(3, STEPS):
+        here = jax.device_put(gradients(case, step), shardings)
+        updates, state = case.reference.update(here, state, params)
+        assert_close(method, updates, found[step])

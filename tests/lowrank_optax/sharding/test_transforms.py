@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lowrank_optax as lro
@@ -43,10 +44,6 @@ def mesh_of(axis_type=AxisType.Auto):
     return jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type, axis_type))
 
 
-def normal(shape=SHAPE, dtype=jnp.float32, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
 def spread(x, *spec, axis_type=AxisType.Auto):
     return jax.device_put(x, NamedSharding(mesh_of(axis_type), PartitionSpec(*spec)))
 
@@ -67,11 +64,12 @@ def assert_close(actual, expected, tolerance=1e-5):
     )
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("mesh_is_set", [False, True])
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize("spec", [(None, None, "a"), ("b", None, "a"), (("a", "b"), None)])
 def test_split_columns_and_batches_send_nothing(axis_type, spec, mesh_is_set):
-    x = normal()
+    x = draw(SHAPE)
     sharded = spread(x, *spec, axis_type=axis_type)
     with jax.set_mesh(sharded.sharding.mesh) if mesh_is_set else contextlib.nullcontext():
         for transform in TRANSFORMS:
@@ -82,6 +80,7 @@ def test_split_columns_and_batches_send_nothing(axis_type, spec, mesh_is_set):
             assert_close(y, exact(x, transform))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("mesh_is_set", [False, True])
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_split_columns_and_batches_send_nothing(axis_type, spec, mesh_is_set):
 def test_a_split_transformed_axis_is_exchanged_for_columns_and_back(
     axis_type, spec, devices, mesh_is_set
 ):
-    x = normal()
+    x = draw(SHAPE)
     sharded = spread(x, *spec, axis_type=axis_type)
     with jax.set_mesh(sharded.sharding.mesh) if mesh_is_set else contextlib.nullcontext():
         for transform in TRANSFORMS:
@@ -104,7 +103,7 @@ def test_a_split_transformed_axis_is_exchanged_for_columns_and_back(
 
 @pytest.mark.parametrize("method", ["factored", "matmul"])
 def test_matrix_products_exchange_columns_too_instead_of_adding_up_partial_ones(method):
-    x = normal()
+    x = draw(SHAPE)
     for spec, count in [((None, "a"), 2), (("b", None, "a"), 0)]:
         sharded = spread(x, *spec)
         compiled = jax.jit(lambda x: dct(x, method)).lower(sharded).compile()
@@ -112,13 +111,14 @@ def test_matrix_products_exchange_columns_too_instead_of_adding_up_partial_ones(
         assert_close(compiled(sharded), exact(x))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [((32, 1), ("a",)), ((32, 3), ("a",)), ((2, 32, 1), ("b", "a")), ((4, 32, 3), (None, "a"))],
 )
 def test_columns_that_do_not_divide_among_the_devices_are_exchanged_too(axis_type, shape, spec):
-    x = normal(shape)
+    x = draw(shape)
     sharded = spread(x, *spec, axis_type=axis_type)
     compiled = jax.jit(dct).lower(sharded).compile()
     y = compiled(sharded)
@@ -130,7 +130,7 @@ def test_columns_that_do_not_divide_among_the_devices_are_exchanged_too(axis_typ
 @pytest.mark.parametrize("shape", [(30, 8), (7, 5)])
 @pytest.mark.parametrize("spec", [("a", None), ("a", "b"), (None, "a")])
 def test_axes_that_the_compiler_splits_unevenly_keep_their_values(shape, spec):
-    x = normal(shape)
+    x = draw(shape)
     sharding = NamedSharding(mesh_of(), PartitionSpec(*spec))
     replicated = spread(x)
 
@@ -143,7 +143,7 @@ def test_axes_that_the_compiler_splits_unevenly_keep_their_values(shape, spec):
 
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 def test_vmap_maps_split_axes_without_sending(axis_type):
-    x = normal()
+    x = draw(SHAPE)
     for spec in [("a", None, "b"), (None, None, "a")]:
         sharded = spread(x, *spec, axis_type=axis_type)
         for mapped in [jax.vmap(dct), jax.vmap(dct, in_axes=0, out_axes=0)]:
@@ -155,7 +155,7 @@ def test_vmap_maps_split_axes_without_sending(axis_type):
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize("spec", [("b", None, "a"), ("b", "a")])
 def test_the_gradient_is_the_inverse(axis_type, spec):
-    x, other = normal(), normal(seed=1)
+    x, other = draw(SHAPE), draw(SHAPE, 1)
     sharded, direction = (spread(value, *spec, axis_type=axis_type) for value in (x, other))
     for transform, inverse in [TRANSFORMS, TRANSFORMS[::-1]]:
         gradient = jax.jit(lambda x, t, f=transform: jax.vjp(f, x)[1](t)[0])
@@ -172,7 +172,7 @@ def test_gradient_of_a_mapped_rematerialized_scan_agrees_with_one_device():
         _, ys = jax.lax.scan(lambda c, part: (c, each(part) ** 3), None, x)
         return jnp.sum(ys)
 
-    x = normal((2, 3, 32, 8))
+    x = draw((2, 3, 32, 8))
     sharded = spread(x, None, None, None, "a")
     compiled = jax.jit(jax.grad(loss)).lower(sharded).compile()
     assert {kind for kind, _ in sent(compiled)} == set()
@@ -183,27 +183,27 @@ def test_gradient_of_a_mapped_rematerialized_scan_agrees_with_one_device():
 @pytest.mark.parametrize("spec", [("b", None, "a"), (None, "a")])
 def test_double_and_half_precision_keep_dtype_and_values(float64, spec):
     for dtype, tolerance in [(jnp.float64, 1e-12), (jnp.bfloat16, 0), (jnp.float16, 0)]:
-        x = normal(dtype=dtype)
+        x = draw(SHAPE, dtype=dtype)
         y = jax.jit(dct)(spread(x, *spec))
         assert y.dtype == dtype
         assert_close(y, dct(x), tolerance)
 
 
 def test_arrays_are_transformed_outside_jit_and_uncommitted_under_a_mesh():
-    x = normal()
+    x = draw(SHAPE)
     sharded = spread(x, "b", "a")
     y = dct(sharded)
     assert y.sharding.is_equivalent_to(sharded.sharding, x.ndim)
     assert_close(y, exact(x))
     for axis_type in AXIS_TYPES:
         with jax.set_mesh(mesh_of(axis_type)):
-            assert_close(dct(normal()), y)
-            assert_close(jax.jit(lambda: dct(normal()))(), y)
+            assert_close(dct(draw(SHAPE)), y)
+            assert_close(jax.jit(lambda: dct(draw(SHAPE)))(), y)
 
 
 @pytest.mark.parametrize("axis_names", [{"a", "b"}, {"a"}])
 def test_shard_map_computes_on_its_own_parts(axis_names):
-    x = normal()
+    x = draw(SHAPE)
     sharded = spread(x, "a")
     spec = PartitionSpec("a")
     mapped = jax.shard_map(
@@ -216,7 +216,7 @@ def test_shard_map_computes_on_its_own_parts(axis_names):
 
 
 def test_auto_axes_inside_an_explicit_mesh_are_transformed():
-    x = normal()
+    x = draw(SHAPE)
     sharded = spread(x, "b", None, "a", axis_type=AxisType.Explicit)
     with jax.set_mesh(sharded.sharding.mesh):
         inside = jax.sharding.auto_axes(dct, out_sharding=PartitionSpec("b", None, "a"))
@@ -224,7 +224,7 @@ def test_auto_axes_inside_an_explicit_mesh_are_transformed():
 
 
 def test_one_device_compiles_the_plain_fft():
-    x = normal()
+    x = draw(SHAPE)
     one = jax.make_mesh((1,), ("a",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     for value in [x, jax.device_put(x, NamedSharding(one, PartitionSpec("a")))]:
         assert "custom_partitioning" not in str(jax.make_jaxpr(dct)(value))
@@ -233,10 +233,11 @@ def test_one_device_compiles_the_plain_fft():
     assert "custom_partitioning" in str(jax.make_jaxpr(dct)(spread(x, "a")))
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_the_public_transforms_gather_nothing_along_any_axis(axis_type, axis):
-    x = normal((16, 32, 24))
+    x = draw((16, 32, 24))
     spec = ["a", "b", None]
     for at, kinds in [(axis, set()), (2 if axis != -1 else 0, {"all-to-all"})]:
         placed = list(spec)
@@ -257,12 +258,12 @@ def test_the_public_transforms_gather_nothing_along_any_axis(axis_type, axis):
 def test_the_public_transforms_explain_themselves_as_those_of_one_device_do():
     assert "orthonormal DCT-II" in lro.orthogonal_dct.__doc__
     with jax.set_mesh(mesh_of()), pytest.raises(ValueError, match="axis 3 is out of range"):
-        lro.orthogonal_dct(normal(), 3)
+        lro.orthogonal_dct(draw(SHAPE), 3)
 
 
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 def test_half_precision_in_and_float32_out_and_its_gradient_back_in_half_precision(axis_type):
-    x = normal((32, 16), jnp.bfloat16)
+    x = draw((32, 16), dtype=jnp.bfloat16)
     sharded = spread(x, "a", "b", axis_type=axis_type)
     transform = lambda x: lro.orthogonal_dct(x, 0, dtype=jnp.float32)
     y, pullback = jax.vjp(jax.jit(transform), sharded)
@@ -279,7 +280,7 @@ def test_equal_shapes_are_traced_once():
         calls.append(x.shape)
         return FORWARDS["matmul"](x)
 
-    xs = [spread(normal((32, 8), seed=seed), None, "a") for seed in range(3)]
+    xs = [spread(draw((32, 8), seed), None, "a") for seed in range(3)]
     jax.jit(lambda xs: [transform_columns(traced, traced, x) for x in xs]).lower(xs)
     assert len(calls) == 1
 

@@ -23,6 +23,7 @@ def test_a_zero_matrix_loses_nothing():
     np.testing.assert_array_equal(lro.diagnostics.projection_error(zeros, projection), 0.0)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
 def test_the_compressed_axis_is_the_second_to_last(shape):
     A = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape)), jnp.float32)
@@ -38,6 +39,7 @@ def test_the_compressed_axis_is_the_second_to_last(shape):
     np.testing.assert_allclose(captured, values[:, :2].sum(-1) / values.sum(-1), rtol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("shape", [(6, 8), (8, 6)])
 def test_a_basis_from_the_state_is_measured_in_the_view_of_its_matrix(shape):
     rng = np.random.default_rng(0)
@@ -52,6 +54,7 @@ def test_a_basis_from_the_state_is_measured_in_the_view_of_its_matrix(shape):
     assert captured(other, basis=state.basis) < captured(other)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("rank", [1, 4, 1.0])
 def test_every_projection_can_be_measured(rank):
     A = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, 4)), jnp.float32)

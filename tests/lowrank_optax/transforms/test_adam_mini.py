@@ -10,6 +10,7 @@ import pytest
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     ("shape", "moments"), [((5, 3), (1, 3)), ((2, 5, 3), (2, 1, 3)), ((7,), (1,)), ((), ())]
 )

@@ -120,6 +120,7 @@ EACH = {
 }
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", EACH)
 def test_every_inner_optimizer_keeps_shapes_and_dtypes_and_survives_zeros(name, dtype):

@@ -41,6 +41,7 @@ def run(tx, grad_at, steps, shape=(2, 3)):
     return jax.jit(lambda: jax.lax.scan(body, tx.init(zeros), jnp.arange(steps)))()
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("name", SECOND)
 def test_second_moments_decay_in_bfloat16(name):
     """In bfloat16 0.999 is 1: a second moment fed there would end at 4."""
@@ -52,6 +53,7 @@ def test_second_moments_decay_in_bfloat16(name):
     np.testing.assert_allclose(read_moments(state.nu, signed=False), expected, rtol=1e-3)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", STATEFUL)
 def test_small_float16_gradients_give_finite_steps(name):
     """The square of 1e-5 is zero in float16, and so is Adam's eps."""
@@ -62,6 +64,7 @@ def test_small_float16_gradients_give_finite_steps(name):
         np.testing.assert_allclose(directions[-1], 1, rtol=0.05)
 
 
+@pytest.mark.product
 @half
 @pytest.mark.parametrize("name", STATEFUL)
 def test_half_precision_is_computed_as_float32_and_rounded_once(name, dtype):
@@ -75,6 +78,7 @@ def test_half_precision_is_computed_as_float32_and_rounded_once(name, dtype):
     chex.assert_trees_all_equal(state, wide_state)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", STATEFUL)
 def test_float64_stays_float64(name, float64):
     state = STATEFUL[name]().init(jnp.zeros((2, 3)))
@@ -84,6 +88,7 @@ def test_float64_stays_float64(name, float64):
     chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", [*STATEFUL, "adam_bias_correction"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decays_and_eps_may_be_traced(name, dtype):
@@ -125,6 +130,7 @@ def test_counts_saturate(name):
         np.testing.assert_allclose(direction, 1)
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("spec", [(None, "model"), ("model", None)])
 def test_the_states_type_is_the_same_before_and_after_under_explicit_axes(name, spec):

@@ -44,6 +44,7 @@ def begin(trainer, config):
     return seen["state"], " ".join(printed.split())
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(("where", "step"), [("", 6), ("checkpoints/4", 4)])
 def test_a_new_run_begins_with_the_parameters_and_is_of_one_configuration(
     trainer, source, tmp_path, where, step

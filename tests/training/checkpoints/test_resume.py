@@ -61,6 +61,7 @@ def weights(folder, step, trainer, config):
     return by_path(state.params)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

@@ -148,6 +148,7 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
     assert summary["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch):
     config = config_of(
         files, tmp_path / "whole", optimizer="trion", packing=True, seq_len=60, template=None

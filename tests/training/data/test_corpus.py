@@ -169,6 +169,7 @@ class TestAResumedRun:
         trainer(config)
         return trainer.changed(config, resume=True, steps=6)
 
+    @pytest.mark.slow
     def test_goes_on_with_unchanged_data(self, trainer, config):
         assert trainer(config)[0]["step"] == 6
 
@@ -177,6 +178,7 @@ class TestAResumedRun:
         assert sorted(checksums) == sorted(path.name for path in data.iterdir())
         assert stored_tokenizer(config.folder, "bytes").name == "bytes"
 
+    @pytest.mark.product(every=3)
     @pytest.mark.parametrize(
         ("change", "difference"),
         [

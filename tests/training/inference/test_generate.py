@@ -53,6 +53,7 @@ def test_continuations_match_transformers(name):
     np.testing.assert_array_equal(generated, data["greedy"])
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(
     "changes",
     [

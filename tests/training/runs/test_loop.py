@@ -69,6 +69,7 @@ def test_training_lowers_the_loss(trainer, tmp_path):
     assert losses[-1] < losses[0] - 1.5
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     ("number", "optimizer"), [(signal.SIGTERM, "trion"), (signal.SIGINT, "adamw")]
 )
@@ -266,6 +267,7 @@ def test_a_state_that_is_not_finite_is_never_saved(trainer, tmp_path):
     assert f"last good checkpoint: {tmp_path}/run/checkpoints/2" in str(failure.value)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one(trainer, tmp_path):
     trainer(trainer.config(tmp_path / "one", optimizer="sgd"))
     trainer(trainer.config(tmp_path / "eight", optimizer="sgd", mesh="data=8"))

@@ -191,7 +191,7 @@ def one_device(trainer):
     return train
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product(every=7)
 @pytest.mark.parametrize(("optimizer", "mesh", "zero", "hyperparameters"), LAYOUTS)
 def test_every_layout_trains_to_the_losses_of_one_device(
     trainer, tmp_path, one_device, optimizer, mesh, zero, hyperparameters

@@ -111,7 +111,7 @@ def test_every_option_is_taken_by_some_optimizer_and_named_in_its_help():
         assert any(option in options for options in accepted.values()), option
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=6)
 @pytest.mark.parametrize("option", ["momentum", "nesterov", "rank_scale", "b1", "select", "eps"])
 def test_hyperparameters_reach_the_optimizer(option, params):
     default = False if option == "nesterov" else None  # Muon's own is True
@@ -132,6 +132,7 @@ def test_moments_in_integers_are_for_our_own_optimizers(params):
         build("adamw", hyperparameters=chosen)
 
 
+@pytest.mark.product(every=8)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_fallback_learning_rate_is_that_of_the_other_leaves_alone(name, params):
     if "fallback_learning_rate" not in accepted_options(name):
@@ -190,6 +191,7 @@ def test_weight_decay_spares_norms(params):
     assert not mask["layers"]["input_norm"]["scale"]
 
 
+@pytest.mark.product(every=8)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_shrinks_matrices(name, params):
     decayed, plain = step(build(name, weight_decay=0.5), params), step(build(name), params)

@@ -14,7 +14,7 @@ projections = lro.projections
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product
 @every_method
 @pytest.mark.parametrize("shape", [(16, 40), (16, 16), (20, 12)])
 @pytest.mark.parametrize("rank", [1, 4])

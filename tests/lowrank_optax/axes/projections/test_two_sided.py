@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from drawing import draw
+from methods import compiled
 from subspaces import KEY, chosen, refreshed
 
 import lowrank_optax as lro
@@ -30,6 +31,7 @@ def at_work(name, G):
     return projection, S, basis, projection.subspace(basis, G.shape)
 
 
+@pytest.mark.product(every=2)
 @every_pair
 def test_up_after_down_is_an_orthogonal_projection(name):
     projection, _, _, subspace = at_work(name, draw((N, M)))
@@ -45,6 +47,7 @@ def test_up_after_down_is_an_orthogonal_projection(name):
     np.testing.assert_allclose(jnp.trace(P), 2 * 3, rtol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @every_pair
 def test_it_is_the_two_projections_one_after_the_other(name):
     left, right = PAIRS[name]
@@ -80,6 +83,7 @@ def test_two_singular_subspaces_hold_the_best_approximation():
     np.testing.assert_allclose(lro.diagnostics.captured_energy(A, projection), best, rtol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @every_pair
 def test_a_transition_is_that_of_the_tensor_product(name):
     *_, old = at_work(name, draw((N, M), 3))
@@ -113,6 +117,7 @@ def test_every_operation_is_batched_like_a_loop():
         np.testing.assert_allclose(carried[i], expected, atol=1e-5)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("transport", ["keep", "rotate", "reset", "rotate_first"])
 def test_an_optimizer_runs_with_state_of_both_ranks(transport):
     tx = lro.scale_by_low_rank(
@@ -123,7 +128,7 @@ def test_an_optimizer_runs_with_state_of_both_ranks(transport):
         residual=lro.residuals.error_feedback("int8"),
     )
     params = {"wide": draw((8, 12)), "tall": draw((16, 4), 1), "bias": draw((7,), 2)}
-    state = tx.init(params)
+    state = jax.jit(tx.init)(params)
     update = jax.jit(tx.update)
     for seed in range(4):
         gradients = jax.tree.map(lambda p: p + draw(p.shape, seed), params)  # noqa: B023
@@ -139,7 +144,7 @@ def test_an_optimizer_runs_with_state_of_both_ranks(transport):
 
 def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
     projection = projections.two_sided(projections.random(0.5), projections.random(0.5))
-    tx = lro.scale_by_low_rank(optax.identity(), projection)
+    tx = compiled(lro.scale_by_low_rank(optax.identity(), projection))
     _, state = tx.update(draw((8, 8)), tx.init(draw((8, 8))))
     left, right = state.basis
     assert left.shape == right.shape == (8, 4)
@@ -152,6 +157,7 @@ def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
     assert projection.low_rank_shape((8, 20), 4) == (4, 8)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     "side",
     [
@@ -163,7 +169,7 @@ def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
 )
 def test_any_projection_that_follows_the_gradient_alone_can_be_a_side(side):
     for pair in ((side, projections.dct(3)), (projections.dct(3), side)):
-        tx = lro.scale_by_low_rank(optax.scale_by_adam(), projections.two_sided(*pair))
+        tx = compiled(lro.scale_by_low_rank(optax.scale_by_adam(), projections.two_sided(*pair)))
         updates, _ = tx.update(draw((8, 12)), tx.init(draw((8, 12))))
         assert 1 <= jnp.linalg.matrix_rank(updates, rtol=1e-4) <= 2
 

@@ -8,9 +8,10 @@ import pytest
 from drawing import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods import compiled
 
 import lowrank_optax as lro
-from lowrank_optax.linalg.quantization import dequantize
+from lowrank_optax.linalg.quantization import dequantize, quantize
 
 N, M, RANK, STEPS = 5, 8, 3, 6
 
@@ -43,15 +44,26 @@ def stored_error(state, storage):
     return dequantize(state.residual, size=N, axis=-2)
 
 
-@settings(max_examples=5)
-@given(seed=st.integers(0, 10**6))
-@pytest.mark.parametrize(("storage", "atol"), [("float32", 1e-5), ("int8", 0.05), ("int4", 1.0)])
-def test_error_feedback_telescopes(storage, atol, seed):
-    """Applied steps plus the stored error are the gradients, up to the rounding of each store."""
-    grads = gradients(seed)
-    applied, state = apply_all(lro.residuals.error_feedback(storage), grads)
-    error = in_weight_space(stored_error(state, storage))
-    np.testing.assert_allclose(applied + error, grads.sum(0), atol=atol)
+@pytest.mark.parametrize("storage", ["float32", "int8", "int4"])
+def test_error_feedback_stores_what_it_does_not_apply_up_to_the_rounding_of_the_store(storage):
+    tx = compiled(
+        lro.scale_by_low_rank(
+            optax.identity(),
+            lro.projections.dct(RANK),
+            residual=lro.residuals.error_feedback(storage),
+        )
+    )
+    grads = gradients(0)
+    state, stored = tx.init(grads[0]), jnp.zeros((N, M))
+    for grad in grads:
+        step, state = tx.update(grad, state)
+        A = lro.orthogonal_dct(grad, axis=-2) + stored
+        rest = A.at[state.basis].set(0.0)
+        np.testing.assert_allclose(step, in_weight_space(A - rest), atol=1e-5)
+        if storage != "float32":
+            rest = dequantize(quantize(rest, storage, axis=-2), size=N, axis=-2)
+        stored = stored_error(state, storage)
+        np.testing.assert_allclose(stored, rest, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +110,9 @@ def test_stochastic_rounding_draws_anew_at_every_step_and_repeats_from_its_seed(
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.asarray(first - nearest)).max() > 0
     # The same error, rounded at another step, draws other noise.
-    tx = lro.scale_by_low_rank(optax.identity(), lro.projections.dct(RANK), residual=residual)
+    tx = compiled(
+        lro.scale_by_low_rank(optax.identity(), lro.projections.dct(RANK), residual=residual)
+    )
     start = tx.init(grads[0])
     stored = [
         tx.update(grads[0], start._replace(count=jnp.asarray(count, jnp.int32)))[1].residual.codes
@@ -107,18 +121,21 @@ def test_stochastic_rounding_draws_anew_at_every_step_and_repeats_from_its_seed(
     assert np.any(stored[0] != stored[1])
 
 
+@pytest.mark.product
 @pytest.mark.parametrize("update_interval", [1, 2])
 @pytest.mark.parametrize("transport", ["keep", "reset", "rotate", "rotate_first", "rotate_moments"])
 def test_what_the_transport_of_the_moment_loses_is_fed_back(transport, update_interval):
     """E ← A − P a + β₁ / (1 − β₁) (P_previous m − P n), as LDAdam stores it."""
     grads, b1 = gradients(3), 0.8
     plain, fed = (
-        lro.scale_by_low_rank(
-            optax.scale_by_adam(b1=b1),
-            lro.projections.svd(RANK),
-            update_interval=update_interval,
-            transport=transport,
-            residual=lro.residuals.error_feedback("float32", moment_decay=decay),
+        compiled(
+            lro.scale_by_low_rank(
+                optax.scale_by_adam(b1=b1),
+                lro.projections.svd(RANK),
+                update_interval=update_interval,
+                transport=transport,
+                residual=lro.residuals.error_feedback("float32", moment_decay=decay),
+            )
         )
         for decay in (None, b1)
     )
@@ -136,7 +153,7 @@ def test_what_the_transport_of_the_moment_loses_is_fed_back(transport, update_in
     np.testing.assert_allclose(after.residual, expected, atol=1e-5)
 
 
-@settings(max_examples=5)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 10**6), decay=st.floats(0, 1), outside=st.floats(0, 1))
 @pytest.mark.parametrize(
     "projection", [lro.projections.dct(RANK), lro.projections.svd(RANK)], ids=["dct", "svd"]

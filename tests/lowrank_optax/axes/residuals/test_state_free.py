@@ -32,6 +32,7 @@ def left_over(G):
     return E
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("blocks", [1, 2, 4, 5])
 def test_every_block_of_the_rest_is_orthonormalised_by_itself(blocks):
     G = draw((8, 20), 0)

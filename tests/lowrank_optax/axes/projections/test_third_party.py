@@ -1,0 +1,121 @@
+"""A projection from outside of this package works like those inside, by the contract alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from drawing import draw
+from methods import compiled
+
+import lowrank_optax as lro
+
+projections = lro.projections
+N, M, RANK = 6, 10, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Reflected(projections.Transition):
+    R: jax.Array
+
+    def carry(self, x):
+        return self.R.mT @ x
+
+    def carry_squared(self, x):
+        return jnp.square(self.R).mT @ x
+
+    def overlap(self):
+        return jnp.sum(jnp.square(self.R), (-2, -1)) / self.R.shape[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns(projections.Subspace):
+    """Some columns of the Householder reflection H that takes v to a multiple of (1, …, 1)."""
+
+    P: jax.Array
+
+    def project(self, A):
+        return self.P.mT @ A
+
+    def embed(self, u):
+        return self.P @ u
+
+    def lift(self, u):
+        return self.P @ u
+
+    def since(self, previous):
+        return Reflected(previous.P.mT @ self.P)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Householder(projections.Projection):
+    """The first columns of I − 2 v vᵀ, where v is the direction of the gradient's mean column."""
+
+    rank: int
+
+    def init(self, shape, rank, dtype, key):
+        return jnp.broadcast_to(jnp.eye(shape[-2], rank, dtype=dtype), (*shape[:-1], rank))
+
+    def refresh(self, choice):
+        v = jnp.mean(choice.A, axis=-1, keepdims=True)
+        v = v / jnp.linalg.norm(v, axis=-2, keepdims=True)
+        return (jnp.eye(v.shape[-2]) - 2 * v * v.mT)[..., : choice.rank]
+
+    def subspace(self, basis, shape, dtype=None):
+        return Columns(basis)
+
+
+def householder(G):
+    v = G.mean(axis=-1, keepdims=True)
+    v /= np.linalg.norm(v)
+    return (np.eye(N) - 2 * v * v.T)[:, :RANK]
+
+
+def test_what_it_leaves_out_is_fed_back_and_its_moments_are_rotated():
+    """Momentum m ← β Rᵀ m + a in its coordinates, restated in NumPy over two refreshes."""
+    tx = compiled(
+        lro.scale_by_low_rank(
+            optax.trace(0.5),
+            Householder(RANK),
+            update_interval=2,
+            transport="rotate",
+            residual=lro.residuals.error_feedback("float32"),
+        )
+    )
+    state = tx.init(draw((N, M)))
+    E, m, P = np.zeros((N, M)), np.zeros((RANK, M)), None
+    for step in range(4):
+        updates, state = tx.update(draw((N, M), step), state)
+        A = np.float64(draw((N, M), step)) + E
+        if step % 2 == 0:
+            previous, P = P, householder(A)
+            m = m if previous is None else (previous.T @ P).T @ m
+        a = P.T @ A
+        E, m = A - P @ a, 0.5 * m + a
+        np.testing.assert_allclose(updates, P @ m, atol=1e-5)
+        np.testing.assert_allclose(state.residual, E, atol=1e-5)
+
+
+def test_it_is_measured_adapted_to_and_split_like_any_other():
+    tx = lro.low_rank(
+        0.1, projection=Householder(RANK), update_interval=lro.adaptive(1), transport="keep"
+    )
+    params = {"w": draw((N, M)), "stack": draw((2, N, M), 1)}
+    updates, state = compiled(tx).update(params, compiled(tx).init(params), params)
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+    (matrices,) = lro.matrix_states(state)
+    captured = lro.diagnostics.captured_energy(params["w"], Householder(RANK), matrices.basis["w"])
+    a = householder(np.float64(params["w"])).T @ params["w"]
+    np.testing.assert_allclose(captured, np.sum(a**2) / np.sum(params["w"] ** 2), rtol=1e-4)
+
+
+def test_without_a_part_of_the_contract_it_cannot_be_made():
+    class Partial(projections.Projection):
+        def refresh(self, choice):
+            return choice.basis
+
+    with pytest.raises(TypeError, match=r"abstract.*init.*subspace"):
+        Partial()
