@@ -21,9 +21,9 @@ class LowRankState(NamedTuple):
     schedule: Any
     """Per matrix: what the refresh schedule remembers, () for most."""
     basis: Any
-    """Per matrix: int32 indices (*batch, r) of a fixed basis, or P (*batch, n, r)."""
+    """Per matrix: int32 indices (..., r) of a fixed basis, or P (..., n, r)."""
     inner: Any
-    """The inner optimizer's state for a tree of (*batch, r, m); where every matrix follows a
+    """The inner optimizer's state for a tree of (..., r, m); where every matrix follows a
     schedule of its own, a tree of states."""
     residual: Any
     """Per matrix: what the residual stores."""

@@ -66,7 +66,7 @@ def test_the_readmes_python_examples_run():
 
 
 CALLS = re.findall(
-    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
 )
 
 
