@@ -4,9 +4,9 @@ import pathlib
 import sys
 
 DOCS = pathlib.Path(__file__).parent
-sys.path[:0] = [str(DOCS.parent), str(DOCS)]
+sys.path.insert(0, str(DOCS.parent))
 
-import method_pages  # noqa: E402 - it stands beside this file
+from benchmarks import method_pages  # noqa: E402 - found by the line above
 
 project = "lowrank_optax"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
