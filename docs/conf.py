@@ -14,6 +14,7 @@ html_theme = "furo"
 html_title = "lowrank_optax"
 exclude_patterns = ["_build"]
 highlight_language = "text"
+smartquotes_action = "D"  # dashes only: quotes stand around strings
 nb_execution_mode = "off"  # notebooks are executed in the tests; here are the outputs they saved
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -23,7 +24,7 @@ autodoc_typehints = "none"  # types of arrays stand in the text, with their shap
 default_role = "py:obj"
 python_maximum_signature_line_length = 80
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Reference", "notes")]
+napoleon_custom_sections = ["Reference"]
 
 
 def setup(app):

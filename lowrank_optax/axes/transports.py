@@ -17,11 +17,11 @@ from lowrank_optax.axes.projections.base import Transition
 class Change:
     """A change of the subspace, as a transport sees it."""
 
-    inner: optax.GradientTransformation  # for the structure of its state
-    state: Any  # the inner optimizer's
-    fresh: Any  # the state that it starts from
-    template: Any  # tree of what the inner optimizer sees, for shapes
-    transitions: Any  # tree of `Transition`s, like the template
+    inner: optax.GradientTransformation  #: for the structure of its state
+    state: Any  #: the inner optimizer's
+    fresh: Any  #: the state that it starts from
+    template: Any  #: tree of what the inner optimizer sees, for shapes
+    transitions: Any  #: tree of `Transition`, like the template
 
     def with_fields(self, **fields: Any) -> Any:
         """The state with fields replaced, wherever in it they are."""
