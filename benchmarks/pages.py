@@ -1,13 +1,17 @@
-"""Pages whose tables are made from the JSON that benchmarks wrote."""
+"""Pages whose tables are made from the JSON that benchmarks wrote, and those tables read again."""
 
 import json
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
+
+Table = list[list[str]]
+"""Rows of cells; the first is the header."""
 
 
 def read_results(name: str) -> dict[str, Any]:
@@ -32,3 +36,30 @@ def fill(page: str, sections: Mapping[str, str]) -> str:
         if count != 1:
             raise SystemExit(f"the page has {count} sections named {name}; it needs exactly one")
     return page
+
+
+def generated(page: str, section: str) -> str:
+    """What stands between the markers of a section of a page in docs/; "" if it has none.
+
+    A figure stands in one place: other pages quote the rows of the tables there.
+    """
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.search(rf"<!-- begin {section} -->(.*?)<!-- end", text, flags=re.DOTALL)
+    return found[1] if found else ""
+
+
+def captioned_tables(text: str) -> Iterator[tuple[str, Table]]:
+    """The Markdown tables in a text, each with the line above it, or ""."""
+    for caption, lines in re.findall(r"(?:^(.*)\n\n)?((?:^\|.*\n?)+)", text, re.MULTILINE):
+        rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines.splitlines()]
+        yield caption, [rows[0], *rows[2:]]
+
+
+def method_of(cell: str) -> str:
+    """The method that a cell of a table is about, by the first word in it.
+
+    >>> method_of("`DCT-AdamW` (int8)"), method_of("optax.adamw")
+    ('dct_adamw', 'adamw')
+    """
+    word = re.match(r"`?(?:optax\.)?([\w.-]*)", cell.lower())
+    return word[1].replace("-", "_") if word else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import dct as transform
 from benchmarks import optimizers, subspaces, svd, trade_offs
-from benchmarks.pages import ROOT, fill, read_results
+from benchmarks.pages import RESULTS, ROOT, fill, read_results
 from benchmarks.timing import markdown_table
 from training.reports.results import caption
 from training.reports.results import markdown_table as comparison_table
@@ -41,6 +41,21 @@ def dct(results: dict[str, Any]) -> str:
     return f"{markdown_table(header, rows)}\n"
 
 
+def provenance() -> str:
+    """Which commit made each of the results, and whether what ran was that commit's code."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        results = read_results(path.stem)
+        made = results.get("environment", results)
+        commit = made["git_commit"]
+        if "provenance" in results:
+            note = "an uncommitted snapshot; the commit only read its runs"
+        else:
+            note = "with changes that no commit holds" if commit.endswith("+") else "yes"
+        rows.append((f"`{path.name}`", f"`{commit[:7]}`", note))
+    return markdown_table(("result", "commit", "is what ran"), rows)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "compare": compare,
     "trade_offs": lambda results: "\n\n".join(
@@ -57,7 +72,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def render(page: str) -> str:
     """The page with every section between its markers made anew."""
-    return fill(page, {name: table(read_results(name)) for name, table in SECTIONS.items()})
+    sections = {name: table(read_results(name)) for name, table in SECTIONS.items()}
+    return fill(page, sections | {"provenance": provenance()})
 
 
 def main() -> None:

@@ -56,16 +56,15 @@ def measure(
 
 
 def table(study: str, rows: list[dict[str, Any]]) -> str:
-    """One study as Markdown."""
+    """One study as Markdown: without times, which say how busy the machine was."""
     option = {"width": "hidden_size", "residual decay": "residual_decay"}.get(study, study)
-    header = ("optimizer", study, "validation loss", "state / AdamW's", "training time (s)")
+    header = ("optimizer", study, "validation loss", "state / AdamW's")
     cells = [
         (
             row["optimizer"],
             f"{row[option]:g}" if option in row else "-",
             f"{row['val_loss']:.4f}",
             f"{row['optimizer_state_bytes'] / row['adamw_state_bytes']:.2f}",
-            f"{row['seconds']:.0f}",
         )
         for row in rows
     ]

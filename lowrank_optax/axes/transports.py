@@ -17,11 +17,11 @@ from lowrank_optax.axes.projections.base import Transition
 class Change:
     """A change of the subspace, as a transport sees it."""
 
-    inner: optax.GradientTransformation  # for the structure of its state
-    state: Any  # the inner optimizer's
-    fresh: Any  # the state that it starts from
-    template: Any  # tree of what the inner optimizer sees, for shapes
-    transitions: Any  # tree of `Transition`s, like the template
+    inner: optax.GradientTransformation  #: for the structure of its state
+    state: Any  #: the inner optimizer's
+    fresh: Any  #: the state that it starts from
+    template: Any  #: tree of what the inner optimizer sees, for shapes
+    transitions: Any  #: tree of `Transition`, like the template
 
     def with_fields(self, **fields: Any) -> Any:
         """The state with fields replaced, wherever in it they are."""
@@ -157,8 +157,8 @@ def _first_moment(state: Any) -> str | None:
 class RotateMoments(Transport):
     """LDAdam's rule, which rotates the statistics that the moments estimate.
 
-    With R = Pᵀ_previous P_current and t steps taken, n = Rᵀ m and
-    v ← |(1 − β₂ᵗ) ((R²)ᵀ (v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) + (n / (1 − β₁ᵗ))²)|, with squares
+    With R = Pᵀ_previous P_current and t steps taken, n = Rᵀ m and v becomes the absolute value of
+    (1 − β₂ᵗ) ((R²)ᵀ (v / (1 − β₂ᵗ) − (m / (1 − β₁ᵗ))²) + (n / (1 − β₁ᵗ))²), with squares
     entrywise: the variance is rotated as a variance and the squared mean is added back. b1 and b2
     are the decay rates of the inner Adam.
 

@@ -19,14 +19,14 @@ class LowRankState(NamedTuple):
     key: PRNGKeyArray
     """The random key, from which every step and matrix derives its own; it stays the same."""
     schedule: Any
-    """Per matrix: what the refresh schedule remembers, () for most."""
+    """What the refresh schedule remembers of every matrix, () for most."""
     basis: Any
-    """Per matrix: int32 indices (*batch, r) of a fixed basis, or P (*batch, n, r)."""
+    """Of every matrix int32 indices (..., r) of a fixed basis, or P (..., n, r)."""
     inner: Any
-    """The inner optimizer's state for a tree of (*batch, r, m); where every matrix follows a
+    """The inner optimizer's state for a tree of (..., r, m); where every matrix follows a
     schedule of its own, a tree of states."""
     residual: Any
-    """Per matrix: what the residual stores."""
+    """What the residual stores of every matrix."""
 
 
 @axis_value("projection", "schedule", "transport", "residual", "scale")

@@ -57,7 +57,7 @@ def matrix_dimension_numbers(params: Any, exclude: str = DEFAULT_EXCLUDE) -> Any
     `mlp`.
 
     Args:
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
       exclude: regular expression of names that are not matrices, each matched whole, in place of
         the default one. If it contains "/" it is searched in the "/"-joined paths: "^encoder/"
         excludes all of an encoder.

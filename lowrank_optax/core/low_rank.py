@@ -40,7 +40,7 @@ def scale_by_low_rank(
     step, as in optax; `optax.apply_if_finite` around it leaves no trace of it.
 
     Args:
-      inner: any optax transformation; it sees a tree of arrays (*batch, r, m) in at least float32,
+      inner: any optax transformation; it sees a tree of arrays (..., r, m) in at least float32,
         and as parameters their coordinates in the subspace.
       projection: from `projections`.
       update_interval: T to choose the subspace where count % T == 0, counting from 0; or a

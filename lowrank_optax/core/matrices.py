@@ -72,7 +72,7 @@ class MatrixSpec:
 
     @property
     def view(self) -> tuple[int, ...]:
-        """Shape (*batch, n, m) of the leaf as matrices."""
+        """Shape (..., n, m) of the leaf as matrices."""
         return (*self.batch, self.n, self.m)
 
     @property
@@ -86,7 +86,7 @@ class MatrixSpec:
         return self.m if self.side == "in" else self.n
 
     def to_matrix(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "*batch n m"]:
-        """View a leaf as (*batch, n, m)."""
+        """View a leaf as (..., n, m)."""
         return self.split_heads(leaf).transpose(self._axes).reshape(self.view)
 
     def from_matrix(self, matrix: Shaped[Array, "*batch n m"]) -> Shaped[Array, "..."]:
@@ -211,7 +211,7 @@ def matrix_specs(
     """Work out the matrix view, the compressed side and the rank of every leaf from its shape.
 
     Args:
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; clipped to the
         smaller side.
       dimension_numbers: None for `matrix_dimension_numbers`; else a pytree (or prefix) of

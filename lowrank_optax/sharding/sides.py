@@ -21,7 +21,7 @@ def unsharded_sides(
     neither or both are split.
 
     Args:
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
       shardings: pytree (or prefix) like it of `NamedSharding` or `PartitionSpec`.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
 

@@ -29,7 +29,7 @@ def state_shardings(
 
     Args:
       tx: the optimizer.
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
       param_shardings: pytree (or prefix) of `NamedSharding`, all on one mesh.
       memory_kind: kind of memory that the state is kept in, such as "pinned_host"; None for the
         devices' default.

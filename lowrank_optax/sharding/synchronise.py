@@ -36,7 +36,7 @@ def local_state_specs(tx: optax.GradientTransformation, params: Any, axis: str =
 
     Args:
       tx: the optimizer.
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
       axis: the axis that is averaged over.
 
     Returns:

@@ -98,7 +98,7 @@ def memory_report(tx: optax.GradientTransformation, params: Any) -> MemoryReport
 
     Args:
       tx: the optimizer.
-      params: pytree of arrays or `jax.ShapeDtypeStruct`s. Those with a `NamedSharding` say where
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`. Those with a `NamedSharding` say where
         they are; others are taken to be whole on every device of the mesh.
 
     Raises:

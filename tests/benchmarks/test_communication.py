@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import communication, communication_tables, scaling
+from benchmarks import communication, communication_tables, sharding_page
 from benchmarks.communication import FOREIGN, LAYOUTS, METHODS, SYNCHRONISED, TOLD
 from benchmarks.pages import read_results
 
@@ -48,9 +48,9 @@ def test_low_rank_synchronisation_sends_scores_and_coordinates():
     assert communication_tables.total(trion) == 4 * (SIZES["n"] + SIZES["m"] * SIZES["r"])
 
 
-def test_the_page_on_scaling_is_that_of_the_results():
-    page = scaling.PAGE.read_text(encoding="utf-8")
-    assert scaling.render(page) == page
+def test_the_page_on_sharding_is_that_of_the_results():
+    page = sharding_page.PAGE.read_text(encoding="utf-8")
+    assert sharding_page.render(page) == page
 
 
 def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formulas():
@@ -67,9 +67,9 @@ def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formul
 
 
 def test_llamas_matrices_are_split_as_the_trainer_splits_them():
-    splits = scaling.splits({"fsdp": 64}, 256, zero=False)
+    splits = sharding_page.splits({"fsdp": 64}, 256, zero=False)
     assert sum(layers for layers, _ in splits) == 7 * 32
     assert {split.rows for _, split in splits} == {64}
     # 11008 rows do not divide by 512.
-    splits = scaling.splits({"fsdp": 512}, 256, zero=False)
+    splits = sharding_page.splits({"fsdp": 512}, 256, zero=False)
     assert {(s.m, s.rows, s.columns) for _, s in splits} == {(4096, 512, 1), (11008, 1, 512)}

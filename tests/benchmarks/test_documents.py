@@ -5,12 +5,17 @@ import re
 
 import pytest
 
-from benchmarks import results_page, training_page
+from benchmarks import choosing_page, method_pages, results_page, training_page
 from benchmarks.pages import ROOT
 from benchmarks.recipes import report
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}"
+)
 
 
 def test_the_readme_is_read_in_one_sitting():
@@ -34,39 +39,33 @@ def test_the_tables_of_the_page_on_training_are_those_of_the_results():
     assert training_page.render(page) == page
 
 
+def test_the_measured_lines_of_the_page_on_choosing_are_those_of_the_other_pages():
+    page = choosing_page.PAGE.read_text(encoding="utf-8")
+    assert choosing_page.render(page) == page
+
+
+def test_a_line_that_is_gone_cannot_be_quoted():
+    with pytest.raises(SystemExit, match=r"recipes.md has no \['adamw2'\] in main any more"):
+        choosing_page.quote("recipes.md", "main", ("method",), ("adamw2",))
+
+
+def test_a_page_of_a_method_has_its_rows_and_adamws_and_no_others():
+    page = method_pages.render("trion", method_pages.methods()["trion"])
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("|")]
+    assert {"adamw", "optax.adamw", "trion", "Trion"} <= set(rows)
+    assert not {"muon", "dion", "dct_adamw (int8)"} & set(rows)
+    assert "autofunction:: lowrank_optax.scale_by_trion" in page
+
+
 @each_page
 def test_every_file_that_a_page_points_to_is_there(page):
-    links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8"))
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\((?!http)([^)#]+)", prose)
     assert [link for link in links if not pathlib.Path(page.parent, link).exists()] == []
 
 
-def test_the_readmes_python_examples_run():
-    """Each block in turn, in one namespace with a model that they refer to."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    params = {"w": jnp.ones((16, 32)), "b": jnp.ones(32)}
-    mesh = jax.make_mesh((8,), ("data",))
-    names = {
-        "optax": optax,
-        "jax": jax,
-        "params": params,
-        "param_shardings": jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), params),
-        "print": lambda *_: None,
-    }
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(blocks) >= 3
-    for block in blocks:
-        exec(block, names)
-    updates, _ = names["new"].update(params, names["new"].init(params), params)
-    assert updates["w"].shape == (16, 32)
-
-
 CALLS = re.findall(
-    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
 )
 
 

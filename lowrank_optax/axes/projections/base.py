@@ -30,20 +30,20 @@ Shape = tuple[int, ...]
 class Moment:
     """The inner optimizer's first moment, for projections and residuals that track it."""
 
-    mu: Coordinates  # uncorrected, in the coordinates of the previous basis
-    count: Int[Array, ""] | None  # int32 steps that it has averaged, if the optimizer counts
+    mu: Coordinates  #: uncorrected, in the coordinates of the previous basis
+    count: Int[Array, ""] | None  #: int32 steps that it has averaged, if the optimizer counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """What there is to choose a subspace from."""
 
-    A: Matrix  # what is to be projected, in the domain
-    basis: Basis  # the previous one
-    rank: int
-    key: PRNGKeyArray  # of this matrix and step
-    count: Int[Array, ""]  # int32 number of steps taken
-    moment: Moment | None = None  # the inner optimizer's, if it has one
+    A: Matrix  #: what is to be projected, in the domain
+    basis: Basis  #: the previous one
+    rank: int  #: r
+    key: PRNGKeyArray  #: of this matrix and step
+    count: Int[Array, ""]  #: int32 number of steps taken
+    moment: Moment | None = None  #: the inner optimizer's, if it has one
 
 
 class Transition(abc.ABC):

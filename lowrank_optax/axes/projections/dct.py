@@ -130,7 +130,7 @@ def random_orthogonal(
 
     Q = D C: a random sign for every coordinate, then the orthonormal DCT-II. It is orthogonal for
     any n, has a fast transform, takes no memory, and spreads the energy of any vector over its
-    columns, |xᵀ q| ≤ 2 √(log(2 n / δ) / n) ‖x‖ for all columns q with probability 1 − δ.
+    columns: xᵀ q lies within ± 2 √(log(2 n / δ) / n) ‖x‖ for all columns q with probability 1 − δ.
     Random signs or a random order of the columns as well would only rename them. For a subspace
     drawn anew at every refresh see `projections.random`.
 

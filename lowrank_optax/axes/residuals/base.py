@@ -20,14 +20,13 @@ from lowrank_optax.axes.projections.base import Projection, Shape, Subspace
 class Projected:
     """What one matrix leaf knows once its subspace is chosen."""
 
-    subspace: Subspace
-    A: Float[Array, "*batch n m"]  # what was projected, in the domain
-    a: Float[Array, "*batch r p"]  # its coordinates in the subspace
-    key: PRNGKeyArray  # of this matrix and step
-    previous: Subspace  # that of the last step
-    # The inner optimizer's first moment in its coordinates, and after its transport to this one.
-    m: Float[Array, "*batch r p"] | None = None
-    moved: Float[Array, "*batch r p"] | None = None
+    subspace: Subspace  #: this step's
+    A: Float[Array, "*batch n m"]  #: what was projected, in the domain
+    a: Float[Array, "*batch r p"]  #: its coordinates in the subspace
+    key: PRNGKeyArray  #: of this matrix and step
+    previous: Subspace  #: that of the last step
+    m: Float[Array, "*batch r p"] | None = None  #: the inner optimizer's first moment there
+    moved: Float[Array, "*batch r p"] | None = None  #: and after its transport to this subspace
 
     def outside(self) -> Float[Array, "*batch n m"]:
         """A − P a, in the domain."""
@@ -38,12 +37,12 @@ class Projected:
 class Step:
     """What one matrix leaf knows when its step is formed."""
 
-    projection: Projection
-    subspace: Subspace
-    A: Float[Array, "*batch n m"]  # what was projected, in the domain
-    a: Float[Array, "*batch r p"]  # its coordinates in the subspace
-    direction: Float[Array, "*batch r p"]  # what the inner optimizer made of a
-    scale: Any  # the engine's factor of the direction
+    projection: Projection  #: whose subspace it is
+    subspace: Subspace  #: this step's
+    A: Float[Array, "*batch n m"]  #: what was projected, in the domain
+    a: Float[Array, "*batch r p"]  #: its coordinates in the subspace
+    direction: Float[Array, "*batch r p"]  #: what the inner optimizer made of a
+    scale: Any  #: the engine's factor of the direction
 
     @property
     def u(self) -> Float[Array, "*batch r p"]:

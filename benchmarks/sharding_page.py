@@ -1,6 +1,6 @@
-"""Writes the tables of docs/scaling.md: what the benchmark counted, and Llama-7B by its formulas.
+"""Writes the tables of docs/sharding.md: what the benchmark counted, and Llama-7B by its formulas.
 
-Run from the repository's root: ``python -m benchmarks.scaling``.
+Run from the repository's root: ``python -m benchmarks.sharding_page``.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from models.partitioning import partition_specs
 
-PAGE = ROOT / "docs" / "scaling.md"
+PAGE = ROOT / "docs" / "sharding.md"
 PRESET = "7b"
 RANKS = (256, 1024)
 DEVICES = (8, 64, 512)
@@ -153,7 +153,7 @@ def _unsplit(matrices: list[tuple[int, Split]]) -> str:
 
 
 def main() -> None:
-    """Rewrites docs/scaling.md."""
+    """Rewrites docs/sharding.md."""
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -1,0 +1,103 @@
+"""One page a method: its line of the README, its docstring, and its rows of the tables of results.
+
+`docs/conf.py` writes them where it builds the documents.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks.pages import ROOT, Table, captioned_tables, generated, method_of
+from benchmarks.timing import markdown_table
+
+MEASURED = {
+    "recipes.md": {
+        "main": "At the best rates found, width 128, 300 steps",
+        "width 64": "The same at width 64",
+        "width 256": "The same at width 256",
+        "long": "The same at width 64, 1000 steps",
+        "large batch": "The same at width 64, batches four times as large",
+    },
+    "results.md": {
+        "compare": "At the best rates found, 500 steps",
+        "optimizers": "Time and memory of one update",
+    },
+    "training.md": {"finetuning": "Fine-tuning"},
+    "sharding.md": {
+        "auto": "What one update sends, `Auto` axes",
+        "explicit": "What one update sends, `Explicit` axes",
+        "sync": "Averaging low-rank arrays in place of gradients",
+    },
+}
+"""Page to section of generated tables to what it shows."""
+ALSO = {"trion": "scale_by_trion", "dion": "scale_by_dion"}
+"""The building block that a method is documented together with."""
+
+
+class Line(NamedTuple):
+    """What the README's table says of a method."""
+
+    does: str
+    state: str
+    rate: str
+    paper: str
+
+
+def write(folder: pathlib.Path) -> None:
+    """Writes the page of every method of the README's table, where it has changed."""
+    for name, line in methods().items():
+        path, page = folder / f"{name}.md", render(name, line)
+        # Sphinx reads again what is newer than its last build.
+        if not path.exists() or path.read_text(encoding="utf-8") != page:
+            path.write_text(page, encoding="utf-8")
+
+
+def methods() -> dict[str, Line]:
+    """The methods of the README's table."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, (_, *rows) = next(captioned_tables(readme.partition("## Methods")[2]))
+    found = {}
+    for names, does, state, rate, paper in rows:
+        rates = rate.split(", ")
+        for i, name in enumerate(re.findall(r"`(\w+)`", names)):
+            found[name] = Line(does, state, rates[min(i, len(rates) - 1)], paper)
+    return found
+
+
+def render(name: str, line: Line) -> str:
+    """The page of one method."""
+    paper = line.paper.replace("(docs/", "(../")
+    page = [
+        f"# {name}",
+        f"{line.does[0].upper()}{line.does[1:]} ({paper}). State of an m × n matrix, n the smaller "
+        f"side: {line.state} numbers. A learning rate to start from: {line.rate}.",
+    ]
+    for function in filter(None, (name, ALSO.get(name))):
+        page.append(f"```{{eval-rst}}\n.. autofunction:: lowrank_optax.{function}\n```")
+    measured = [*measurements(name)] or ["Its loss and its time were not measured yet."]
+    return "\n\n".join([*page, "## Measured", *measured]) + "\n"
+
+
+def measurements(name: str) -> Iterator[str]:
+    """The method's rows of the generated tables, with AdamW's beside them."""
+    for page, sections in MEASURED.items():
+        for section, title in sections.items():
+            for caption, table in captioned_tables(generated(page, section)):
+                kept = rows_of(name, table)
+                if kept:
+                    title_here = ", ".join(filter(None, (title, caption)))
+                    yield f"{title_here} ([all of it](../{page})):"
+                    yield markdown_table(kept[0], kept[1:])
+
+
+def rows_of(name: str, table: Table) -> Table | None:
+    """The header and the rows of a method, and AdamW's; or its columns if methods stand on top."""
+    header, *rows = table
+    if name in map(method_of, header):
+        wanted = [i for i, cell in enumerate(header) if method_of(cell) in ("", "adamw", name)]
+        return [[row[i] for i in wanted] for row in table]
+    own = [row for row in rows if method_of(row[0]) == name]
+    if not own:
+        return None
+    return [header, *(row for row in rows if method_of(row[0]) == "adamw"), *own]

@@ -1,0 +1,49 @@
+"""Every public name is on a page, and every name on a page exists."""
+
+import importlib
+import re
+from functools import reduce
+
+import pytest
+
+import lowrank_optax as lro
+from benchmarks import method_pages
+from benchmarks.pages import DOCS
+
+DIRECTIVE = re.compile(r"^\.\. auto(?:function|class):: lowrank_optax\.(\S+)$", re.MULTILINE)
+PACKAGES = ("projections", "residuals", "transforms")
+"""Those of the public modules that say themselves what is public in them."""
+
+
+def documented():
+    """Names below `lowrank_optax` with a directive on a page."""
+    pages = [path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")]
+    pages += [method_pages.render(name, line) for name, line in method_pages.methods().items()]
+    return {name for page in pages for name in DIRECTIVE.findall(page)}
+
+
+def is_module(name):
+    return hasattr(getattr(lro, name), "__path__") or hasattr(getattr(lro, name), "__file__")
+
+
+def test_every_public_name_is_on_a_page():
+    names = documented()
+    in_modules = {name.partition(".")[0] for name in names if "." in name}
+    expected = {name for name in lro.__all__ if not is_module(name)}
+    assert expected - names == set()
+    assert {name for name in lro.__all__ if is_module(name)} - in_modules == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_of_a_module_is_on_a_page(package):
+    module = getattr(lro, package)
+    text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
+    here = {name.partition(".")[2] for name in documented() if name.startswith(f"{package}.")}
+    # What is neither a function nor a class is described in the text.
+    missing = {*module.__all__} - here - (documented() & {*lro.__all__})
+    assert [name for name in missing if f"`{package}.{name}`" not in text] == []
+
+
+def test_every_name_on_a_page_exists_and_has_a_docstring():
+    for name in documented():
+        assert reduce(getattr, name.split("."), importlib.import_module("lowrank_optax")).__doc__
