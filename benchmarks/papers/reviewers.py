@@ -84,7 +84,7 @@ PAPER = Paper(
             ASKED,
             Figures("papers/zero", memory.beside_zero, memory.measure_zero, minutes=3),
             note=(
-                "Exact, from shapes and the formulas that docs/scaling.md checks. A learned basis "
+                "Exact, from shapes and the formulas that docs/sharding.md checks. A learned basis "
                 "(Dion, LDAdamW) is whole on every device. The 1b preset's MLP is 5461 wide, which "
                 "8 does not divide: there a low-rank method's state stays whole and nothing is "
                 "sent, while AdamW's is split along another axis."
