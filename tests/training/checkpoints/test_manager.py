@@ -84,9 +84,7 @@ def test_the_newest_the_best_and_every_so_manyth_are_kept(tmp_path, options, kep
     losses = {2: 1.0, 3: 3.0, 5: 2.0, 9: 4.0}
     options = CheckpointOptions(keep_checkpoints=1, **options)
     for steps in (range(1, 6), range(6, 10)):
-        with contextlib.closing(
-            Checkpoints(tmp_path, CheckpointOptions(keep_checkpoints=1, **options))
-        ) as checkpoints:
+        with contextlib.closing(Checkpoints(tmp_path, options)) as checkpoints:
             for step in steps:
                 checkpoints.save(step, {"a": jnp.ones(3)}, {}, losses.get(step))
             checkpoints.wait()
