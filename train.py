@@ -41,6 +41,7 @@ from training.config.pretraining import CompareConfig, PretrainConfig
 from training.errors import TrainingFailedError, UserError
 from training.runs.distributed import is_first, start
 from training.runs.interruption import InterruptedRunError
+from training.steps.compiled import keep_compilations
 
 COMMANDS = {
     "pretrain": PretrainConfig,
@@ -111,6 +112,7 @@ def main(arguments: list[str]) -> int:
             IN_ONE_PROCESS[type(config)](config, Console(soft_wrap=True))
             return 0
         start(config.processes)
+        keep_compilations()
         console = Console(soft_wrap=True, quiet=not is_first())
         if isinstance(config, CompareConfig):
             compare(config, console, command=["train.py", *arguments])

@@ -9,8 +9,10 @@ that the training step keeps it in.
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -86,6 +88,18 @@ class CompiledSteps:
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(replicated, x, x.shape), values
         )
+
+
+def keep_compilations() -> None:
+    """Keeps what is compiled in the user's cache folder, unless JAX is told another place already.
+
+    Not on CPUs: JAX would load there what was compiled for the processor of another machine that
+    shares the folder.
+    """
+    told = jax.config.values["jax_compilation_cache_dir"]
+    if jax.default_backend() != "cpu" and told is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(caches / "lowrank_optax"))
 
 
 def compile_steps(
