@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from methods import draw
+from drawing import draw
 
 import lowrank_optax as lro
 from benchmarks.pages import DOCS
@@ -21,7 +21,7 @@ STACKED = [("w", optax.contrib.MuonDimensionNumbers(1, 2))]
 
 def test_its_transform_is_orthonormal_and_its_columns_are_those_of_the_transform():
     haar = own_parts.Haar(rank=3)
-    G = draw(0, (2, 8, 5))
+    G = draw((2, 8, 5), 0)
     S = jax.jit(haar.analyze, static_argnums=1)(G, jnp.float32)
     np.testing.assert_allclose(jax.jit(haar.synthesize)(S), G, atol=1e-6)
     Q = np.asarray(jax.jit(haar.synthesize)(jnp.eye(8)))
@@ -35,7 +35,7 @@ def test_its_transform_is_orthonormal_and_its_columns_are_those_of_the_transform
 def test_the_best_columns_are_chosen():
     """The gradient is in the span of two columns of the basis."""
     haar = own_parts.Haar(rank=2)
-    G = haar.columns(jnp.array([2, 5], jnp.int32), 8, jnp.float32) @ draw(1, (2, 6))
+    G = haar.columns(jnp.array([2, 5], jnp.int32), 8, jnp.float32) @ draw((2, 6), 1)
     energy = jax.jit(lambda G: lro.diagnostics.captured_energy(G, haar))(G)
     assert float(energy) == pytest.approx(1, abs=1e-5)
 
@@ -46,7 +46,7 @@ def test_a_dimension_that_it_does_not_admit_is_named_with_its_parameter():
 
 
 def test_together_they_fit_stacked_matrices():
-    target = {"w": draw(2, (3, 8, 12))}
+    target = {"w": draw((3, 8, 12), 2)}
     tx = optax.chain(
         lro.scale_by_low_rank(
             optax.scale_by_adam(),
@@ -97,7 +97,7 @@ def test_a_number_of_it_may_be_injected():
     make = lambda weight: lro.scale_by_low_rank(
         optax.identity(), own_parts.Haar(2), residual=own_parts.Steady(weight=weight)
     )
-    params = {"w": draw(3, (4, 8))}
+    params = {"w": draw((4, 8), 3)}
     injected, plain = optax.inject_hyperparams(make)(weight=0.5), make(0.5)
     got, _ = jax.jit(injected.update)(params, injected.init(params))
     expected, _ = jax.jit(plain.update)(params, plain.init(params))
