@@ -52,7 +52,7 @@ def draw_report(runs: list[Curves]) -> Figure:
     Args:
         runs: at least one, each with at least one record.
     """
-    names = [name for name in QUANTITIES if any(_points(run, name)[0].size for run in runs)]
+    names = drawn_quantities(runs)
     styles = run_styles(runs)
     labels = list(dict.fromkeys(style.label for style in styles))
     columns = max(1, min(4, 130 // (max(map(len, labels)) + 6)))
@@ -78,6 +78,18 @@ def draw_report(runs: list[Curves]) -> Figure:
         _limit(against_tokens, [_points(run, name)[1] for run in runs])
     _add_legend(figure, panels[0][0], labels, columns)
     return figure
+
+
+def drawn_quantities(runs: list[Curves]) -> list[str]:
+    """The quantities that some run has; bits per byte only where they are not the validation losses
+    in another unit, which they are of runs with one tokenizer on the same data."""
+    names = [name for name in QUANTITIES if any(_points(run, name)[0].size for run in runs)]
+    losses = [record for run in runs for record in run.records if record.get("val_loss")]
+    bits = [record.get("val_bits_per_byte", math.nan) for record in losses]
+    ratios = [value / record["val_loss"] for value, record in zip(bits, losses, strict=True)]
+    if ratios and np.allclose(ratios, ratios[0], rtol=1e-6):
+        names.remove("val_bits_per_byte")
+    return names
 
 
 def write_png(figure: Figure, path: Path) -> None:

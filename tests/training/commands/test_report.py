@@ -10,7 +10,7 @@ import pytest
 import train
 from training.commands.report import ReportConfig, distinct_names, find_runs, read_runs, table_rows
 from training.errors import UserError
-from training.reports.comparison_plots import Curves, draw_report, run_styles
+from training.reports.comparison_plots import Curves, draw_report, drawn_quantities, run_styles
 from training.reports.plots import COLOURS
 
 
@@ -216,3 +216,16 @@ def test_a_long_curve_is_thinned_and_keeps_its_end():
     (line, *_) = draw_report([run]).axes[0].lines
     assert len(line.get_xdata()) <= 600
     assert line.get_xdata()[-1] == pytest.approx(10_000 * 4096 / 1e6)
+
+
+def test_bits_per_byte_are_drawn_where_they_say_more_than_the_losses():
+    def run(name, ratio):
+        losses = {"val_loss": 2.0, "val_bits_per_byte": 2.0 * ratio} if ratio else {"val_loss": 2.0}
+        return Curves(name, "adamw", 10, [{"step": 1, "loss": 2.5, "seconds": 1.0, **losses}])
+
+    one_tokenizer, another, answers = run("a", 1.25), run("b", 0.5), run("c", None)
+    assert drawn_quantities([one_tokenizer, run("d", 1.25)]) == ["loss", "val_loss"]
+    every = ["loss", "val_loss", "val_bits_per_byte"]
+    assert drawn_quantities([one_tokenizer, another]) == every
+    assert drawn_quantities([one_tokenizer, answers]) == every
+    assert drawn_quantities([answers]) == ["loss", "val_loss"]
