@@ -44,15 +44,16 @@ def dct(results: dict[str, Any]) -> str:
 def provenance() -> str:
     """Which commit made each of the results, and whether what ran was that commit's code."""
     rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        results = read_results(path.stem)
+    for path in sorted(RESULTS.rglob("*.json")):
+        name = path.relative_to(RESULTS)
+        results = read_results(str(name.with_suffix("")))
         made = results.get("environment", results)
         commit = made["git_commit"]
         if "provenance" in results:
             note = "an uncommitted snapshot; the commit only read its runs"
         else:
             note = "with changes that no commit holds" if commit.endswith("+") else "yes"
-        rows.append((f"`{path.name}`", f"`{commit[:7]}`", note))
+        rows.append((f"`{name}`", f"`{commit[:7]}`", note))
     return markdown_table(("result", "commit", "is what ran"), rows)
 
 

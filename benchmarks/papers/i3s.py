@@ -41,10 +41,11 @@ PAPER = Paper(
         Claim(
             "subspace_overlap",
             "Figure 2",
-            "leading subspaces change less and less; sampled ones go on changing",
+            "leading subspaces change less and less, and in the end less than sampled ones",
             STOPS,
             Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
-            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds.",
+            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds. Sampled "
+            "subspaces change less in time too.",
         ),
         Claim(
             "spectrum_of_the_change",

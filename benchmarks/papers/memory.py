@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import lowrank_optax as lro
 from benchmarks.formulas import FLOAT, FORMULAS, Split
-from benchmarks.papers.claims import Outcome, below
+from benchmarks.papers.claims import FAILS, HOLDS, Outcome
 from benchmarks.papers.methods import QUARTER, RANKS
 from benchmarks.recipes.task import bytes_per_entry
 from models.configs import get_config
@@ -106,7 +106,7 @@ def smaller(results: dict[str, Any], pairs: dict[str, str]) -> list[Outcome]:
                 f"{1 - (ours + rest) / (theirs + rest):.0%} less with weights and gradients"
             )
             found.append(
-                Outcome(f"{preset}: {smaller} < {larger}", here, below(ours, ours, theirs))
+                Outcome(f"{preset}: {smaller} < {larger}", here, HOLDS if ours < theirs else FAILS)
             )
     return found
 
@@ -171,6 +171,6 @@ def beside_zero(results: dict[str, Any]) -> list[Outcome]:
             if name != "adamw":
                 for what, label in (("split", "state a device"), ("sent", "sent a step")):
                     here = f"{row[what] / adamw[what]:.2f} of AdamW's {adamw[what] / 1e6:,.1f} MB"
-                    verdict = below(row[what], row[what], adamw[what])
+                    verdict = HOLDS if row[what] < adamw[what] else FAILS
                     found.append(Outcome(f"{preset}, {name}: {label}", here, verdict))
     return found

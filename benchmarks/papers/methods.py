@@ -9,8 +9,7 @@ from typing import Any
 import optax
 
 import lowrank_optax as lro
-from benchmarks.recipes.methods import METHODS, QUARTER, Method
-from benchmarks.recipes.methods import ours as ours
+from benchmarks.recipes.methods import ADAM, METHODS, QUARTER, Method, ours
 
 TUNED = ("learning_rate", "momentum")
 """Of a method's numbers those that are searched; the others stay where they start."""
@@ -33,7 +32,6 @@ PROJECTION_RATE = 1 / 200
 """Of what moves the basis of Online Subspace Descent: 1 / interval, as published."""
 
 ORTHONORMAL = {"learning_rate": 0.08, "momentum": 0.5}
-ADAM = {"learning_rate": 0.005, "b2": 0.95}
 SCALED = ADAM | {"learning_rate": 0.02}
 """Of methods that multiply the step by a quarter."""
 SIGN = {"learning_rate": 0.000625, "b2": 0.98}

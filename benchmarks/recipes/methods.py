@@ -63,7 +63,6 @@ def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Met
             dimension_numbers=dimension_numbers,
             fallback_learning_rate=rate,
             shape_scale="rms",
-            rank_scale="sqrt",
             **options,
             **numbers,
         )
@@ -188,7 +187,7 @@ AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}
 
 METHODS |= {
     "tandem at one rate": _at_one_rate(lro.tandem, AT_ADAMW_RATE),
-    "trion at one rate": _at_one_rate(lro.trion, AT_ADAMW_RATE, rank=QUARTER),
+    "trion at one rate": _at_one_rate(lro.trion, AT_ADAMW_RATE, rank=QUARTER, rank_scale="sqrt"),
 }
 
 METHODS |= {

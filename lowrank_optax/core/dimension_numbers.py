@@ -94,6 +94,8 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
         return _by_default(params, DEFAULT_EXCLUDE)
     if callable(dimension_numbers):
         dimension_numbers = dimension_numbers(params)
+    if isinstance(dimension_numbers, Resolution):  # of `per_head`
+        return dimension_numbers
     if _is_pairs(dimension_numbers):
         numbers, excluded = _from_pairs(params, paths, cast(Any, dimension_numbers))
     else:
@@ -110,7 +112,7 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
 
 
 def _by_default(params: Any, exclude: str) -> Resolution:
-    pattern = _compile(exclude, "exclude")
+    pattern = compile_pattern(exclude, "exclude")
     reasons = []
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         shape = tuple(leaf.shape)
@@ -161,7 +163,7 @@ def _from_pairs(
     absent = [path_string(path) for path, leaf in everything if leaf is None]
     partial = has_masked(params)
     for pattern, value in pairs:
-        expression = _compile(pattern, "pattern")
+        expression = compile_pattern(pattern, "pattern")
         hits = [i for i, path in enumerate(paths) if expression.search(path)]
         if not hits and not partial and not any(map(expression.search, absent)):
             raise ValueError(
@@ -196,7 +198,8 @@ def _from_tree(paths: list[str], tree: Any) -> list[Numbers | None]:
     return [value if isinstance(value, Numbers) else None for value in found]
 
 
-def _compile(pattern: str, name: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, name: str) -> re.Pattern[str]:
+    """A regular expression that a user gave as the argument `name`."""
     try:
         return re.compile(pattern)
     except re.error as error:

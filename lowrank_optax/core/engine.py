@@ -85,7 +85,7 @@ class Engine:
                     spec.view, spec.rank, tree.dtype(i), jax.random.fold_in(key, i)
                 )
             except ValueError as error:
-                raise ValueError(f"{spec.path} of shape {spec.shape}: {error}") from error
+                raise ValueError(f"{spec.path} of shape {spec.leaf_shape}: {error}") from error
 
         return LowRankState(
             count=jnp.zeros((), jnp.int32),

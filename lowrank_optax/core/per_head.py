@@ -1,12 +1,15 @@
 """Kernels whose attention heads are matrices of their own."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
-from lowrank_optax.core.dimension_numbers import DimensionNumbers, PerHead, resolve
+from lowrank_optax.core.dimension_numbers import (
+    DimensionNumbers,
+    PerHead,
+    Resolution,
+    compile_pattern,
+    resolve,
+)
 from lowrank_optax.core.trees import has_masked, leaf_paths
 
 
@@ -37,11 +40,12 @@ def per_head(
         projection.
 
     Returns:
-      A function from parameters to a tree of dimension numbers.
+      A function of the parameters that says what every leaf is.
 
     Raises:
-      ValueError: for another side or a width below 1; and on its use naming the parameter, if a
-        pattern matches no matrix, if two match one, or if its axis is no multiple of the width.
+      ValueError: for another side or a width below 1; and on its use, naming the parameter, if a
+        pattern is no regular expression or matches no matrix, if two match one, or if its axis is
+        no multiple of the width.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,11 +62,19 @@ def per_head(
         if width < 1:
             raise ValueError(f"per_head: head_dim={width} of {pattern!r} must be at least 1.")
 
-    def numbers(params: Any) -> Any:
-        paths, found = leaf_paths(params), list(resolve(params, dimension_numbers).numbers)
+    def numbers(params: Any) -> Resolution:
+        paths, (whole_numbers, reasons) = leaf_paths(params), resolve(params, dimension_numbers)
+        found = list(whole_numbers)
         for pattern, width in head_dim.items():
-            is_matrix = [number is not None for number in found]
-            hits = [i for i, path in enumerate(paths) if is_matrix[i] and re.search(pattern, path)]
+            matches = compile_pattern(pattern, "head_dim")
+            named = [i for i, path in enumerate(paths) if matches.search(path)]
+            hits = [i for i in named if found[i] is not None]
+            if named and not hits:
+                raise ValueError(
+                    f"per_head: {pattern!r} matches {paths[named[0]]}, which is no matrix: "
+                    f"{reasons[named[0]]}. Give its numbers as the second argument, "
+                    "dimension_numbers."
+                )
             if not hits and not has_masked(params):
                 raise ValueError(
                     f"per_head: {pattern!r} matches no matrix; the paths are {', '.join(paths)}."
@@ -72,7 +84,7 @@ def per_head(
                 if isinstance(whole, PerHead):
                     raise ValueError(f"per_head: {paths[i]} has heads already; name it once.")
                 found[i] = PerHead(whole, side, width)
-        return jax.tree.unflatten(jax.tree.structure(params), found)
+        return Resolution(tuple(found), reasons)
 
     return numbers
 

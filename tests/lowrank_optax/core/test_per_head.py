@@ -114,12 +114,26 @@ def test_on_a_mesh_steps_are_those_of_one_device(method, place, kind):
     np.testing.assert_allclose(got["w"], expected["w"], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "told", "heads"),
+    [
+        (AxisType.Explicit, False, 8),
+        (AxisType.Auto, False, 8),  # as many as devices: each holds whole ones, whatever is split
+        (AxisType.Auto, True, 4),  # fewer: `with_shardings` says where they are
+    ],
+    ids=["explicit", "auto", "told"],
+)
+@pytest.mark.product
 @pytest.mark.parametrize("method", ["tandem", "trion"])
-def test_heads_that_are_split_in_whole_ones_are_stepped_without_sending_anything(method):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
-    sharding = NamedSharding(mesh, P(None, "d"))
-    kernel = jax.ShapeDtypeStruct((6, 32), jnp.float32, sharding=sharding)
+def test_heads_that_are_split_in_whole_ones_are_stepped_without_sending_anything(
+    method, kind, told, heads
+):
+    mesh = jax.make_mesh((2, 4), ("d", "e"), axis_types=(kind, kind))
+    sharding = NamedSharding(mesh, P(None, ("d", "e") if heads == 8 else "e"))
+    kernel = jax.ShapeDtypeStruct((6, 4 * heads), jnp.float32, sharding=sharding)
     tx = METHODS[method](dimension_numbers=lro.per_head({"w": 4}))
+    if told:
+        tx = lro.with_shardings(tx, {"w": sharding})
     state = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         jax.eval_shape(tx.init, {"w": kernel}),
@@ -136,7 +150,8 @@ def test_heads_that_are_split_in_whole_ones_are_stepped_without_sending_anything
         (lambda: lro.per_head({"w": 0}), "head_dim=0 of 'w' must be at least 1"),
         (lambda: lro.per_head({"w": 5}), r"axis 1 of w of shape \(6, 8\) is not a multiple of"),
         (lambda: lro.per_head({"v": 4}), "'v' matches no matrix; the paths are b, w"),
-        (lambda: lro.per_head({"b": 4}), "'b' matches no matrix"),
+        (lambda: lro.per_head({"b": 4}), "'b' matches b, which is no matrix: .* second argument"),
+        (lambda: lro.per_head({"(": 4}), r"head_dim '\(' is not a regular expression"),
         (lambda: lro.per_head({"w": 4, ".": 2}), "w has heads already; name it once"),
         (
             lambda: lro.per_head({"w": 4}, {"w": KERNEL._replace(output_axis=(1, 2)), "b": None}),
@@ -149,3 +164,37 @@ def test_what_does_not_fit_is_refused_with_the_parameter(make, message):
     params = {"w": jnp.ones(shape), "b": jnp.ones(8)}
     with pytest.raises(ValueError, match=message):
         lro.tandem(0.1, dimension_numbers=make()).init(params)
+
+
+def test_what_else_is_no_matrix_and_why_stays_as_it_is():
+    params = {"w": jnp.ones((6, 8)), "embed": jnp.ones((6, 8)), "stack": jnp.ones((2, 6, 8))}
+    plain = str(lro.matrix_specs(params)).splitlines()
+    heads = str(lro.matrix_specs(params, dimension_numbers=lro.per_head({"w": 4}))).splitlines()
+    others = [line.split() for line in plain if "embed" in line or "stack" in line]
+    assert len(others) == 2
+    assert [line.split() for line in heads if "embed" in line or "stack" in line] == others
+
+
+def test_a_state_of_heads_is_split_by_zero_and_gives_the_same_steps():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    numbers, params = lro.per_head({"w": 4}), {"w": draw((6, 8))}
+    expected, _ = two_steps(lro.trion(0.1, 2, dimension_numbers=numbers), params)
+    tx = lro.trion(0.1, 2, dimension_numbers=numbers, zero_axis="data")
+    with jax.set_mesh(mesh):
+        there = jax.device_put(params, NamedSharding(mesh, P()))
+        places = lro.state_shardings(tx, there, {"w": NamedSharding(mesh, P())})
+        state, update = jax.jit(tx.init, out_shardings=places)(there), jax.jit(tx.update)
+        for _ in range(2):
+            got, state = update(there, state, there)
+    np.testing.assert_allclose(got["w"], expected["w"], rtol=0, atol=2e-5)
+    momentum = max(jax.tree.leaves(state), key=lambda x: x.size)
+    assert momentum.sharding.shard_shape(momentum.shape) != momentum.shape
+
+
+def test_the_side_that_is_not_split_is_found_for_heads():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    params, numbers = {"w": jnp.ones((4, 16))}, lro.per_head({"w": 8})
+    # Of heads (4, 8) "in" is the smaller side; a split of the heads is one of no side.
+    for split, expected in ((P("d", None), "out"), (P(None, "d"), "in")):
+        places = {"w": NamedSharding(mesh, split)}
+        assert lro.unsharded_sides(params, places, dimension_numbers=numbers)["w"] == expected
