@@ -7,14 +7,21 @@ named), Parquet files and data sets by name have one in the field `text` of ever
 """
 
 import glob
-import gzip
 import sysconfig
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from training.data.tables import HUB_PREFIX, is_table, parse_hub_name, read_hub, read_table
+from training.data.tables import (
+    HUB_PREFIX,
+    READ_ERRORS,
+    is_table,
+    open_bytes,
+    parse_hub_name,
+    read_error,
+    read_hub,
+    read_table,
+)
 from training.errors import DataError
 
 STDLIB = "stdlib"
@@ -24,7 +31,6 @@ _BINARY_PROBE_BYTES = 8192
 # `encodings` is left out for its generated tables: near copies of each other that would make
 # the validation loss of a split by file look better than it is. _sysconfigdata* is generated too.
 _STDLIB_EXCLUDED = frozenset({"encodings", "site-packages", "dist-packages"})
-_READ_ERRORS = (OSError, EOFError, zlib.error)
 
 # (name relative to the corpus, path), ordered by name.
 NamedPaths = list[tuple[str, Path]]
@@ -116,12 +122,12 @@ def _read_text(path: Path, *, lenient: bool) -> str:
     with.
     """
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             text = file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         if "\0" in text:
             raise ValueError("a NUL character")
         return text
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise read_error(path, error) from error
     except ValueError as error:
         if lenient:
@@ -131,24 +137,11 @@ def _read_text(path: Path, *, lenient: bool) -> str:
         ) from error
 
 
-def read_error(path: Path, error: Exception) -> DataError:
-    """The error for people for one of the operating system or of gzip."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(
-        f"{path}: cannot be read: {reason}. Check that it is there and complete, and its "
-        "permissions."
-    )
-
-
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
 def _is_binary(path: Path) -> bool:
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             return b"\0" in file.read(_BINARY_PROBE_BYTES)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise read_error(path, error) from error
 
 

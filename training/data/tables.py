@@ -1,4 +1,4 @@
-"""Tables with texts in their rows: JSON lines, Parquet and data sets by name, read by `datasets`.
+"""Tables with texts in their rows: JSON lines, and Parquet and data sets by name by `datasets`.
 
     hf:NAME[:CONFIG[:SPLIT]]        all rows of a split (default: train)
     hf:NAME[:CONFIG[:SPLIT]][:N]    its first N rows; these brackets are part of the name
@@ -8,13 +8,17 @@ for example "hf:allenai/c4:en" or "hf:allenai/c4:en:train[:100000]". NAME may be
 
 import functools
 import glob
+import gzip
 import importlib
+import itertools
+import json
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from training.errors import DataError
 
@@ -22,6 +26,7 @@ HUB_PREFIX = "hf:"
 _HUB_NAME = re.compile(
     r"hf:(?P<name>[^:\[\]]+)(:(?P<config>[^:\[\]]*))?(:(?P<split>[^:\[\]]+))?(\[:(?P<limit>\d+)\])?"
 )
+READ_ERRORS = (OSError, EOFError, zlib.error)
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 _PARQUET = ".parquet"
 _ROWS_AT_A_TIME = 1000
@@ -74,12 +79,81 @@ def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     Raises:
         DataError: the file cannot be read, or a row has no text in one of the fields.
     """
-    return _texts(str(path), _file_tables(path), fields)
+    if is_json_lines(path):
+        return _json_texts(path, fields)
+    return _texts(str(path), _parquet_tables(path), fields)
 
 
 def field_names(path: Path) -> list[str]:
-    """The fields of a JSON-lines or Parquet file; none of an empty one."""
-    return next((table.column_names for table in _file_tables(path)), [])
+    """The fields of the first row of a JSON-lines file; none of an empty one."""
+    return next((list(record) for _, record in _json_rows(path)), [])
+
+
+def _json_texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for row, record in _json_rows(path):
+        yield tuple(_text_of(record, field, f"{path}, row {row}") for field in fields)
+
+
+def _text_of(record: dict[str, Any], field: str, where: str) -> str:
+    text = record.get(field)
+    if text is None:
+        found = ", ".join(map(repr, itertools.islice(record, _MAX_FIELDS_SHOWN)))
+        raise DataError(
+            f'{where}: the field "{field}" is missing (its fields: {found}). Remove the row, or '
+            f'rename the field that holds the text to "{field}".'
+        )
+    if not isinstance(text, str):
+        raise DataError(
+            f'{where}: the field "{field}" is of type {type(text).__name__}, but must be of type '
+            "str."
+        )
+    return text
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the objects of the lines that are not blank, counted from 1.
+
+    Line by line, and not by `datasets`, which takes the fields of the first 10 MB for those of the
+    whole file and refuses it where there are others later.
+    """
+    row = 0
+    try:
+        with open_bytes(path) as file:
+            for line in file:
+                if line.strip():
+                    row += 1
+                    yield row, _json_object(line)
+    except READ_ERRORS as error:
+        raise read_error(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}, row {row}: cannot be read: {error}. Repair or remove the row; JSON lines "
+            "have one complete JSON object a line."
+        ) from error
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    record = json.loads(line.decode("utf-8").removeprefix("\ufeff"))
+    if not isinstance(record, dict):
+        raise ValueError(f"it is a {type(record).__name__} and not an object")
+    for value in record.values():
+        if isinstance(value, str):
+            value.encode("utf-8")  # half of a surrogate pair is no text
+    return record
+
+
+def open_bytes(path: Path) -> BinaryIO | gzip.GzipFile:
+    """Opens a file, decompressed if its name ends in ".gz"."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def read_error(path: Path, error: Exception) -> DataError:
+    """The error for people for one of `READ_ERRORS`."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return DataError(
+        f"{path}: cannot be read: {reason}. Check that it is there and complete, and its "
+        "permissions."
+    )
 
 
 def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -97,17 +171,17 @@ def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return _texts(where, tables, fields)
 
 
-def _file_tables(path: Path) -> Iterator[Any]:
-    kind, options = "json", {}
-    if not is_json_lines(path):
-        scan = importlib.import_module("pyarrow.dataset").ParquetFragmentScanOptions
-        kind, options = "parquet", {"fragment_scan_options": scan(page_checksum_verification=True)}
-    remedy = (
-        "Repair it, download or copy it again, or leave it out. JSON lines have one complete JSON "
-        "object a line."
+def _parquet_tables(path: Path) -> Iterator[Any]:
+    scan = importlib.import_module("pyarrow.dataset").ParquetFragmentScanOptions
+    return _tables(
+        str(path),
+        "Repair it, download or copy it again, or leave it out.",
+        None,
+        "parquet",
+        data_files=glob.escape(str(path.absolute())),
+        split="train",
+        fragment_scan_options=scan(page_checksum_verification=True),
     )
-    file = glob.escape(str(path.absolute()))
-    return _tables(str(path), remedy, None, kind, data_files=file, split="train", **options)
 
 
 def _tables(
@@ -121,8 +195,6 @@ def _tables(
         for table in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
             table.validate(full=True)  # Parquet's strings may be no UTF-8
             yield table
-    except StopIteration:  # of an empty JSON-lines file
-        return
     # `datasets` lets through whatever its readers raise, and does not say where.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -133,7 +205,7 @@ def _tables(
 def _datasets() -> ModuleType:
     """Imports `datasets`, which takes seconds, and makes it silent: errors are ours.
 
-    Nor does it report what is read: it would ask the network even for a local file of JSON lines.
+    Nor does it report what is read: it would ask the network even for a local file.
     """
     with warnings.catch_warnings():
         # Of tqdm in a notebook without widgets: there are no bars of its here.

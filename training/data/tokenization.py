@@ -22,7 +22,8 @@ from rich.filesize import decimal
 from rich.progress import track
 
 from training.data.bpe import trained_tokenizer
-from training.data.documents import Sources, find_sources, read_documents, read_error
+from training.data.documents import Sources, find_sources, read_documents
+from training.data.tables import read_error
 from training.data.token_arrays import file_checksum, write_arrays
 from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, parse_size
 from training.errors import DataError
