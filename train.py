@@ -108,6 +108,8 @@ def main(arguments: list[str]) -> int:
     """
     try:
         config = parse(arguments)
+        if isinstance(config, EvaluateConfig | GenerateConfig):
+            keep_compilations()
         if type(config) in IN_ONE_PROCESS:
             IN_ONE_PROCESS[type(config)](config, Console(soft_wrap=True))
             return 0

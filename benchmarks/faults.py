@@ -25,7 +25,7 @@ from training.runs.metrics import read_metrics
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "faults.json"
-TIMED = ("seconds", "tokens_per_second", "compile_seconds")
+TIMED = ("seconds", "tokens_per_second", "compile_seconds", "mfu", "peak_memory_bytes")
 POLL_SECONDS = 0.001
 LONGEST_SECONDS = 300
 LONGEST_DELAY = 0.03  # seconds, of the order of a step and of a save

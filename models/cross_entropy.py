@@ -1,8 +1,9 @@
 """The losses of a model's next tokens, without all of their logits in memory at once."""
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from models.attention import at_least_float32
 from models.llama import Llama
@@ -40,22 +41,23 @@ def next_token_losses(
     targets = tokens[:, 1:]
     x = model.norm(model.last_layer(tokens[:, :-1], segments))
     head = model.head()
-    parts = _parts(targets.shape[1], targets.size * model.config.vocab_size, logits_at_once)
+    rows, time = targets.shape
+    parts = min(time, -(-targets.size * model.config.vocab_size // logits_at_once))
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    if parts == 1:
+    if parts <= 1:
         return cross_entropy(model.project(x, head), targets)
     # The gradients of all chunks are summed in the type of what they share.
     head = head.astype(at_least_float32(head.dtype))
-    chunks = [y.reshape(len(y), parts, -1, *y.shape[2:]).swapaxes(0, 1) for y in (x, targets)]
+    length = -(-time // parts)
+    padded = [_with_length(y, parts * length) for y in (x, targets)]
+    chunks = [y.reshape(rows, parts, length, *y.shape[2:]).swapaxes(0, 1) for y in padded]
     losses = jax.lax.map(
         jax.checkpoint(lambda chunk: cross_entropy(model.project(chunk[0], head), chunk[1])),
         tuple(chunks),
     )
-    return losses.swapaxes(0, 1).reshape(targets.shape)
+    return losses.swapaxes(0, 1).reshape(rows, parts * length)[:, :time]
 
 
-def _parts(time: int, logits: int, most: int) -> int:
-    """The least divisor of the length with few enough logits in a part, or the length itself."""
-    return next(
-        n for n in range(1, time + 1) if time % n == 0 and (logits <= most * n or n == time)
-    )
+def _with_length(y: Shaped[Array, "batch time ..."], length: int) -> Shaped[Array, "..."]:
+    """Zeros after the positions, up to a length."""
+    return jnp.pad(y, [(0, 0), (0, length - y.shape[1])] + [(0, 0)] * (y.ndim - 2))

@@ -1,6 +1,7 @@
-"""Folders of runs: on this machine, or in a bucket as gs://BUCKET/RUN, by etils.epath."""
+"""Folders: of runs, on this machine or in a bucket as gs://BUCKET/RUN (etils.epath); caches."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -17,6 +18,12 @@ Folder = Annotated[
         str_from_instance=lambda path: [str(path)],
     ),
 ]
+
+
+def cache_folder(name: str) -> Path:
+    """Where something is kept for other runs: below $XDG_CACHE_HOME, by default ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "lowrank_optax" / name
 
 
 def is_local(path: epath.PathLike) -> bool:

@@ -22,7 +22,8 @@ from benchmarks.papers.claims import (
 )
 from benchmarks.papers.methods import FREQUENT, PAPERS
 from benchmarks.recipes.methods import GRIDS, METHODS
-from training.steps.optimizers import check_options
+from training.config.options import flat
+from training.steps.optimizers import check_accepted
 
 ASKED_FOR = {
     "trion": (
@@ -107,9 +108,8 @@ LINES = [
 def test_commands_for_the_papers_sizes_are_commands_of_train(line):
     config = train.parse(shlex.split(line.format(preset="60m"))[2:])
     if line != PREPARE:
-        assert config.preset == "60m"
-        names = config.optimizers.split(",")
-        check_options(config, names)
+        assert config.model.preset == "60m"
+        check_accepted(flat(config), config.optimizers.split(","))
 
 
 def test_memory_at_scale_is_told_of_every_method():

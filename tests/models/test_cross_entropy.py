@@ -28,7 +28,9 @@ def loss_and_gradient(config, segments=None, **options):
     return jax.jit(jax.value_and_grad(mean))(params)
 
 
-@pytest.mark.parametrize("logits_at_once", [3 * 48 * 6, 3 * 48 * 5, 1], ids=["2", "3", "every"])
+@pytest.mark.parametrize(
+    "logits_at_once", [3 * 48 * 6, 3 * 48 * 5, 1], ids=["divides", "does not", "every position"]
+)
 @pytest.mark.parametrize("tied", [False, True])
 def test_chunks_change_neither_losses_nor_gradients(tied, logits_at_once):
     config = dataclasses.replace(CONFIG, tie_embeddings=tied)

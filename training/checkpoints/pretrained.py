@@ -54,6 +54,7 @@ class PretrainedModel(abc.ABC):
         tokenizer: that it was trained with.
         prompt: that it was fine-tuned with, or how one of its kind is asked.
         fine_tuned: whether `prompt` is what it was fine-tuned with.
+        document_mask: whether documents did not see each other in its training.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class PretrainedModel(abc.ABC):
     tokenizer: Tokenizer
     prompt: Prompt
     fine_tuned: bool
+    document_mask: bool = False
 
     @abc.abstractmethod
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
@@ -160,7 +162,12 @@ def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
     config = preset_model(options, numbers, tokenizer.vocab_size)
     # Texts began with nothing in pretraining.
     return RunModel(
-        folder=folder, config=config, tokenizer=tokenizer, prompt=Prompt(), fine_tuned=False
+        folder=folder,
+        config=config,
+        tokenizer=tokenizer,
+        prompt=Prompt(),
+        fine_tuned=False,
+        document_mask=fields.get("document_mask", False),
     )
 
 

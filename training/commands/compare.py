@@ -6,6 +6,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -134,7 +135,7 @@ class Comparison:
             check_run_folder(run, self.corpus)
         summary_file, failure_file = run.folder / "summary.json", run.folder / "failure.txt"
         with all_or_none():  # so that no process looks for files that another is writing already
-            done = summary_file.exists() or failure_file.exists()
+            done = failure_file.exists() or _is_finished(summary_file, run)
         if not done:
             self.console.print(f"[bold]{run.folder.name}[/bold]", highlight=False)
             try:
@@ -182,6 +183,11 @@ class Comparison:
         return {start * 2.0**k: losses[k] for k in sorted(losses)}
 
 
+def _is_finished(summary: epath.Path, run: ResolvedRun) -> bool:
+    """Whether a run has all its steps; it may have fewer if --steps is more now."""
+    return summary.exists() and json.loads(summary.read_text())["step"] == run.steps.schedule.steps
+
+
 def compare(config: CompareConfig, console: Console, command: list[str]) -> dict[str, Any]:
     """Trains all runs of a comparison and writes table.md, results.json and curves.png.
 
@@ -204,7 +210,7 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     with all_or_none():
         for name in names:
             run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
-        comparison = Comparison(config, load_corpus(config.corpus), console)
+        comparison = Comparison(config, load_corpus(config.corpus, console=console), console)
     grids: dict[str, dict[float, float]] = {}
     if config.tune:
         for name in names:

@@ -37,8 +37,8 @@ class EvaluateConfig:
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     data: Path
-    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: a file, a
-    folder or a glob as for pretraining."""
+    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
+    file, a folder, a glob or hf:NAME as for pretraining."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None

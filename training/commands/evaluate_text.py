@@ -14,10 +14,11 @@ from rich.console import Console
 from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel
 from training.data.documents import find_sources, read_documents
+from training.data.token_arrays import is_prepared
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError
 from training.runs.metrics import perplexity
-from training.steps.answer_loss import TOKENS, WEIGHTS, answer_loss
+from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
 from training.steps.mesh import batch_sharding
 
 LONGEST_WINDOW = 1024
@@ -35,7 +36,8 @@ def evaluate_text(
 ) -> dict[str, Any]:
     """Measures a model on all of a text.
 
-    Every token but the first is predicted once, from those before it in its window.
+    Every token but the first is predicted once, from those before it in its window; from those of
+    its own document only, if the model was trained so.
 
     Args:
         data: as for `train.py pretrain`.
@@ -52,12 +54,15 @@ def evaluate_text(
     Raises:
         DataError: the data cannot be read, or are less than two tokens.
     """
+    if is_prepared(data):
+        raise DataError(f"{data} is prepared already: give the text itself.")
     seq_len = seq_len or min(LONGEST_WINDOW, source.config.max_position)
     start = time.perf_counter()
     tokens, num_bytes = _tokens(data, source.tokenizer)
     if len(tokens) < 2:
         raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
-    loss = _mean_loss(model, tokens, seq_len, batch_size, mesh)
+    end_of_text = source.tokenizer.eos_id if source.document_mask else None
+    loss = _mean_loss(model, tokens, seq_len, batch_size, mesh, end_of_text)
     bits = loss * len(tokens) / (math.log(2) * num_bytes)
     console.print(
         f"loss {loss:.4f}, perplexity {perplexity(loss):.2f}, {bits:.4f} bits per byte: "
@@ -87,7 +92,12 @@ def _tokens(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
 
 
 def _mean_loss(
-    model: Llama, tokens: np.ndarray, seq_len: int, batch_size: int, mesh: Mesh
+    model: Llama,
+    tokens: np.ndarray,
+    seq_len: int,
+    batch_size: int,
+    mesh: Mesh,
+    end_of_text: int | None,
 ) -> float:
     """Nats per predicted token."""
     count = len(tokens) - 1
@@ -101,6 +111,8 @@ def _mean_loss(
     for first in range(0, rows, batch_size):
         window = (first + np.arange(batch_size))[:, None] * seq_len + np.arange(seq_len + 1)
         batch = {TOKENS: padded[window], WEIGHTS: weights[first : first + batch_size]}
+        if end_of_text is not None:
+            batch[SEGMENTS] = np.cumsum(batch[TOKENS][:, :-1] == end_of_text, axis=1)
         with jax.set_mesh(mesh):
             total += float(loss(params, jax.device_put(batch, batch_sharding(mesh))))
     return total / count

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jax
 import tyro
-from etils import epath
 from rich.console import Console
 
 from training.checkpoints.pretrained import open_model, save_model
 from training.errors import UserError
+from training.folders import Folder
 from training.steps.mesh import make_mesh, parse_mesh
 
 
@@ -19,7 +19,7 @@ class ExportConfig:
 
     run: tyro.conf.Positional[Path]
     """Folder of a run of train.py; its newest checkpoint is taken."""
-    folder: tyro.conf.Positional[Path]
+    folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""
 
 
@@ -33,7 +33,7 @@ def export(config: ExportConfig, console: Console) -> None:
     Raises:
         UserError: for a run that has no model, or a folder that exists or cannot be written.
     """
-    folder = epath.Path(config.folder).expanduser()
+    folder = config.folder.expanduser()
     if folder.exists():
         raise UserError(f"{folder} exists already: give another folder")
     source = open_model(config.run)

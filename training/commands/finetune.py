@@ -22,8 +22,8 @@ from training.config.model import NumberOptions
 from training.config.options import with_options
 from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data, steps_of
-from training.runs.distributed import all_or_none
-from training.runs.folder import check_run_folder
+from training.runs.distributed import all_or_none, is_first
+from training.runs.folder import check_run_folder, read_config
 from training.runs.loop import train_run
 from training.runs.resolve import check_config, resolve
 from training.runs.summary import announce, summary_table
@@ -58,6 +58,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
         data = load_finetune_data(config.questions, source)
         run = resolve_for(config, data)
         check_run_folder(run, data)
+        if is_first():
+            remove_model_of_fewer_steps(run)
     announce(run, str(source.folder), f"{config.questions.data}: {data.description}", console)
     mesh = make_mesh(run.mesh)
     steps = compile_for(config, run, source, mesh)
@@ -116,6 +118,13 @@ def compile_for(
         return steps.init_from(variant, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
     return dataclasses.replace(steps, init=init)
+
+
+def remove_model_of_fewer_steps(run: ResolvedRun) -> None:
+    """Removes RUN/model if the run is to go on from where that is."""
+    model = run.folder / MODEL
+    if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
+        model.rmtree()
 
 
 def write_model(

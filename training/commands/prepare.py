@@ -90,7 +90,8 @@ def _check_same(folder: Path, plan: Plan) -> None:
 
 def _create(config: PrepareConfig, plan: Plan, console: Console) -> None:
     """Makes the arrays in a temporary folder, and renames it."""
-    out, temporary = config.out, config.out.with_name(config.out.name + ".unfinished")
+    out = config.out.absolute()
+    temporary = out.with_name(out.name + ".unfinished")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already and is not prepared data: give another --out")
     try:

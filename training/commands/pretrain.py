@@ -29,7 +29,7 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
     """
     with all_or_none():
         run = resolve_pretraining(config)
-        corpus = load_corpus(config.corpus, run.resumed_folder)
+        corpus = load_corpus(config.corpus, run.resumed_folder, console)
         model = preset_model(config.model, config.numbers, corpus.vocab_size)
         check_run_folder(run, corpus)
     name, data = f"{config.model.preset} Llama", f"{config.corpus.data}: {corpus.description}"

@@ -9,7 +9,7 @@ from training.errors import UserError, as_flag, nearest
 
 OPTION = "--config"
 # What a run's config.json says besides its options, and where the run was written to.
-_OF_A_RUN = ("data_checksum", "out", "resume")
+_OF_A_RUN = ("data_checksum", "out", "resume", "allow_changed_data")
 
 
 def with_config_file(arguments: list[str], config_type: type) -> list[str]:

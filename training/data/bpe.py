@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from training.data.tokenizers import END_OF_TEXT, Tokenizer, parse_size
 from training.errors import DataError
+from training.folders import cache_folder
 
 # The merges of so much text are those of a larger corpus for all that matters.
 MAX_TRAINING_CHARACTERS = 2**30
@@ -50,12 +50,6 @@ def _first(texts: Iterable[str]) -> Iterator[str]:
         room -= len(text)
 
 
-def cache_folder() -> Path:
-    """Returns where trained tokenizers are kept: $XDG_CACHE_HOME, by default ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "lowrank_optax" / "tokenizers"
-
-
 def trained_tokenizer(
     name: str, texts: Iterable[str], checksums: Mapping[str, str], validation_fraction: float
 ) -> Tokenizer:
@@ -73,7 +67,7 @@ def trained_tokenizer(
     size = parse_size(name)
     identity = [_RECIPE, size, validation_fraction, sorted(checksums.items())]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    path = cache_folder() / f"bpe-{size}-{key[:32]}.json"
+    path = cache_folder("tokenizers") / f"bpe-{size}-{key[:32]}.json"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
@@ -18,7 +19,8 @@ from training.data.batches import BatchIterator, Windows, endless_batches, valid
 from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
 from training.data.tokenization import make_plan, write_tokens
-from training.data.tokenizers import Tokenizer, is_bpe, stored_tokenizer
+from training.data.tokenizers import Tokenizer, stored_tokenizer
+from training.disk import is_disk_full
 from training.errors import DataError
 from training.json_files import write_json
 
@@ -108,18 +110,21 @@ class Corpus:
         write_json(folder / DATA_FILE, dict(self.checksums))
 
 
-def load_corpus(config: CorpusOptions, resumed: Path | None = None) -> Corpus:
+def load_corpus(
+    config: CorpusOptions, resumed: Path | None = None, console: Console | None = None
+) -> Corpus:
     """Reads, splits and tokenises `config.data`, or maps it if `train.py prepare` has done that.
 
     Args:
         config: the data and their tokenizer.
-        resumed: folder of the run that is resumed, if one is, for the tokenizer that it trained.
+        resumed: folder of the run that is resumed, if one is, for its tokenizer.
+        console: for progress.
 
     Raises:
         UserError: for an unknown tokenizer or data that cannot be used, naming the file.
     """
     if not is_prepared(config.data):
-        return _tokenise(config, resumed)
+        return _tokenise(config, resumed, console)
     corpus = open_corpus(Path(config.data), verify=config.verify)
     if config.tokenizer != corpus.tokenizer.name:
         raise DataError(
@@ -182,13 +187,21 @@ def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> s
     return "\n".join(shown)
 
 
-def _tokenise(config: CorpusOptions, resumed: Path | None) -> Corpus:
+def _tokenise(config: CorpusOptions, resumed: Path | None, console: Console | None) -> Corpus:
     stored = None
-    if is_bpe(config.tokenizer) and resumed and (resumed / DATA_FILE).exists():
+    if resumed and (resumed / DATA_FILE).exists():
         stored = stored_tokenizer(resumed, config.tokenizer)
     plan = make_plan(config.data, config.tokenizer, config.validation_fraction, stored)
     most_bytes = _MOST_STREAMED_BYTES if config.data.startswith(HUB_PREFIX) else None
-    with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as folder:
-        tokenizer = write_tokens(plan, Path(folder), most_bytes=most_bytes)
-        manifest, arrays = open_token_arrays(Path(folder), mapped=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as folder:
+            tokenizer = write_tokens(plan, Path(folder), most_bytes=most_bytes, console=console)
+            manifest, arrays = open_token_arrays(Path(folder), mapped=False)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DataError(
+            f"{config.data}: no space left for its tokens in {tempfile.gettempdir()}: free some, "
+            "or name another folder in the environment variable TMPDIR."
+        ) from error
     return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=manifest["checksums"])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training.data.documents import STDLIB
 from training.data.tables import field_names, is_json_lines, read_table
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError, UserError
@@ -45,6 +46,8 @@ def has_questions(path: Path) -> bool:
 
     What is not there counts as questions too, for `read_examples` to say so.
     """
+    if str(path) == STDLIB:
+        return False
     if not path.exists() and not any(character in str(path) for character in "*?[:"):
         return True
     return path.is_file() and is_json_lines(path) and "text" not in field_names(path)

@@ -127,7 +127,7 @@ def answer_batches(rows: AnswerRows, batch_size: int, most: int) -> list[dict[st
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneData:
-    """Rows to train and to validate on; what `training.runs.loop` needs of a run's data.
+    """Rows to train and to validate on; a `training.runs.folder.RunData`.
 
     Attributes:
         training: rows.

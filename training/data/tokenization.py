@@ -41,6 +41,7 @@ class Plan:
 
     Attributes:
         sources: of the texts.
+        stamps: sizes and times of the files, from before their checksums were taken.
         checksums: SHA-256 of every file by its name; none of a data set by name.
         tokenizer_name: as the user gave it.
         tokenizer: or None if it is to be trained on the training documents.
@@ -48,6 +49,7 @@ class Plan:
     """
 
     sources: Sources
+    stamps: list[tuple[int, int]]
     checksums: Mapping[str, str]
     tokenizer_name: str
     tokenizer: Tokenizer | None
@@ -72,8 +74,8 @@ def make_plan(
         data: as for `training.data.documents.find_sources`.
         tokenizer: as for `training.data.tokenizers.get_tokenizer`, or "bpe:SIZE".
         validation_fraction: share of the documents that is held out.
-        stored: the trained tokenizer of a run that is resumed: changed data would train another
-            one, and give every token another meaning.
+        stored: the tokenizer of a run that is resumed: another one would give every token another
+            meaning.
 
     Raises:
         DataError: naming the option or the file.
@@ -85,13 +87,19 @@ def make_plan(
         )
     if is_bpe(tokenizer):
         parse_size(tokenizer)
-    else:
+    elif stored is None:
         stored = get_tokenizer(tokenizer)
     sources = find_sources(data)
+    stamps = _stamps(sources)
     with ThreadPoolExecutor() as threads:
         checksums = threads.map(_checksum, [path for _, path in sources.files])
         named = {name: sum for (name, _), sum in zip(sources.files, checksums, strict=True)}
-    return Plan(sources, named, tokenizer, stored, validation_fraction)
+    return Plan(sources, stamps, named, tokenizer, stored, validation_fraction)
+
+
+def _stamps(sources: Sources) -> list[tuple[int, int]]:
+    statuses = [path.stat() for _, path in sources.files]
+    return [(status.st_size, status.st_mtime_ns) for status in statuses]
 
 
 def _checksum(path: Path) -> str:
@@ -116,10 +124,15 @@ def write_tokens(
         The tokenizer.
 
     Raises:
-        DataError: a source cannot be read, or there is too little text.
+        DataError: a source cannot be read or changes meanwhile, or there is too little text.
     """
     console = console or Console(quiet=True)
     texts, ranks = _read(plan, folder / "texts", most_bytes, console)
+    if _stamps(plan.sources) != plan.stamps:
+        raise DataError(
+            f"{plan.sources.data}: a file has changed while it was read. Start again when no other "
+            "program writes to it."
+        )
     checksums = plan.checksums or {plan.sources.data: texts.checksum()}
     texts, held_out = _split(texts, ranks, plan)
     tokenizer = plan.tokenizer

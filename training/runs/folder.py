@@ -163,11 +163,17 @@ def check_extension(run: ResolvedRun, step: int) -> None:
         step: that it goes on from.
 
     Raises:
-        UserError: the learning rate had begun to decay, or would have.
+        UserError: the learning rate had begun to decay, or would have; or they are more than all.
     """
     schedule, saved = run.steps.schedule, read_config(run.folder)
     former = dataclasses.replace(schedule, steps=saved["steps"])
-    if schedule.schedule != "wsd" or former == schedule:
+    if former == schedule:
+        return
+    if step >= schedule.steps:
+        raise UserError(
+            f"cannot resume {run.folder} with --steps {schedule.steps}: {step} are done already"
+        )
+    if schedule.schedule != "wsd":
         return
     start = min(former.decay_start, schedule.decay_start)
     if step > start:

@@ -83,13 +83,19 @@ def open_run(
             log=log,
             diagnostics=diagnostics,
             progress=stack.enter_context(progress),
-            clock=TrainingClock(log.recent[-1]["seconds"] if log.recent else 0.0),
+            clock=TrainingClock(_seconds_at(start.step, log)),
             corpus=corpus,
             data=data,
             validation=[steps.shard_whole_batch(rows) for rows in validation],
             state=start.state,
             step=start.step,
         )
+
+
+def _seconds_at(step: int, log: MetricsLog) -> float:
+    """Of training until a step, by the last record before it."""
+    last = log.recent[-1] if log.recent else None
+    return last["seconds"] * step / last["step"] if last else 0.0
 
 
 def _record(

@@ -116,7 +116,7 @@ class Run:
         rate = self.tokens_per_second(step, seconds)
         record = {"step": step, **metrics, **extra}
         record |= {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
-        record |= device_metrics(rate * self.steps.flops_per_token)
+        record |= device_metrics(rate * self.steps.flops_per_token, self.steps.mesh.size)
         self.log.write(record)
         self.progress.show(record)
 

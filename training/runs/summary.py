@@ -19,11 +19,14 @@ def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
     """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy.
 
     Args:
-        records: the last ones, one a step.
+        records: the last ones, of every step or of some.
     """
-    losses = [record["loss"] for record in records if record["loss"] is not None]
-    last = max(1, min(RECENT, records[-1]["step"] // 10)) if records else 1
-    return float(np.mean(losses[-last:])) if losses else math.nan
+    last = records[-1]["step"] if records else 0
+    start = last - max(1, min(RECENT, last // 10))
+    known = [record for record in records if record["loss"] is not None]
+    losses = [record["loss"] for record in known if record["step"] > start]
+    losses = losses or [record["loss"] for record in known[-1:]]
+    return float(np.mean(losses)) if losses else math.nan
 
 
 def summarize(

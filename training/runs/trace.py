@@ -53,13 +53,13 @@ class Trace:
 
     def before(self, step: int) -> None:
         """To be called before a step is dispatched."""
-        if step == self._first:
+        if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, results: Any) -> None:
         """To be called after a step is dispatched, with what to wait for."""
-        if step == self._last and self._running:
+        if self._running and step == self._last:
             jax.block_until_ready(results)
             self._stop()
 

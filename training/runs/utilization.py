@@ -14,11 +14,12 @@ PEAK_FLOPS = {
 }
 
 
-def device_metrics(flops_per_second: float) -> dict[str, float]:
+def device_metrics(flops_per_second: float, num_devices: int) -> dict[str, float]:
     """What metrics.jsonl says of the devices: nothing of those that nothing is known of.
 
     Args:
         flops_per_second: that the model's mathematics takes, over all devices.
+        num_devices: that it runs on.
 
     Returns:
         mfu: share of the devices' bfloat16 peak (PaLM, 2204.02311, appendix B); and
@@ -29,7 +30,7 @@ def device_metrics(flops_per_second: float) -> dict[str, float]:
     # The longest name that fits: "TPU v5 lite" is no "TPU v5".
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     if kinds:
-        peak = PEAK_FLOPS[max(kinds, key=len)] * jax.device_count()
+        peak = PEAK_FLOPS[max(kinds, key=len)] * num_devices
         metrics["mfu"] = round(flops_per_second / peak, 4)
     memory = device.memory_stats() or {}
     if "peak_bytes_in_use" in memory:

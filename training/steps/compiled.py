@@ -9,10 +9,8 @@ that the training step keeps it in.
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +25,7 @@ from models.llama import Llama, LlamaConfig
 from models.partitioning import gather_where_read, partition_specs
 from training.config.resolved import StepOptions, Variant
 from training.errors import as_user_error
+from training.folders import cache_folder
 from training.steps.diagnostics import Bases, Look, overlaps
 from training.steps.mesh import batch_sharding, process_rows
 from training.steps.objective import NEXT_TOKEN, Objective
@@ -98,8 +97,7 @@ def keep_compilations() -> None:
     """
     told = jax.config.values["jax_compilation_cache_dir"]
     if jax.default_backend() != "cpu" and told is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(caches / "lowrank_optax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("compilations")))
 
 
 def compile_steps(

@@ -296,3 +296,20 @@ def test_the_command_line_prepares(source, tmp_path, capfd):
     assert printed.err == ""
     assert train.main([*arguments, "--tokenizer", "bpe:8k"]) == 2
     assert "error: tokenizer 'bpe:8k': expected bpe:SIZE" in capfd.readouterr().err
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_noticed(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("text " * 100)
+    (data / "b.txt").write_text("text " * 100)
+
+    def read_and_write(path, **options):
+        path.write_text("other")
+        return "other"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "_read_text", read_and_write)
+        with pytest.raises(UserError, match="data: a file has changed while it was read"):
+            run(data, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import tokenizers
-from training.data.bpe import cache_folder, train_bpe, trained_tokenizer
+from training.data.bpe import train_bpe, trained_tokenizer
 from training.data.tokenizers import (
     END_OF_TEXT,
     ByteTokenizer,
@@ -21,6 +21,7 @@ from training.data.tokenizers import (
     stored_tokenizer,
 )
 from training.errors import DataError
+from training.folders import cache_folder
 
 TEXTS = [f"line {i}: the number {i * i} is the square of {i}, naïvely.\n" for i in range(50)]
 DEFINITION = train_bpe(TEXTS, 300)
@@ -127,7 +128,7 @@ def test_a_trained_tokenizer_is_found_in_the_cache(cache):
 
     first = trained_tokenizer("bpe:300", TEXTS, {"a": "1"}, 0.1)
     (path,) = (cache / "lowrank_optax" / "tokenizers").iterdir()
-    assert path.parent == cache_folder()
+    assert path.parent == cache_folder("tokenizers")
     assert first.checksum == BPE.checksum
     again = trained_tokenizer("bpe:300", unread(), {"a": "1"}, 0.1)
     assert again.checksum == first.checksum
@@ -142,7 +143,7 @@ def test_a_trained_tokenizer_is_found_in_the_cache(cache):
 
 def test_a_damaged_file_in_the_cache_is_named(cache):
     trained_tokenizer("bpe:300", TEXTS, {}, 0.1)
-    (path,) = cache_folder().iterdir()
+    (path,) = cache_folder("tokenizers").iterdir()
     path.write_text(path.read_text()[:100])
     with pytest.raises(
         DataError,

@@ -43,6 +43,8 @@ def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, t
         "config.json",
         "metrics.jsonl",
         "data.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "summary.json",
         "loss.png",
         "checkpoints",

@@ -10,6 +10,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
+from training.config.options import to_json
 from training.errors import UserError
 from training.json_files import write_json
 from training.runs.folder import check_run_folder, create_run_folder
@@ -94,9 +95,10 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
 
 def test_a_runs_folder_may_be_in_a_bucket(trainer, bucket):
     config = trainer.config(bucket / "run")
-    check_run_folder(config, "checksum")
-    create_run_folder(config, "checksum")
+    data = trainer.corpus(config)
+    check_run_folder(config, data)
+    create_run_folder(config.folder, to_json(config.options, data.checksum))
     assert json.loads((bucket / "run/config.json").read_text())["out"] == "gs://bucket/run"
     with pytest.raises(UserError, match=r"gs://bucket/run exists already"):
-        check_run_folder(config, "checksum")
-    check_run_folder(trainer.config(bucket / "run", resume=True), "checksum")
+        check_run_folder(config, data)
+    check_run_folder(trainer.config(bucket / "run", resume=True), data)

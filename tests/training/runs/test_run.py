@@ -1,17 +1,22 @@
 """What a run records, traces and may be extended to."""
 
 import dataclasses
+import io
 import signal
 import types
 
 import jax
 import pytest
+from rich.console import Console
 
 from training.config.options import to_json
 from training.errors import UserError
 from training.json_files import write_json
 from training.runs.folder import check_extension, check_run_folder
+from training.runs.interruption import InterruptedRunError
+from training.runs.loop import open_run
 from training.runs.metrics import read_metrics
+from training.runs.summary import final_train_loss
 from training.runs.trace import PROFILE_FOLDER
 from training.runs.utilization import device_metrics
 
@@ -86,6 +91,37 @@ def test_the_share_of_the_peak_is_told_of_devices_that_are_known(monkeypatch, ki
         device_kind=kind, memory_stats=lambda: {"peak_bytes_in_use": 5} if expected else None
     )
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    monkeypatch.setattr(jax, "device_count", lambda: 2)
-    metrics = device_metrics(197e12)
+    metrics = device_metrics(197e12, num_devices=2)
     assert metrics == ({"mfu": expected, "peak_memory_bytes": 5} if expected else {})
+
+
+def test_the_final_loss_is_of_the_last_tenth_of_the_steps_whatever_is_recorded():
+    every = [{"step": step, "loss": float(step)} for step in range(1, 101)]
+    assert final_train_loss(every) == 95.5  # of steps 91 to 100
+    assert final_train_loss([record for record in every if record["step"] % 5 == 0]) == 97.5
+
+
+def test_a_resume_with_fewer_steps_than_are_done_is_refused(trainer, tmp_path):
+    run = trainer.config(tmp_path / "run", schedule="constant", warmup_steps=1)
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "config.json", to_json(run.options, ""))
+    check_extension(run, 6)
+    with pytest.raises(UserError, match=r"with --steps 4: 4 are done already"):
+        check_extension(trainer.changed(run, steps=4, resume=True), 4)
+
+
+def test_the_clock_of_a_resume_begins_at_its_checkpoint(trainer, tmp_path, signal_at):
+    config = trainer.config(tmp_path / "run", log_every=2, eval_every=0, checkpoint_every=0)
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError, match="stopped after step 3"):
+        trainer(config)
+    (before,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    with open_resumed(trainer, config) as run:
+        assert run.step == 3
+        assert run.clock.seconds == pytest.approx(before["seconds"] * 3 / 2)
+
+
+def open_resumed(trainer, config):
+    again = trainer.changed(config, resume=True)
+    console = Console(file=io.StringIO())
+    return open_run(again, trainer.steps(again), trainer.corpus(again), console)

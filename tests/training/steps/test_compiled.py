@@ -38,7 +38,7 @@ def test_accelerators_keep_what_they_compile_in_the_users_cache(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keep_compilations()
-    assert cache_dir() == (str(tmp_path / "lowrank_optax") if kept else None)
+    assert cache_dir() == (str(tmp_path / "lowrank_optax/compilations") if kept else None)
 
 
 def test_a_place_that_jax_is_told_is_kept(monkeypatch, cache_dir):
