@@ -169,6 +169,10 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--tokens", type=pathlib.Path, help="as the search was given")
     arguments = parser.parse_args()
+    folder = results_folder(arguments.scale, arguments.tokens)
+    if not (folder / "tuned.jsonl").exists():
+        command = f"python -m benchmarks.recipes main --scale {arguments.scale}"
+        raise SystemExit(f"no stage has run into {folder}: {command}")
     found = read(arguments.scale, arguments.tokens)
     if arguments.scale != "cpu" or arguments.tokens:
         for stage, rows in found.items():

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,7 +147,13 @@ def test_parts_and_ranks_are_timed_in_equal_rounds(monkeypatch):
         (parts.measure_ranks, parts.growth),
     ):
         results = json.loads(json.dumps(measure()))
-        assert set(verdicts(read(results))) <= {HOLDS, FAILS, UNDECIDED}
+        samples = jax.tree.leaves(results["seconds"], is_leaf=lambda node: isinstance(node, list))
+        assert len(samples) > 1
+        assert {len(each) for each in samples} == {parts.ROUNDS}
+        assert all(second > 0 for each in samples for second in each)
+        found = verdicts(read(results))
+        assert found
+        assert set(found) <= {HOLDS, FAILS, UNDECIDED}
 
 
 def test_bytes_decide_exactly():

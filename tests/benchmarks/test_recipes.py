@@ -215,3 +215,10 @@ def test_differences_are_those_of_equal_seeds():
     assert [row["method"] for row in rows] == ["muon", "x"]
     assert "+0.500 ± 0.000" in report.table(rows, "muon")
     assert "3.000" not in report.table(rows[:1], "muon")
+
+
+def test_a_report_of_a_scale_that_nobody_ran_says_how_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "results_folder", lambda *arguments: tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", "--scale", "gpu"])
+    with pytest.raises(SystemExit, match=r"no stage has run into .*recipes main --scale gpu"):
+        report.main()

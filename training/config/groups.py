@@ -39,9 +39,9 @@ class ScheduleOptions:
     """The learning rate over a run."""
 
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """Learning rate after the warm-up; wsd is constant, and linear in the last --decay-fraction of
-    the steps. Under wsd and constant a resume may have more --steps; give it the former
-    warm-up."""
+    """Learning rate after the warm-up. wsd is constant, then falls linearly in the last
+    --decay-fraction of the steps. A resume of wsd or constant may have more --steps; give it the
+    former warm-up."""
     warmup_steps: Annotated[int | None, UNSET] = None
     """Steps of linear warm-up (default: a tenth of --steps)."""
     final_learning_rate_ratio: float = 0.1

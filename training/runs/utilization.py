@@ -6,6 +6,8 @@ import jax
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -27,7 +29,7 @@ def device_metrics(flops_per_second: float, num_devices: int) -> dict[str, float
     """
     device = jax.local_devices()[0]
     metrics = {}
-    # The longest name that fits: "TPU v5 lite" is no "TPU v5".
+    # The longest name that fits: "TPU v5 lite" is no "TPU v5", "H100 PCIe" slower than others.
     kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     if kinds:
         peak = PEAK_FLOPS[max(kinds, key=len)] * num_devices

@@ -84,7 +84,13 @@ def test_a_cosine_does_not_go_on_to_more_steps(trainer, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("TPU v5 lite", 0.5), ("TPU v5", 0.2146), ("NVIDIA H100 80GB HBM3", 0.0996), ("cpu", None)],
+    [
+        ("TPU v5 lite", 0.5),
+        ("TPU v5", 0.2146),
+        ("NVIDIA H100 80GB HBM3", 0.0996),
+        ("NVIDIA H100 PCIe", 0.1303),
+        ("cpu", None),
+    ],
 )
 def test_the_share_of_the_peak_is_told_of_devices_that_are_known(monkeypatch, kind, expected):
     device = types.SimpleNamespace(
