@@ -6,7 +6,7 @@ import sys
 DOCS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
-from benchmarks import method_pages  # noqa: E402 - found by the line above
+from benchmarks.pages import methods as method_pages  # noqa: E402 - found by the line above
 
 project = "lowrank_optax"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from benchmarks import svd
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import seconds
+from benchmarks.measure import svd
 from benchmarks.timing import markdown_table, median, ratio
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
 

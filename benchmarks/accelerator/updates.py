@@ -8,8 +8,8 @@ import jax
 
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import seconds
+from benchmarks.measure.optimizers import Updater
 from benchmarks.methods import EVERY_STEP, METHODS
-from benchmarks.optimizers import Updater
 from benchmarks.timing import markdown_table, median, ratio
 from models.configs import LlamaConfig
 

@@ -1,6 +1,6 @@
 """What a fixed basis sees of real gradients: its columns' norms, and its angles to the best basis.
 
-The gradients are those of `benchmarks.subspaces`: one block of the small Llama under AdamW.
+The gradients are those of `benchmarks.measure.subspaces`: one block of the small Llama under AdamW.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import lowrank_optax as lro
-from benchmarks import subspaces
+from benchmarks.measure import subspaces
 from benchmarks.papers.claims import Outcome, above, below
 from benchmarks.timing import Spread, spread
 from lowrank_optax.axes.projections.base import Choice, Projection

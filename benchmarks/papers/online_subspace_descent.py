@@ -117,7 +117,7 @@ PAPER = Paper(
             "overhead",
             f"a step of online PCA is far cheaper than an SVD: at least {MUCH:g} times, per update",
             "“only minimum overhead”; “way lower overhead than computing PCA” (abstract, README)",
-            Figures("optimizers", cost, command="python -m benchmarks.optimizers"),
+            Figures("optimizers", cost, command="python -m benchmarks.measure.optimizers"),
             note=(
                 "Subspaces that change at every step; the limit is ours. GaLore's between two "
                 "changes has no SVD to pay for."

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 import lowrank_optax as lro
+from benchmarks.measure.optimizers import HIDDEN, INTERMEDIATE, Updater, parameters
 from benchmarks.methods import METHODS
-from benchmarks.optimizers import HIDDEN, INTERMEDIATE, Updater, parameters
 from benchmarks.papers.claims import Outcome, above, below
 from benchmarks.papers.methods import RANKS
 from benchmarks.timing import ROUNDS, interleaved_seconds, ratio, spread

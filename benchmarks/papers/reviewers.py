@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from benchmarks.measure.subspaces import TABLE_FRACTIONS
 from benchmarks.papers import columns, memory, parts
 from benchmarks.papers.claims import Claim, Comparison, Figures, Losses, Outcome, Paper, above
 from benchmarks.papers.methods import RANKS
-from benchmarks.subspaces import TABLE_FRACTIONS
 from benchmarks.timing import spread
 
 SKETCHES = ("hadamard", "random_orthogonal", "identity", "random")
@@ -45,7 +45,7 @@ PAPER = Paper(
             "Hadamard and random sketches",
             "the DCT's columns hold more of a gradient than other bases' of the same rank",
             ASKED,
-            Figures("subspaces", sketches, command="python -m benchmarks.subspaces"),
+            Figures("subspaces", sketches, command="python -m benchmarks.measure.subspaces"),
             note="“random” selects nothing; the others take their columns of largest ℓ1 norm.",
         ),
         Claim(

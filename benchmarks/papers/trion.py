@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks import subspaces
+from benchmarks.measure import subspaces
 from benchmarks.papers import columns, memory, parts
 from benchmarks.papers.at_scale import compare
 from benchmarks.papers.claims import (
@@ -126,7 +126,7 @@ PAPER = Paper(
             "Tables 4 and 5",
             f"the FFT is faster than the product with the DCT matrix, from n = {LARGE} on",
             "O(n² log n) against O(n³) “for large layers” (abstract)",
-            Figures("dct", fft_against_matmul, command="python -m benchmarks.dct"),
+            Figures("dct", fft_against_matmul, command="python -m benchmarks.measure.dct"),
             note="On two CPU cores; products gain most from an accelerator.",
         ),
         Claim(
@@ -164,7 +164,7 @@ PAPER = Paper(
             "Tables 7 and 8",
             "low-rank methods fine-tune as well as AdamW",
             MATCHES_SVD,
-            Figures("finetuning", fine_tuning, command="python -m benchmarks.finetuning"),
+            Figures("finetuning", fine_tuning, command="python -m benchmarks.measure.finetuning"),
             note=(
                 "A model of half a million parameters and generated problems; one seed, so nothing "
                 "is decided."
@@ -175,7 +175,7 @@ PAPER = Paper(
             "Figure 1",
             f"the DCT's best columns hold {NEAR:.0%} of what the best subspace holds",
             "“approximate SVD/QR-based gradient projections” (abstract)",
-            Figures("subspaces", errors, command="python -m benchmarks.subspaces"),
+            Figures("subspaces", errors, command="python -m benchmarks.measure.subspaces"),
             note=(
                 "Seven matrices of one block at width 128; quartiles are over them; the limit is "
                 "ours. The gradients are almost of low rank here, in directions of their own, over "
@@ -204,7 +204,7 @@ PAPER = Paper(
             "abstract",
             "Trion's update is faster than Dion's, DCT-AdamW's faster than LDAdamW's",
             "“faster runtime” (abstract)",
-            Figures("optimizers", faster, command="python -m benchmarks.optimizers"),
+            Figures("optimizers", faster, command="python -m benchmarks.measure.optimizers"),
         ),
         Claim(
             "memory",

@@ -133,10 +133,11 @@ def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False)
     'fft'
     """
     del dtype  # in half precision the order is the same
-    # Measured by benchmarks/dct.py on two CPU cores. Along the second-to-last axis the factored
-    # form takes a third to a fifth of the FFT's time from 96 to 4096, in float32 and bfloat16, and
-    # is level with the product up to 64; of lengths without factors the product is the faster up to
-    # 512. Along the last axis the FFT wins from 512 on and is level with the product at 256.
+    # Measured by benchmarks/measure/dct.py on two CPU cores. Along the second-to-last axis the
+    # factored form takes a third to a fifth of the FFT's time from 96 to 4096, in float32 and
+    # bfloat16, and is level with the product up to 64; of lengths without factors the product is
+    # the faster up to 512. Along the last axis the FFT wins from 512 on and is level with the
+    # product at 256.
     # On accelerators by reasoning: matrix units want products of about 256, which cost no more
     # than a factored transform's passes over memory.
     if backend == "cpu" and last:

@@ -7,8 +7,8 @@ from functools import reduce
 import pytest
 
 import lowrank_optax as lro
-from benchmarks import method_pages
 from benchmarks.pages import DOCS
+from benchmarks.pages import methods as method_pages
 
 DIRECTIVE = re.compile(r"^\.\. auto(?:function|class):: lowrank_optax\.(\S+)$", re.MULTILINE)
 PACKAGES = ("projections", "residuals", "transforms")

@@ -28,8 +28,8 @@ OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": oper
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProblemsConfig:
     """Write arithmetic word problems as train.jsonl and test.jsonl, which share no question. The
-    defaults are easy enough for a model of half a million parameters; benchmarks/finetuning.py has
-    such a run."""
+    defaults are easy enough for a model of half a million parameters;
+    benchmarks/measure/finetuning.py has such a run."""
 
     out: Path = Path("problems")
     """Folder of the two files."""

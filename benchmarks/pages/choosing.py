@@ -1,0 +1,134 @@
+"""Writes into docs/choosing.md the measured lines that its advice stands on, from the other pages.
+
+Run from the repository's root, after the commands that write those: ``python -m
+benchmarks.pages.choosing``.
+"""
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.pages import DOCS, Table, captioned_tables, fill, generated
+from benchmarks.timing import markdown_table
+
+PAGE = DOCS / "choosing.md"
+
+
+def quote(
+    page: str,
+    section: str,
+    columns: Sequence[str],
+    rows: Sequence[str] = (),
+    *,
+    caption: str = "",
+    by: str | None = None,
+) -> str:
+    """Some rows and columns of a generated table.
+
+    Args:
+      page: in docs/.
+      section: of it.
+      columns: headers of those to quote.
+      rows: first cells of those to quote, without backticks, in this order; () for all.
+      caption: what the line above the table says, where the section has several.
+      by: header of the column of numbers to sort by, largest first.
+
+    Raises:
+      SystemExit: if something of it is not in the table any more.
+    """
+    found = [
+        table for above, table in captioned_tables(generated(page, section)) if caption in above
+    ]
+    if len(found) != 1:
+        raise SystemExit(f"{page} has {len(found)} tables {caption!r} in {section}, not one")
+    header, *lines = found[0]
+    missing = {*columns} - {*header}
+    by_name = {line[0].strip("`"): line for line in lines}
+    missing |= {*rows} - {*by_name}
+    if missing:
+        raise SystemExit(f"{page} has no {sorted(missing)} in {section} any more; quote others")
+    kept = [by_name[name] for name in rows] if rows else lines
+    if by is not None:
+        kept = sorted(kept, key=lambda line: -float(line[header.index(by)]))
+    return select(header, kept, columns)
+
+
+def select(header: Sequence[str], lines: Table, columns: Sequence[str]) -> str:
+    """These columns, as Markdown."""
+    at = [header.index(column) for column in columns]
+    return markdown_table(columns, [[line[i] for i in at] for line in lines])
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "budget": lambda: quote(
+        "recipes.md",
+        "main",
+        ("method", "bytes per entry", "validation loss", "above muon", "tuned"),
+        by="bytes per entry",
+    ),
+    "width": lambda: quote(
+        "recipes.md", "width 64", ("method", "bytes per entry", "validation loss", "above muon")
+    ),
+    "time": lambda: quote(
+        "results.md",
+        "optimizers",
+        ("method", "this / adamw", "temporary MB", "state MB"),
+        (
+            "optax.adamw",
+            "dct_adamw (no feedback)",
+            "frugal (dct)",
+            "fira (dct)",
+            "golore",
+            "galore",
+            "dct_adamw (int8)",
+            "trion",
+            "online_subspace_descent",
+            "tandem (int4)",
+            "dion",
+            "ldadamw",
+            "muon",
+            "optax.contrib.muon",
+        ),
+        caption="rank 128",
+    ),
+    "tuning": lambda: quote(
+        "training.md",
+        "finetuning",
+        ("optimizer", "rank", "learning rate", "exact match", "of AdamW's", "AdamW's / this"),
+    ),
+    "rank": lambda: quote(
+        "results.md", "trade_offs", ("optimizer", "rank", "validation loss"), caption="rank"
+    ),
+    "interval": lambda: quote(
+        "results.md",
+        "optimizers",
+        ("method", "this / adamw"),
+        (
+            "frugal (dct)",
+            "frugal (dct), every step",
+            "fira (dct)",
+            "fira (dct), every step",
+            "galore",
+            "galore (gram), every step",
+        ),
+        caption="rank 128",
+    ),
+    "devices": lambda: quote(
+        "sharding.md",
+        "auto",
+        ("Auto axes: bytes", "replicated", "rows", "columns", "zero"),
+        ("trion", "dct_adamw", "golore", "galore", "dion (cholesky_qr)", "optax.contrib.muon"),
+    ),
+}
+
+
+def render(page: str) -> str:
+    """The page with every section between its markers made anew."""
+    return fill(page, {name: section() for name, section in SECTIONS.items()})
+
+
+def main() -> None:
+    """Rewrites docs/choosing.md."""
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
