@@ -22,7 +22,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 from benchmarks.accelerator import factorisations, training, transforms, updates
 from benchmarks.accelerator.record import Record
 from benchmarks.accelerator.sizes import FULL, SMOKE, Size
-from benchmarks.timing import RESULTS, check_clean, environment, git_commit
+from benchmarks.record import RESULTS, check_clean, environment, git_commit
 
 SMOKE_OUT = pathlib.Path("runs/accelerator-smoke.json")
 
@@ -112,7 +112,7 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     command = ["python", "-m", "benchmarks.accelerator"]
     command += ["--part", *options.part] if options.part != list(PARTS) else []
     command += ["--smoke"] if options.smoke else []
-    return environment() | {"git_commit": commit, "command": " ".join(command)}
+    return environment(commit) | {"command": " ".join(command)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

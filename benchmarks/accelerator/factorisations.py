@@ -9,7 +9,8 @@ import jax
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import seconds
 from benchmarks.measure import svd
-from benchmarks.timing import markdown_table, median, ratio
+from benchmarks.tables import markdown_table
+from benchmarks.timing import median, ratio
 from lowrank_optax.linalg.orthogonalize import orthonormal_columns
 
 QR_METHODS = ("qr", "cholesky_qr")

@@ -13,7 +13,7 @@ class Record:
 
     Args:
         path: of the JSON; measurements of other commits and devices in it are kept.
-        environment: device, versions and commit, as `benchmarks.timing.environment` gives it.
+        environment: device, versions and commit, as `benchmarks.record.environment` gives it.
         smoke: whether sizes are small.
     """
 

@@ -19,7 +19,8 @@ from flax import nnx
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import array_bytes, seconds
 from benchmarks.methods import METHODS
-from benchmarks.timing import markdown_table, median, ratio
+from benchmarks.tables import markdown_table
+from benchmarks.timing import median, ratio
 from models.configs import LlamaConfig
 from models.llama import Llama, matrix_dimension_numbers
 

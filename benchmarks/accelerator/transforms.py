@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import seconds
-from benchmarks.timing import markdown_table, median, ratio
+from benchmarks.tables import markdown_table
+from benchmarks.timing import median, ratio
 from lowrank_optax import dct_matrix, orthogonal_dct
 
 DTYPES = ("float32", "bfloat16")

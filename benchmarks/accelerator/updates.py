@@ -10,7 +10,8 @@ from benchmarks.accelerator.sizes import Size
 from benchmarks.accelerator.timed import seconds
 from benchmarks.measure.optimizers import Updater
 from benchmarks.methods import EVERY_STEP, METHODS
-from benchmarks.timing import markdown_table, median, ratio
+from benchmarks.tables import markdown_table
+from benchmarks.timing import median, ratio
 from models.configs import LlamaConfig
 
 DTYPES = ("float32", "bfloat16")

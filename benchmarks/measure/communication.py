@@ -5,9 +5,7 @@ of one matrix (or of eight stacked ones) for 8 forced host devices, counts the c
 compiled text, prints tables and writes benchmarks/results/communication.json. Nothing is run.
 """
 
-import argparse
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +19,7 @@ import lowrank_optax as lro
 from benchmarks.collectives import KINDS, Collective, collectives
 from benchmarks.measure.communication_tables import kinds_table, sync_table, table
 from benchmarks.measure.formulas import FORMULAS, Split
-from benchmarks.timing import write_json
+from benchmarks.record import begin, command_line, write_json
 
 DEVICES = 8
 SIZES = {"m": 2048, "n": 1024, "r": 128}
@@ -262,7 +260,7 @@ def _state_shardings(tx: Any, params: Any, sharding: NamedSharding, *, foreign: 
 
 def main() -> None:
     """Compiles, prints and writes."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    arguments = begin(command_line(__doc__, "communication", rounds=None))
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES)
     results = run(SIZES)
@@ -270,7 +268,7 @@ def main() -> None:
         print(table(results, axes), end="\n\n")
     print(kinds_table(results, ("trion", "dct_adamw", *TOLD, *FOREIGN), "Auto"), end="\n\n")
     print(sync_table(results))
-    write_json(pathlib.Path(__file__).parents[1] / "results" / "communication.json", results)
+    write_json(arguments.out, results, arguments.commit)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.timing import markdown_table
+from benchmarks.tables import markdown_table
 
 
 def total(row: dict[str, Any], when: str = "every_step") -> int:

@@ -10,16 +10,9 @@ from typing import Any
 
 import jax
 
-from benchmarks.timing import (
-    Spread,
-    check_clean,
-    command_line,
-    interleaved_seconds,
-    markdown_table,
-    median,
-    ratio,
-    write_json,
-)
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
+from benchmarks.timing import Spread, interleaved_seconds, median, ratio
 from lowrank_optax import orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.dct import choose_method
 
@@ -95,12 +88,11 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = command_line(__doc__, "dct")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="lengths n")
-    arguments = parser.parse_args()
-    check_clean(arguments.allow_dirty)
+    arguments = begin(parser)
     results = [measure(n, arguments.rounds) for n in arguments.sizes]
     for kind, title in (("dct", "DCT-II"), ("idct", "Inverse DCT-II")):
         print(f"\n{title}, median milliseconds\n\n{table(results, kind)}")
-    write_json(arguments.out, {"results": results})
+    write_json(arguments.out, {"results": results}, arguments.commit)
     print(f"\nwritten to {arguments.out}")
 
 

@@ -7,7 +7,6 @@ fingerprints of all arrays in the last checkpoint: all but what the clock says. 
 writes benchmarks/results/faults.json.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -20,11 +19,10 @@ import tempfile
 import time
 from typing import Any
 
-from benchmarks.timing import markdown_table, write_json
+from benchmarks.record import ROOT, begin, command_line, write_json
+from benchmarks.tables import markdown_table
 from training.runs.metrics import read_metrics
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
-RESULTS = REPOSITORY / "benchmarks" / "results" / "faults.json"
 TIMED = ("seconds", "tokens_per_second", "compile_seconds", "mfu", "peak_memory_bytes")
 POLL_SECONDS = 0.001
 LONGEST_SECONDS = 300
@@ -106,7 +104,7 @@ class Runs:
         arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
         return subprocess.Popen(
             [sys.executable, "train.py", *arguments, *more],
-            cwd=REPOSITORY,
+            cwd=ROOT,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -206,14 +204,14 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Kills, resumes, compares; prints a table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "faults", rounds=None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--in-saves", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="stdlib")
     parser.add_argument("--optimizer", default="trion")
     parser.add_argument("--cache", action="store_true", help="compile once for all runs")
-    arguments = parser.parse_args()
+    arguments = begin(parser)
     options = OPTIONS | {"optimizer": arguments.optimizer}
     steps, every = options["steps"], options["checkpoint-every"]
     kills = random_kills(arguments.kills, arguments.in_saves, steps, steps // every, arguments.seed)
@@ -231,7 +229,7 @@ def main() -> None:
         "shared_compilation_cache": arguments.cache,
     }
     print(table(rows))
-    write_json(RESULTS, {"settings": settings, "kills": rows})
+    write_json(arguments.out, {"settings": settings, "kills": rows}, arguments.commit)
     if any(row["differs_in"] for row in rows):
         raise SystemExit("a resumed run is not the undisturbed one")
 

@@ -1,11 +1,11 @@
 """How well do low-rank optimizers fine-tune, beside their memory and time? Table 7 of the paper.
 
-Run from the repository's root: ``python -m benchmarks.measure.finetuning --out runs/finetuning``.
-In place of Llama-2 7B and GSM-8k: a small Llama that has read the generated problems' questions,
-but never an answer, and the problems of ``train.py problems``. Every optimizer is run at the first
-rank with every learning rate of its list, and at the other ranks with the one that had the lowest
-validation loss there; the test problems take no part in that. Finished runs are reused. Prints a
-table and writes benchmarks/results/finetuning.json.
+Run from the repository's root: ``python -m benchmarks.measure.finetuning``. In place of Llama-2 7B
+and GSM-8k: a small Llama that has read the generated problems' questions, but never an answer, and
+the problems of ``train.py problems``. Every optimizer is run at the first rank with every learning
+rate of its list, and at the other ranks with the one that had the lowest validation loss there; the
+test problems take no part in that. Finished runs, in runs/finetuning, are reused. Prints a table
+and writes benchmarks/results/finetuning.json.
 
 On a machine with few cores put NPROC=8 before the command: jaxlib 0.10's batched SVD, which GaLore
 takes, waits for threads of the very pool that it runs on, and two of them at a time can wait for
@@ -15,7 +15,6 @@ Reference: FFT-based Dynamic Subspace Selection for Low-Rank Adaptive Optimizati
 (arXiv 2505.17967), Table 7.
 """
 
-import argparse
 import json
 import pathlib
 import time
@@ -24,7 +23,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from benchmarks.timing import ROUNDS, markdown_table, median, ratio, write_json
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
+from benchmarks.timing import ROUNDS, median, ratio
 from training.checkpoints.pretrained import open_model
 from training.commands.evaluate import EvaluateConfig, evaluate
 from training.commands.finetune import compile_for, finetune, resolve_for
@@ -42,8 +43,6 @@ from training.runs.summary import readable_bytes
 from training.steps.compiled import CompiledSteps
 from training.steps.mesh import make_mesh
 from training.steps.update import step_arguments
-
-RESULTS = pathlib.Path(__file__).parents[1] / "results"
 
 PROBLEMS = {"train": 20_000, "test": 500, "max_steps": 2, "largest_number": 15}  # the defaults
 VOCABULARY = 512
@@ -257,24 +256,25 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/finetuning"))
+    parser = command_line(__doc__, "finetuning", rounds=None)
+    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/finetuning"))
     parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    base = prepare(arguments.out, Console(soft_wrap=True))
-    runs = measure_all(base, arguments.out, arguments.ranks)
+    arguments = begin(parser)
+    folder = arguments.runs
+    folder.mkdir(parents=True, exist_ok=True)
+    base = prepare(folder, Console(soft_wrap=True))
+    runs = measure_all(base, folder, arguments.ranks)
     chosen = [run for run in runs if run["chosen"]]
     results = {
         "problems": PROBLEMS,
         "base": BASE | {"preset": "small", "vocabulary": VOCABULARY},
         "shared": SHARED,
-        "before": measure_base(base, arguments.out),
+        "before": measure_base(base, folder),
         "runs": runs,
-        "milliseconds_per_step": step_times(chosen, base, arguments.out),
+        "milliseconds_per_step": step_times(chosen, base, folder),
     }
     print(table(results), flush=True)
-    write_json(RESULTS / "finetuning.json", results)
+    write_json(arguments.out, results, arguments.commit)
 
 
 if __name__ == "__main__":

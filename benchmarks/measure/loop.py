@@ -19,17 +19,9 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from benchmarks.timing import (
-    ROUNDS,
-    Spread,
-    check_clean,
-    check_rounds,
-    command_line,
-    markdown_table,
-    median,
-    ratio,
-    write_json,
-)
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
+from benchmarks.timing import ROUNDS, Spread, check_rounds, median, ratio
 from training.commands.prepare import PrepareConfig, prepare
 from training.config.model import preset_model
 from training.config.options import flat, with_options
@@ -159,12 +151,10 @@ def _rate(num_tokens: int, batches: Any) -> float:
 
 def main() -> None:
     """Measures both, prints a table and writes the JSON."""
-    parser = command_line(__doc__, "loop")
-    parser.set_defaults(rounds=40)
+    parser = command_line(__doc__, "loop", rounds=40)
     parser.add_argument("--steps", type=int, default=4, help="in a round")
-    arguments = parser.parse_args()
+    arguments = begin(parser)
     check_rounds(arguments.rounds)
-    check_clean(arguments.allow_dirty)
     once = {"checkpoint_every": 0, "eval_every": 0, "eval_batches": 1}
     config = resolve_pretraining(with_options(PretrainConfig(), **once, mesh="data=1"))
     with tempfile.TemporaryDirectory() as name:
@@ -202,6 +192,7 @@ def main() -> None:
             "pipeline_tokens_per_second": medians,
             "pipeline_samples": rates,
         },
+        arguments.commit,
     )
 
 

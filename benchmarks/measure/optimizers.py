@@ -16,17 +16,9 @@ import optax
 
 import lowrank_optax as lro
 from benchmarks.methods import EVERY_STEP, METHODS
-from benchmarks.timing import (
-    Spread,
-    check_clean,
-    command_line,
-    interleaved_seconds,
-    markdown_table,
-    median,
-    ratio,
-    read_ratio,
-    write_json,
-)
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
+from benchmarks.timing import Spread, interleaved_seconds, median, ratio, read_ratio
 
 LAYERS, HIDDEN, INTERMEDIATE = 4, 512, 1376
 RANK_FRACTIONS = (1 / 4, 1 / 16)
@@ -140,14 +132,13 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = command_line(__doc__, "optimizers")
     parser.add_argument("--methods", nargs="+", choices=BUILDS, default=list(BUILDS))
-    arguments = parser.parse_args()
-    check_clean(arguments.allow_dirty)
+    arguments = begin(parser)
     results = []
     for fraction in RANK_FRACTIONS:
         results.append(measure(fraction, arguments.rounds, arguments.methods))
         print(table(results[-1]), end="\n\n", flush=True)
     shape = {"layers": LAYERS, "hidden": HIDDEN, "intermediate": INTERMEDIATE}
-    write_json(arguments.out, {"shape": shape, "ranks": results})
+    write_json(arguments.out, {"shape": shape, "ranks": results}, arguments.commit)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.methods import METHODS, Build
-from benchmarks.timing import check_clean, command_line, markdown_table, write_json
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
 
 RANK, WEIGHT_DECAY = 64, 0.1
 SHAPES = ((512, 1024), (1024, 512), (1024, 1024))
@@ -182,8 +183,7 @@ def main() -> None:
     parser = command_line(__doc__, "passes")
     parser.set_defaults(rounds=COMPILATIONS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    arguments = parser.parse_args()
-    check_clean(arguments.allow_dirty)
+    arguments = begin(parser)
     results: dict[str, Any] = {
         "rank": RANK,
         "dtype": "float32",
@@ -194,7 +194,7 @@ def main() -> None:
     for name in arguments.methods:
         results["methods"][name] = measure_all(name, arguments.rounds)
         print(table({**results, "methods": {name: results["methods"][name]}}), flush=True)
-    write_json(arguments.out, results)
+    write_json(arguments.out, results, arguments.commit)
     print(f"\n{table(results)}\n\nwritten to {arguments.out}")
 
 

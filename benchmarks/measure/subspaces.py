@@ -7,7 +7,6 @@ every matrix of a block, with more projections. Prints tables and writes
 benchmarks/results/subspaces.json and docs/subspaces.png.
 """
 
-import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,7 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import lowrank_optax as lro
-from benchmarks.timing import markdown_table, write_json
+from benchmarks.record import ROOT, begin, command_line, write_json
+from benchmarks.tables import markdown_table
 from lowrank_optax.axes.projections.base import Choice, Projection
 from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
@@ -35,7 +35,6 @@ from training.data.corpus import load_corpus
 from training.reports.plots import COLOURS
 from training.steps.objective import next_token_loss
 
-ROOT = pathlib.Path(__file__).parents[2]
 PRESET, LAYER = "small", 2
 BATCH, TIME = 8, 128
 LEARNING_RATE, WARMUP = 3e-3, 15
@@ -265,9 +264,9 @@ def _plot_matrix(panel: Axes, matrix: str, results: dict[str, Any]) -> None:
 
 def main() -> None:
     """Trains, measures, prints, writes and draws."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, "subspaces", rounds=None)
     parser.add_argument("--picture", type=pathlib.Path, default=ROOT / "docs" / "subspaces.png")
-    arguments = parser.parse_args()
+    arguments = begin(parser)
     kept, losses = train()
     setting = {
         **{"preset": PRESET, "layer": LAYER, "batch": BATCH, "time": TIME, "optimizer": "adamw"},
@@ -282,7 +281,7 @@ def main() -> None:
         "errors": measure(kept),
     }
     print(*(table(results, kind) for kind in kept), table_of_steps(results), sep="\n\n")
-    write_json(ROOT / "benchmarks" / "results" / "subspaces.json", results)
+    write_json(arguments.out, results, arguments.commit)
     plot(results, arguments.picture)
 
 

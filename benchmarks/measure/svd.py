@@ -10,16 +10,9 @@ from typing import Any
 
 import jax
 
-from benchmarks.timing import (
-    check_clean,
-    command_line,
-    interleaved_seconds,
-    markdown_table,
-    median,
-    ratio,
-    read_ratio,
-    write_json,
-)
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
+from benchmarks.timing import interleaved_seconds, median, ratio, read_ratio
 from lowrank_optax.linalg.singular import right_singular_vectors
 
 METHODS = ("exact", "gram", "randomized")
@@ -70,11 +63,10 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints and writes."""
-    arguments = command_line(__doc__, "svd").parse_args()
-    check_clean(arguments.allow_dirty)
+    arguments = begin(command_line(__doc__, "svd"))
     results = {"shapes": [measure(m, n, arguments.rounds) for m, n in SHAPES]}
     print(table(results))
-    write_json(arguments.out, results)
+    write_json(arguments.out, results, arguments.commit)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ os.environ["XLA_FLAGS"] = (
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +25,8 @@ from jax.sharding import PartitionSpec as P
 
 import lowrank_optax as lro
 from benchmarks.collectives import collectives
-from benchmarks.timing import markdown_table, write_json
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from training.config.pretraining import CorpusOptions
@@ -39,7 +39,6 @@ STEPS, BATCH, SEQ_LEN = 200, 16, 64
 RANK = 0.25
 RATES = {"trion": 0.02, "dion": 0.02}
 FALLBACK_RATE = 0.003
-RESULTS = Path(__file__).parents[1] / "results" / "synchronisation.json"
 
 
 def build(method: str, sync: str | None, steps: int) -> optax.GradientTransformationExtraArgs:
@@ -109,6 +108,7 @@ def train(method: str, sync: str | None, seed: int, steps: int) -> dict[str, Any
 
 def main() -> None:
     """Runs all rows, prints them and writes the JSON."""
+    arguments = begin(command_line(__doc__, "synchronisation", rounds=None))
     runs = []
     for seed in range(2):
         for method in RATES:
@@ -125,7 +125,7 @@ def main() -> None:
         "fallback_learning_rate": FALLBACK_RATE,
     }
     print(table(runs))
-    write_json(RESULTS, {"settings": settings, "runs": runs})
+    write_json(arguments.out, {"settings": settings, "runs": runs}, arguments.commit)
 
 
 def table(runs: list[dict[str, Any]]) -> str:

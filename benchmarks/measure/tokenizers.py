@@ -6,7 +6,6 @@ rates, for as many steps as the same number of floating-point operations pays fo
 compiler. Prints a table and writes benchmarks/results/tokenizers.json.
 """
 
-import argparse
 import functools
 import itertools
 import pathlib
@@ -18,7 +17,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from benchmarks.timing import markdown_table, write_json
+from benchmarks.record import begin, command_line, write_json
+from benchmarks.tables import markdown_table
 from training.config.model import preset_model
 from training.config.options import flat, with_options
 from training.config.pretraining import PretrainConfig
@@ -30,7 +30,6 @@ from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
 
-RESULTS = pathlib.Path(__file__).parents[1] / "results" / "tokenizers.json"
 TOKENIZERS = ("bytes", "bpe:1024", "bpe:2048", "bpe:4096")
 LEARNING_RATES = (0.01, 0.02, 0.04)
 BASE = with_options(
@@ -195,10 +194,9 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measures, prints and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, "tokenizers", rounds=None)
     parser.add_argument("--byte-steps", type=int, default=BYTE_STEPS)
-    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-    options = parser.parse_args()
+    options = begin(parser)
     results = experiment(BASE, TOKENIZERS, LEARNING_RATES, options.byte_steps, Console())
     setting = {
         key: flat(BASE)[key]
@@ -213,7 +211,7 @@ def main() -> None:
             "data",
         )
     }
-    write_json(options.out, {"setting": setting, "tokenizers": results})
+    write_json(options.out, {"setting": setting, "tokenizers": results}, options.commit)
     print(table(results))
 
 

@@ -1,17 +1,14 @@
-"""Pages whose tables are made from the JSON that benchmarks wrote, and those tables read again."""
+"""Pages whose tables are made from the JSON that benchmarks wrote."""
 
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-ROOT = pathlib.Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks.record import RESULTS, ROOT
 
-Table = list[list[str]]
-"""Rows of cells; the first is the header."""
+DOCS = ROOT / "docs"
 
 
 def read_results(name: str) -> dict[str, Any]:
@@ -48,18 +45,6 @@ def generated(page: str, section: str) -> str:
     return found[1] if found else ""
 
 
-def captioned_tables(text: str) -> Iterator[tuple[str, Table]]:
-    """The Markdown tables in a text, each with the line above it, or ""."""
-    for caption, lines in re.findall(r"(?:^(.*)\n\n)?((?:^\|.*\n?)+)", text, re.MULTILINE):
-        rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines.splitlines()]
-        yield caption, [rows[0], *rows[2:]]
-
-
-def method_of(cell: str) -> str:
-    """The method that a cell of a table is about, by the first word in it.
-
-    >>> method_of("`DCT-AdamW` (int8)"), method_of("optax.adamw")
-    ('dct_adamw', 'adamw')
-    """
-    word = re.match(r"`?(?:optax\.)?([\w.-]*)", cell.lower())
-    return word[1].replace("-", "_") if word else ""
+def rewrite(path: pathlib.Path, render: Callable[[str], str]) -> None:
+    """Makes a page's sections anew where it stands."""
+    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,8 +6,8 @@ benchmarks.pages.choosing``.
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.pages import DOCS, Table, captioned_tables, fill, generated
-from benchmarks.timing import markdown_table
+from benchmarks.pages import DOCS, fill, generated, rewrite
+from benchmarks.tables import Table, captioned_tables, markdown_table
 
 PAGE = DOCS / "choosing.md"
 
@@ -95,7 +95,10 @@ SECTIONS: dict[str, Callable[[], str]] = {
         ("optimizer", "rank", "learning rate", "exact match", "of AdamW's", "AdamW's / this"),
     ),
     "rank": lambda: quote(
-        "results.md", "trade_offs", ("optimizer", "rank", "validation loss"), caption="rank"
+        "recipes.md",
+        "main",
+        ("method", "bytes per entry", "tuned", "validation loss"),
+        ("tandem n/2 int8", "tandem n/4 int8", "tandem n/16 int8", "adamw"),
     ),
     "interval": lambda: quote(
         "results.md",
@@ -127,7 +130,7 @@ def render(page: str) -> str:
 
 def main() -> None:
     """Rewrites docs/choosing.md."""
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, render)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks.pages import ROOT, Table, captioned_tables, generated, method_of
-from benchmarks.timing import markdown_table
+from benchmarks.pages import ROOT, generated
+from benchmarks.tables import Table, captioned_tables, markdown_table
 
 MEASURED = {
     "recipes.md": {
@@ -101,3 +101,13 @@ def rows_of(name: str, table: Table) -> Table | None:
     if not own:
         return None
     return [header, *(row for row in rows if method_of(row[0]) == "adamw"), *own]
+
+
+def method_of(cell: str) -> str:
+    """The method that a cell of a table is about, by the first word in it.
+
+    >>> method_of("`DCT-AdamW` (int8)"), method_of("optax.adamw")
+    ('dct_adamw', 'adamw')
+    """
+    word = re.match(r"`?(?:optax\.)?([\w.-]*)", cell.lower())
+    return word[1].replace("-", "_") if word else ""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import dct as transform
-from benchmarks.measure import optimizers, subspaces, svd, trade_offs
-from benchmarks.pages import RESULTS, ROOT, fill, read_results
-from benchmarks.timing import markdown_table
+from benchmarks.measure import optimizers, subspaces, svd
+from benchmarks.pages import DOCS, RESULTS, fill, read_results, rewrite
+from benchmarks.tables import markdown_table
 from training.reports.results import caption
 from training.reports.results import markdown_table as comparison_table
 
-PAGE = ROOT / "docs" / "results.md"
+PAGE = DOCS / "results.md"
 TIMES = ("| Training time", "| Tokens per second")
 
 
@@ -59,9 +59,6 @@ def provenance() -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "compare": compare,
-    "trade_offs": lambda results: "\n\n".join(
-        trade_offs.table(study, rows) for study, rows in results["studies"].items()
-    ),
     "subspaces": lambda results: subspaces.table(results, "gradient"),
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]
@@ -79,7 +76,7 @@ def render(page: str) -> str:
 
 def main() -> None:
     """Rewrites docs/results.md."""
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, render)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from jax.sharding import AbstractMesh, PartitionSpec
 import lowrank_optax as lro
 from benchmarks.measure import communication_tables, synchronisation
 from benchmarks.measure.formulas import Split, contrib_muon, muon_gathered, trion
-from benchmarks.pages import ROOT, fill, read_results
-from benchmarks.timing import markdown_table
+from benchmarks.pages import DOCS, fill, read_results, rewrite
+from benchmarks.tables import markdown_table
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from models.partitioning import partition_specs
 
-PAGE = ROOT / "docs" / "sharding.md"
+PAGE = DOCS / "sharding.md"
 PRESET = "7b"
 RANKS = (256, 1024)
 DEVICES = (8, 64, 512)
@@ -154,7 +154,7 @@ def _unsplit(matrices: list[tuple[int, Split]]) -> str:
 
 def main() -> None:
     """Rewrites docs/sharding.md."""
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, render)
 
 
 if __name__ == "__main__":

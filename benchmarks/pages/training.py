@@ -7,10 +7,10 @@ from typing import Any
 
 from benchmarks.measure import finetuning, tokenizers
 from benchmarks.measure.loop import overhead
-from benchmarks.pages import ROOT, fill, read_results
+from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.timing import median
 
-PAGE = ROOT / "docs" / "training.md"
+PAGE = DOCS / "training.md"
 
 
 def faults(results: dict[str, Any]) -> str:
@@ -57,7 +57,7 @@ def render(page: str) -> str:
 
 def main() -> None:
     """Rewrites docs/training.md."""
-    PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, render)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from benchmarks.papers.training import (
     seconds_per_run,
 )
 from benchmarks.recipes.texts import write_library
-from benchmarks.timing import check_clean, environment, write_json
+from benchmarks.record import check_clean, git_commit, write_json
 
 PAPERS = (trion.PAPER, online_subspace_descent.PAPER, i3s.PAPER, reviewers.PAPER)
 CLAIMS = {claim.name: claim for paper in PAPERS for claim in paper.claims}
@@ -90,9 +90,8 @@ class Session:
         else:
             write_missing(self.data)
             print(f"{name}: {evidence.minutes:g} minutes at most", flush=True)
-            # Before it: files may change while it runs.
-            start = {"environment": environment()}
-            write_json(path, start | evidence.measure(self.data))
+            commit = git_commit()
+            write_json(path, evidence.measure(self.data), commit)
 
 
 def write_missing(data: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import lowrank_optax as lro
 from benchmarks.papers.claims import AtScale
 from benchmarks.papers.memory import RATE, parameters, size
 from benchmarks.recipes.methods import METHODS
-from benchmarks.timing import markdown_table
+from benchmarks.tables import markdown_table
 from models.llama import matrix_dimension_numbers
 
 PREPARE = (

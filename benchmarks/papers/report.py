@@ -3,10 +3,9 @@
 Run from the repository's root: ``python -m benchmarks.papers.report``.
 """
 
-import json
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, fill
+from benchmarks.pages import DOCS, RESULTS, fill, read_results, rewrite
 from benchmarks.papers.__main__ import PAPERS
 from benchmarks.papers.claims import NOT_RUN, Claim, Losses, Outcome, Paper, together
 from benchmarks.papers.training import (
@@ -18,17 +17,16 @@ from benchmarks.papers.training import (
     read_runs,
     read_tuned,
 )
-from benchmarks.timing import markdown_table
+from benchmarks.tables import markdown_table
 
-PAGE = ROOT / "docs" / "papers.md"
+PAGE = DOCS / "papers.md"
 
 Row = tuple[str, ...]
 
 
 def read(file: str) -> dict[str, Any] | None:
     """A benchmark's JSON, if it is there."""
-    path = RESULTS / f"{file}.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    return read_results(file) if (RESULTS / f"{file}.json").exists() else None
 
 
 def found(claim: Claim, tuned: Tuned) -> tuple[str, list[Outcome]]:
@@ -107,7 +105,7 @@ def render(page: str) -> str:
 
 def main() -> None:
     """Writes docs/papers.md."""
-    PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")
+    rewrite(PAGE, render)
 
 
 if __name__ == "__main__":

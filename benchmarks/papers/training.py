@@ -17,7 +17,7 @@ from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.report import interval
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
 from benchmarks.recipes.task import Setting
-from benchmarks.timing import RESULTS
+from benchmarks.record import RESULTS
 
 FOLDER = RESULTS / "papers"
 RUNS, FOUND = FOLDER / "runs.jsonl", FOLDER / "tuned.jsonl"

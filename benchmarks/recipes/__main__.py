@@ -20,7 +20,7 @@ from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
 from benchmarks.recipes.stages import SCALES, STAGES, Stage, results_folder
 from benchmarks.recipes.task import prepare
-from benchmarks.timing import check_clean
+from benchmarks.record import check_clean
 
 
 def compare(runs: Runs, name: str, stage: Stage, method: str) -> None:

@@ -15,7 +15,7 @@ from benchmarks.pages import ROOT, fill
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
 from benchmarks.recipes.stages import SCALES, results_folder
-from benchmarks.timing import markdown_table
+from benchmarks.tables import markdown_table
 
 PAGE = ROOT / "docs" / "recipes.md"
 README = ROOT / "README.md"

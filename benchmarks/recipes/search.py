@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.recipes.methods import GRIDS, METHODS
 from benchmarks.recipes.task import Setting, run
-from benchmarks.timing import git_commit
+from benchmarks.record import git_commit
 
 TUNING_SEED = 0
 SEEDS = (1, 2, 3)

@@ -5,7 +5,7 @@ import pathlib
 
 from benchmarks.recipes.methods import CHANGES, COMPETITORS
 from benchmarks.recipes.task import Setting
-from benchmarks.timing import RESULTS
+from benchmarks.record import RESULTS
 
 FOLDER = RESULTS / "recipes"
 ABLATIONS = ("tandem n/4", *(f"tandem n/4, {name}" for name in CHANGES))

@@ -1,8 +1,7 @@
-"""Ratios come with their rounds, and figures with a commit that holds the code."""
+"""Ratios come with their rounds."""
 
 import doctest
 import json
-import subprocess
 
 import pytest
 
@@ -31,40 +30,3 @@ def test_a_spread_survives_its_json_and_an_old_median_is_read_as_it_is():
     spread = Spread(2.0, 1.5, 2.5)
     assert read_ratio(json.loads(json.dumps(spread))) == spread
     assert f"{read_ratio(2.0):.1f}" == "2.0"
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    git = lambda *arguments: subprocess.run(
-        ["git", "-c", "user.name=n", "-c", "user.email=e", *arguments], cwd=tmp_path, check=True
-    )
-    git("init", "-q")
-    (tmp_path / "code.py").write_text("1\n")
-    (tmp_path / "benchmarks/results").mkdir(parents=True)
-    (tmp_path / "benchmarks/results/a.json").write_text("{}\n")
-    git("add", ".")
-    git("commit", "-qm", "first")
-    monkeypatch.setattr(timing, "REPOSITORY", tmp_path)
-    return tmp_path
-
-
-def test_results_of_another_benchmark_do_not_make_the_code_unclean(repository):
-    (repository / "benchmarks/results/a.json").write_text("[]\n")
-    (repository / "README.md").write_text("a table\n")
-    timing.check_clean(allow_dirty=False)
-    assert not timing.git_commit().endswith("+")
-
-
-@pytest.mark.parametrize("name", ["code.py", "new.py"])
-def test_code_that_no_commit_holds_is_refused_or_told(repository, name):
-    (repository / name).write_text("2\n")
-    with pytest.raises(SystemExit, match=name):
-        timing.check_clean(allow_dirty=False)
-    timing.check_clean(allow_dirty=True)
-    assert timing.git_commit().endswith("+")
-
-
-def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "REPOSITORY", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert timing.git_commit() is None
