@@ -2,10 +2,10 @@
 
 Run from the repository's root: ``python -m benchmarks.measure.finetuning``. In place of Llama-2 7B
 and GSM-8k: a small Llama that has read the generated problems' questions, but never an answer, and
-the problems of ``train.py problems``. Every optimizer is run at the first rank with every learning
-rate of its list, and at the other ranks with the one that had the lowest validation loss there; the
-test problems take no part in that. Finished runs, in runs/finetuning, are reused. Prints a table
-and writes benchmarks/results/finetuning.json.
+the problems of ``train.py problems``. Every optimizer's learning rate is tuned at every rank, by
+validation loss, until the best is better than both its neighbours on the grid of
+`benchmarks.recipes`; the test problems take no part in that. Finished runs, in runs/finetuning, are
+reused. Prints a table and writes benchmarks/results/finetuning.json.
 
 On a machine with few cores put NPROC=8 before the command: jaxlib 0.10's batched SVD, which GaLore
 takes, waits for threads of the very pool that it runs on, and two of them at a time can wait for
@@ -15,14 +15,17 @@ Reference: FFT-based Dynamic Subspace Selection for Low-Rank Adaptive Optimizati
 (arXiv 2505.17967), Table 7.
 """
 
+import dataclasses
 import json
 import pathlib
-import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 from rich.console import Console
 
+from benchmarks.measure.loop import BareSteps
+from benchmarks.recipes.search import Numbers, tune
 from benchmarks.record import begin, command_line, write_json
 from benchmarks.tables import markdown_table
 from benchmarks.timing import ROUNDS, median, ratio
@@ -34,15 +37,12 @@ from training.commands.problems import ProblemsConfig, write_problems
 from training.config.finetuning import FinetuneConfig, QuestionOptions
 from training.config.options import with_options
 from training.config.pretraining import PretrainConfig
-from training.config.resolved import ResolvedRun
 from training.data.bpe import train_bpe
 from training.data.questions import read_examples
-from training.data.questions_corpus import FinetuneData, load_finetune_data
+from training.data.questions_corpus import load_finetune_data
 from training.data.tokenizers import Tokenizer
 from training.runs.summary import readable_bytes
-from training.steps.compiled import CompiledSteps
 from training.steps.mesh import make_mesh
-from training.steps.update import step_arguments
 
 PROBLEMS = {"train": 20_000, "test": 500, "max_steps": 2, "largest_number": 15}  # the defaults
 VOCABULARY = 512
@@ -63,16 +63,28 @@ MAX_NEW_TOKENS = 64
 RANKS = (16, 64)
 SAMPLE_STEPS = 200  # of the times: GaLore's, FRUGAL's and Fira's interval
 
-# Row of the table -> optimizer, hyperparameters, learning rates to choose from.
-METHODS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
-    "AdamW": ("adamw", {}, (0.003, 0.006)),
-    "Trion": ("trion", {}, (0.01, 0.02)),
-    "DCT-AdamW": ("dct_adamw", {}, (0.003, 0.006)),
-    "FRUGAL (DCT)": ("frugal", {"projection": "dct"}, (0.001, 0.003)),
-    "Fira (DCT)": ("fira", {"projection": "dct"}, (0.003, 0.01)),
-    "LDAdamW": ("ldadamw", {}, (0.003, 0.006)),
-    "GaLore": ("galore", {}, (0.01, 0.02)),
+# Row of the table -> optimizer, hyperparameters, learning rate from which the search starts.
+METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "AdamW": ("adamw", {}, 0.0025),
+    "Trion": ("trion", {}, 0.01),
+    "DCT-AdamW": ("dct_adamw", {}, 0.0025),
+    "FRUGAL (DCT)": ("frugal", {"projection": "dct"}, 0.00125),
+    "Fira (DCT)": ("fira", {"projection": "dct"}, 0.01),
+    "LDAdamW": ("ldadamw", {}, 0.0025),
+    "GaLore": ("galore", {}, 0.01),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """What a learning rate is tuned for, beside the method; None for AdamW's whole matrices."""
+
+    rank: int | None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"fine-tuning at rank {self.rank}"
 
 
 def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
@@ -163,41 +175,20 @@ def step_times(
     use at times.
     """
     source, mesh = open_model(base), make_mesh({"data": jax.device_count()})
-    samplers = {}
+    bare = {}
     for run in chosen:
         config = run_config(run["method"], run["learning_rate"], run["rank"], base, out)
         config = with_options(config, resume=False)
         data = load_finetune_data(config.questions, source)
         resolved = resolve_for(config, data)
-        steps = compile_for(config, resolved, source, mesh)
-        samplers[_label(run)] = Sampler(resolved, steps, data)
-    samples: dict[str, list[float]] = {name: [] for name in samplers}
+        compiled = compile_for(config, resolved, source, mesh)
+        bare[_label(run)] = BareSteps(resolved, compiled, data)
+        bare[_label(run)].seconds(1)
+    samples: dict[str, list[float]] = {name: [] for name in bare}
     for _ in range(ROUNDS):
-        for name, sampler in samplers.items():
-            samples[name].append(sampler.milliseconds_per_step())
+        for name, steps in bare.items():
+            samples[name].append(1e3 * steps.seconds(SAMPLE_STEPS))
     return samples
-
-
-class Sampler:
-    """The steps of a run on one batch, again and again."""
-
-    def __init__(self, run: ResolvedRun, steps: CompiledSteps, data: FinetuneData):
-        self.train = steps.train
-        self.state = steps.init(run.variant)
-        self.batch = steps.shard_batch(next(data.train_batches(run.steps.batch, 0, 0, 1)))
-        self.arguments = steps.replicate(step_arguments(run.variant))
-        self._run(1)
-
-    def milliseconds_per_step(self) -> float:
-        """Of one sample."""
-        start = time.perf_counter()
-        self._run(SAMPLE_STEPS)
-        return 1e3 * (time.perf_counter() - start) / SAMPLE_STEPS
-
-    def _run(self, count: int) -> None:
-        for _ in range(count):
-            self.state, metrics = self.train(self.state, self.batch, self.arguments)
-            metrics["loss"].block_until_ready()
 
 
 def _label(run: dict[str, Any]) -> str:
@@ -210,16 +201,41 @@ def measure_base(base: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
     return {name: score[name] for name in ("accuracy", "examples", "without_number")}
 
 
+class Finetunings:
+    """Runs, made when `tune` first asks for their losses.
+
+    Args:
+        base: folder of the model that they start from.
+        out: folder of everything.
+    """
+
+    def __init__(self, base: pathlib.Path, out: pathlib.Path):
+        self.base, self.out = base, out
+        self.records: dict[tuple[str, int | None, float], dict[str, Any]] = {}
+
+    def losses(
+        self, method: str, setting: Rank, points: Iterable[Numbers], seeds: Any, part: str
+    ) -> list[float]:
+        """Validation losses at some learning rates; there is one seed, and one part."""
+        del seeds, part
+        return [self._run(method, setting.rank, point["learning_rate"]) for point in points]
+
+    def _run(self, method: str, rank: int | None, rate: float) -> float:
+        key = method, rank, rate
+        if key not in self.records:
+            self.records[key] = measure(method, rate, rank, self.base, self.out)
+        return self.records[key]["val_loss"]
+
+
 def measure_all(base: pathlib.Path, out: pathlib.Path, ranks: list[int]) -> list[dict[str, Any]]:
-    """All runs: of each method those of its learning rates, then those of the other ranks."""
-    runs = []
-    for method, (optimizer, _, rates) in METHODS.items():
-        own_ranks = [None] if optimizer == "adamw" else ranks
-        tried = [measure(method, rate, own_ranks[0], base, out) for rate in rates]
-        best = min(tried, key=lambda run: run["val_loss"])["learning_rate"]
-        others = [measure(method, best, rank, base, out) for rank in own_ranks[1:]]
-        runs += [run | {"chosen": run["learning_rate"] == best} for run in (*tried, *others)]
-    return runs
+    """All runs: those of the search at every rank, the best of which are chosen."""
+    runs, chosen = Finetunings(base, out), []
+    for method, (optimizer, _, start) in METHODS.items():
+        numbers = {"learning_rate": start}
+        for rank in [None] if optimizer == "adamw" else ranks:
+            numbers = tune(runs, method, Rank(rank), numbers, None)
+            chosen.append((method, rank, numbers["learning_rate"]))
+    return [run | {"chosen": key in chosen} for key, run in runs.records.items()]
 
 
 def table(results: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from training.config.options import flat, with_options
 from training.config.pretraining import CorpusOptions, PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, load_corpus
+from training.data.questions_corpus import FinetuneData
 from training.runs.interruption import StopRequest
 from training.runs.loop import Run, open_run
 from training.runs.resolve import resolve_pretraining
@@ -48,7 +49,7 @@ class BareSteps:
         corpus: for the batch.
     """
 
-    def __init__(self, config: ResolvedRun, steps: CompiledSteps, corpus: Corpus):
+    def __init__(self, config: ResolvedRun, steps: CompiledSteps, corpus: Corpus | FinetuneData):
         self._steps = steps
         self._state = steps.init(config.variant)
         self._batch = steps.shard_batch(next(corpus.train_batches(config.steps.batch, 0, 0, 1)))

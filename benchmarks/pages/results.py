@@ -1,5 +1,7 @@
 """Writes the tables of docs/results.md from the JSON that the benchmarks wrote.
 
+The last one, of what made them, is written by `benchmarks.pages.stale`.
+
 Run from the repository's root: ``python -m benchmarks.pages.results``.
 """
 
@@ -8,7 +10,7 @@ from typing import Any
 
 from benchmarks.measure import dct as transform
 from benchmarks.measure import optimizers, subspaces, svd
-from benchmarks.pages import DOCS, RESULTS, fill, read_results, rewrite
+from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.tables import markdown_table
 from training.reports.results import caption
 from training.reports.results import markdown_table as comparison_table
@@ -41,22 +43,6 @@ def dct(results: dict[str, Any]) -> str:
     return f"{markdown_table(header, rows)}\n"
 
 
-def provenance() -> str:
-    """Which commit made each of the results, and whether what ran was that commit's code."""
-    rows = []
-    for path in sorted(RESULTS.rglob("*.json")):
-        name = path.relative_to(RESULTS)
-        results = read_results(str(name.with_suffix("")))
-        made = results.get("environment", results)
-        commit = made["git_commit"]
-        if "provenance" in results:
-            note = "an uncommitted snapshot; the commit only read its runs"
-        else:
-            note = "with changes that no commit holds" if commit.endswith("+") else "yes"
-        rows.append((f"`{name}`", f"`{commit[:7]}`", note))
-    return markdown_table(("result", "commit", "is what ran"), rows)
-
-
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "compare": compare,
     "subspaces": lambda results: subspaces.table(results, "gradient"),
@@ -70,8 +56,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def render(page: str) -> str:
     """The page with every section between its markers made anew."""
-    sections = {name: table(read_results(name)) for name, table in SECTIONS.items()}
-    return fill(page, sections | {"provenance": provenance()})
+    return fill(page, {name: table(read_results(name)) for name, table in SECTIONS.items()})
 
 
 def main() -> None:

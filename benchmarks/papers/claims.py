@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from benchmarks.timing import Spread
+
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "not decided", "not run"
 
 MATCHES = 0.02
@@ -148,6 +150,21 @@ def below(low: float, high: float, limit: float) -> str:
 def above(low: float, high: float, limit: float) -> str:
     """Whether a quantity whose interval is [low, high] is more than a limit."""
     return below(-high, -low, -limit)
+
+
+def decided(
+    what: str, here: str, found: Spread, side: Callable[[float, float, float], str], limit: float
+) -> Outcome:
+    """An outcome that a spread decides by the side of a limit that it is on.
+
+    Args:
+        what: is looked at.
+        here: what was found, in words, with a place for the spread, as "{:.1f} times".
+        found: the spread.
+        side: `below` or `above`.
+        limit: of the claim.
+    """
+    return Outcome(what, here.format(found), side(found.low, found.high, limit))
 
 
 def together(verdicts: Iterable[str]) -> str:

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 import lowrank_optax as lro
 from benchmarks.measure import subspaces
-from benchmarks.papers.claims import Outcome, above, below
+from benchmarks.papers.claims import Outcome, above, below, decided
 from benchmarks.timing import Spread, spread
 from lowrank_optax.axes.projections.base import Choice, Projection
 
@@ -35,7 +36,7 @@ def measure(data: pathlib.Path | None = None) -> dict[str, Any]:
     kept = subspaces.train(STEPS)[0]["gradient"]
     matrices = list(kept[STEPS[0]])
     shares = {
-        basis: {name: [effective_share(kept[t][name], basis) for t in STEPS] for name in matrices}
+        basis: {name: [share_of_columns(kept[t][name], basis) for t in STEPS] for name in matrices}
         for basis in BASES
     }
     angles = {
@@ -45,12 +46,22 @@ def measure(data: pathlib.Path | None = None) -> dict[str, Any]:
     return {"steps": STEPS, "fraction": FRACTION, "shares": shares, "angles": angles}
 
 
-def effective_share(G: Float[Array, "n m"], basis: str) -> float:
-    """exp(entropy of the columns' energies) / n: 1 where all are alike, 1/n where one has all."""
+def share_of_columns(G: Float[Array, "n m"], basis: str) -> float:
+    """The effective share of a basis' columns, by their energies in G."""
     projection = lro.projections.by_name(basis, FRACTION)
-    energies = np.sum(np.square(projection.analyze(G, jnp.float32)), axis=-1, dtype=np.float64)
-    shares = energies[energies > 0] / energies.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))) / len(energies))
+    S = projection.analyze(G, jnp.float32)
+    return effective_share(np.sum(np.square(S), axis=-1, dtype=np.float64))
+
+
+def effective_share(values: ArrayLike) -> float:
+    """exp(entropy of n values' shares) / n: 1 where all are alike, 1/n where one has all.
+
+    >>> round(effective_share([1.0, 1.0, 0.0, 0.0]), 6)
+    0.5
+    """
+    values = np.asarray(values, np.float64)
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-np.sum(shares * np.log(shares))) / len(values))
 
 
 def principal_angles(G: Float[Array, "n m"], before: Float[Array, "n m"]) -> dict[str, float]:
@@ -91,14 +102,8 @@ def concentration(results: dict[str, Any]) -> list[Outcome]:
             for name, row in results["shares"]["dct"].items()
             for a, b in zip(row, results["shares"][other][name], strict=True)
         ]
-        ratio = spread(ratios)
-        found.append(
-            Outcome(
-                f"effective share of columns: dct < {other}",
-                f"{ratio:.2f} of it",
-                below(ratio.low, ratio.high, 1.0),
-            )
-        )
+        what = f"effective share of columns: dct < {other}"
+        found.append(decided(what, "{:.2f} of it", spread(ratios), below, 1.0))
     return found
 
 
@@ -109,15 +114,14 @@ def angles(results: dict[str, Any]) -> list[Outcome]:
     found = []
     for slot in (0, len(steps) // 2, len(steps) - 1):
         of = lambda key, slot=slot: _over_matrices(results, key, slot)
-        shared = of("overlap")
         here = (
-            f"{shared:.2f}; angles of {of('smallest').median:.0f}°, {of('median').median:.0f}°, "
+            f"{{:.2f}}; angles of {of('smallest').median:.0f}°, {of('median').median:.0f}°, "
             f"{of('largest').median:.0f}° (smallest, median, largest); with the step before "
             f"dct {of('dct with the step before').median:.2f}, "
             f"svd {of('svd with the step before').median:.2f}"
         )
         what = f"step {steps[slot]}: overlap above that of a random subspace, {chance:g}"
-        found.append(Outcome(what, here, above(shared.low, shared.high, chance)))
+        found.append(decided(what, here, of("overlap"), above, chance))
     return found
 
 

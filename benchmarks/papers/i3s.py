@@ -44,8 +44,8 @@ PAPER = Paper(
             "leading subspaces change less and less, and in the end less than sampled ones",
             STOPS,
             Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
-            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds. Sampled "
-            "subspaces change less in time too.",
+            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds, both at one "
+            "learning rate that was not tuned. Sampled subspaces change less in time too.",
         ),
         Claim(
             "spectrum_of_the_change",

@@ -13,6 +13,7 @@ from benchmarks.papers.claims import (
     Outcome,
     Paper,
     above,
+    decided,
 )
 from benchmarks.papers.methods import DESCENT_INNER, PENALTY, PROJECTION_OPTIMIZERS, RANKS
 from benchmarks.timing import ratio
@@ -33,7 +34,7 @@ def cost(results: dict[str, Any]) -> list[Outcome]:
         for slower in DECOMPOSED:
             times = ratio(seconds, slower, "online_subspace_descent")
             what = f"rank {result['rank']}: {slower} > {MUCH:g} × online_subspace_descent"
-            found.append(Outcome(what, f"{times:.1f} times", above(times.low, times.high, MUCH)))
+            found.append(decided(what, "{:.1f} times", times, above, MUCH))
     return found
 
 

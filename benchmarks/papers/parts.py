@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import lowrank_optax as lro
 from benchmarks.measure.optimizers import HIDDEN, INTERMEDIATE, Updater, parameters
 from benchmarks.methods import METHODS
-from benchmarks.papers.claims import Outcome, above, below
+from benchmarks.papers.claims import Outcome, above, below, decided
 from benchmarks.papers.methods import RANKS
 from benchmarks.timing import ROUNDS, interleaved_seconds, ratio, spread
 from lowrank_optax.axes.projections.base import Choice
@@ -75,14 +75,9 @@ def large(results: dict[str, Any]) -> list[Outcome]:
         shares = [
             f"{name} {1e3 * spread(seconds[name]).median:.0f} ms" for name in list(seconds)[:3]
         ]
-        both = spread(ratios)
-        found.append(
-            Outcome(
-                f"n = {n}: transform, selection and reconstruction < power iteration with QR",
-                f"{both:.2f} of its time ({', '.join(shares)})",
-                below(both.low, both.high, 1.0),
-            )
-        )
+        what = f"n = {n}: transform, selection and reconstruction < power iteration with QR"
+        here = f"{{:.2f}} of its time ({', '.join(shares)})"
+        found.append(decided(what, here, spread(ratios), below, 1.0))
     return found
 
 
@@ -141,7 +136,7 @@ def growth(results: dict[str, Any]) -> list[Outcome]:
     found = []
     for name in (*INDEPENDENT, *DEPENDENT):
         times = ratio(results["seconds"], f"{name} {highest}", f"{name} {lowest}")
-        compare, sign = (below, "<") if name in INDEPENDENT else (above, ">")
+        side, sign = (below, "<") if name in INDEPENDENT else (above, ">")
         what = f"{name}: time at r/n = {highest} {sign} {GROWTH:g} × that at {lowest}"
-        found.append(Outcome(what, f"{times:.2f} times", compare(times.low, times.high, GROWTH)))
+        found.append(decided(what, "{:.2f} times", times, side, GROWTH))
     return found

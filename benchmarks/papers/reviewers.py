@@ -4,7 +4,16 @@ from typing import Any
 
 from benchmarks.measure.subspaces import TABLE_FRACTIONS
 from benchmarks.papers import columns, memory, parts
-from benchmarks.papers.claims import Claim, Comparison, Figures, Losses, Outcome, Paper, above
+from benchmarks.papers.claims import (
+    Claim,
+    Comparison,
+    Figures,
+    Losses,
+    Outcome,
+    Paper,
+    above,
+    decided,
+)
 from benchmarks.papers.methods import RANKS
 from benchmarks.timing import spread
 
@@ -23,9 +32,8 @@ def sketches(results: dict[str, Any]) -> list[Outcome]:
                 (1 - errors["dct"][name][-1][slot] ** 2) / (1 - rows[-1][slot] ** 2)
                 for name, rows in errors[other].items()
             ]
-            share = spread(shares)
             what = f"r/n = {label}: energy in the DCT's columns > {other}"
-            found.append(Outcome(what, f"{share:.2f} times", above(share.low, share.high, 1.0)))
+            found.append(decided(what, "{:.2f} times", spread(shares), above, 1.0))
     return found
 
 
@@ -84,7 +92,8 @@ PAPER = Paper(
             ASKED,
             Figures("papers/zero", memory.beside_zero, memory.measure_zero, minutes=3),
             note=(
-                "Exact, from shapes and the formulas that docs/sharding.md checks. A learned basis "
+                "Exact, from shapes and the formulas that docs/sharding.md checks; what is sent is "
+                "apart from the gradients' average. A learned basis "
                 "(Dion, LDAdamW) is whole on every device. The 1b preset's MLP is 5461 wide, which "
                 "8 does not divide: there a low-rank method's state stays whole and nothing is "
                 "sent, while AdamW's is split along another axis."
@@ -101,7 +110,7 @@ PAPER = Paper(
                     results,
                     {
                         f"dct_adamw {label}, feedback {bits}": "adamw"
-                        for bits in ("int8", "int4")
+                        for bits in memory.FEEDBACK
                         for label in RANKS
                     },
                 ),

@@ -2,7 +2,6 @@
 
 import pathlib
 import statistics
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 import lowrank_optax as lro
 from benchmarks.papers.claims import Outcome, above
+from benchmarks.papers.columns import effective_share
 from benchmarks.papers.methods import FREQUENT, FREQUENT_INTERVAL
 from benchmarks.recipes import task
 from benchmarks.recipes.methods import METHODS
@@ -30,8 +30,7 @@ def measure(data: pathlib.Path) -> dict[str, Any]:
 
     Returns:
         By method and seed: "overlaps" of every subspace with the one before, over all matrices;
-        "rank", the effective rank of W − W₀ by that of a full matrix; and the "spectrum" of one
-        matrix, largest first, as shares of the largest.
+        "rank", the effective rank of W − W₀ by that of a full matrix.
     """
     runs = {name: [follow(name, seed, data) for seed in SEEDS] for name in FREQUENT}
     return {"steps": SETTING.steps, "interval": FREQUENT_INTERVAL, "seeds": SEEDS, "runs": runs}
@@ -39,43 +38,28 @@ def measure(data: pathlib.Path) -> dict[str, Any]:
 
 def follow(method: str, seed: int, data: pathlib.Path) -> dict[str, Any]:
     """One training, at the numbers from which a search would start."""
-    numbers = dict(METHODS[method].start)
-    overlaps, before, last = [], None, None
-    for step, params, state in trained(method, numbers, seed, data):
-        if step == 0:
-            first = jax.tree.map(np.asarray, params)
-        last = params
-        if step % FREQUENT_INTERVAL == 1:  # the step before it chose a subspace
-            bases = [np.asarray(P) for P in jax.tree.leaves(lro.matrix_states(state)[0].basis)]
+    numbers, steps = dict(METHODS[method].start), task.compiled(method, SETTING)
+    arrays = {name: jnp.float32(number) for name, number in numbers.items()}
+    # Twice, as a step takes its parameters' memory.
+    first, params = steps.parameters(seed), steps.parameters(seed)
+    training = task.training_steps(steps, SETTING, arrays, seed, task.tokens(data), params)
+    overlaps, before = [], None
+    for step, done in enumerate(training):
+        params, state, _ = done
+        if step % FREQUENT_INTERVAL == 0:  # a step that chose a subspace
+            bases = [np.array(P) for P in jax.tree.leaves(lro.matrix_states(state)[0].basis)]
             if before is not None:
                 pairs = zip(before, bases, strict=True)
                 overlaps.append(float(np.mean([np.mean(overlap(U, V)) for U, V in pairs])))
             before = bases
-    return {"numbers": numbers, "overlaps": overlaps} | change(first, last)
+    return {"numbers": numbers, "overlaps": overlaps, "rank": rank_of_change(first, params)}
 
 
 overlap = jax.jit(lro.diagnostics.subspace_overlap)
 
 
-def trained(
-    method: str, numbers: Mapping[str, float], seed: int, data: pathlib.Path
-) -> Iterator[tuple[int, Any, Any]]:
-    """Steps done, parameters and state, from 0 to the end; valid until the next is asked for."""
-    steps, training = task.compiled(method, SETTING), task.tokens(data)["training"]
-    arrays = {name: jnp.float32(number) for name, number in numbers.items()}
-    params = steps.parameters(seed)
-    state = steps.init(params, arrays)
-    random = np.random.default_rng(seed)
-    yield 0, params, state
-    for step in range(SETTING.steps):
-        starts = random.integers(0, len(training) - SETTING.seq_len - 1, SETTING.batch_size)
-        batch = task.rows(training, starts, SETTING.seq_len)
-        params, state, _ = steps.train(params, state, batch, arrays, step)
-        yield step + 1, params, state
-
-
-def change(first: Any, last: Any) -> dict[str, Any]:
-    """How many directions a training moved the matrices in."""
+def rank_of_change(first: Any, last: Any) -> float:
+    """How many directions a training moved the matrices in, as a share of all: their mean."""
     specs = lro.matrix_specs(first, dimension_numbers=matrix_dimension_numbers)
     leaves = zip(specs, jax.tree.leaves(first), jax.tree.leaves(last), strict=True)
     spectra = [
@@ -83,17 +67,7 @@ def change(first: Any, last: Any) -> dict[str, Any]:
         for spec, before, after in leaves
         if spec is not None
     ]
-    ranks = [effective_rank(values) for spectrum in spectra for values in spectrum]
-    return {
-        "rank": statistics.mean(ranks),
-        "spectrum": np.round(spectra[0][0], 5).tolist(),
-    }
-
-
-def effective_rank(values: np.ndarray) -> float:
-    """exp(entropy of the singular values' shares) by their number: 1 where all are alike."""
-    shares = values[values > 0] / values.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))) / len(values))
+    return statistics.mean(effective_share(values) for one in spectra for values in one)
 
 
 def overlaps(results: dict[str, Any]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from benchmarks.papers.claims import (
     Outcome,
     Paper,
     above,
+    decided,
 )
 from benchmarks.papers.methods import RANKS
 from benchmarks.timing import ratio, spread
@@ -37,9 +38,7 @@ def fft_against_matmul(results: dict[str, Any]) -> list[Outcome]:
             for kind in ("dct", "idct"):
                 faster = ratio(row["seconds"], f"{kind} matmul float32", f"{kind} fft float32")
                 what = f"{kind}, n = {row['n']}: FFT faster than the product"
-                found.append(
-                    Outcome(what, f"{faster:.1f} times", above(faster.low, faster.high, 1.0))
-                )
+                found.append(decided(what, "{:.1f} times", faster, above, 1.0))
     return found
 
 
@@ -53,9 +52,8 @@ def errors(results: dict[str, Any]) -> list[Outcome]:
             (1 - by_matrix[name][-1][slot] ** 2) / (1 - best[name][-1][slot] ** 2)
             for name in by_matrix
         ]
-        share = spread(shares)
         what = f"r/n = {label}: energy that the DCT's columns hold of the best subspace's"
-        found.append(Outcome(what, f"{share:.2f}", above(share.low, share.high, NEAR)))
+        found.append(decided(what, "{:.2f}", spread(shares), above, NEAR))
     return found
 
 
@@ -67,23 +65,31 @@ def faster(results: dict[str, Any]) -> list[Outcome]:
         for slower, quicker in (("dion", "trion"), ("ldadamw", "dct_adamw (int8)")):
             times = ratio(seconds, slower, quicker)
             what = f"rank {result['rank']}: {quicker} faster than {slower}"
-            found.append(Outcome(what, f"{times:.1f} times", above(times.low, times.high, 1.0)))
+            found.append(decided(what, "{:.1f} times", times, above, 1.0))
     return found
 
 
 def fine_tuning(results: dict[str, Any]) -> list[Outcome]:
-    """Exact match beside AdamW's; one seed decides nothing."""
+    """Exact match beside AdamW's; one seed decides nothing, nor does a rate that is not tuned."""
     chosen = [run for run in results["runs"] if run["chosen"]]
     adamw = next(run for run in chosen if run["rank"] is None)
     return [
         Outcome(
             f"{run['method']}, rank {run['rank']}: exact match as AdamW's",
-            f"{run['accuracy']:.1%} against {adamw['accuracy']:.1%}, one seed",
+            f"{run['accuracy']:.1%} against {adamw['accuracy']:.1%}, one seed"
+            + ("" if _tuned(run, results["runs"]) else ", rate not tuned"),
             UNDECIDED,
         )
         for run in chosen
         if run["rank"] is not None
     ]
+
+
+def _tuned(run: dict[str, Any], runs: list[dict[str, Any]]) -> bool:
+    """Whether both a lower and a higher learning rate were tried at the run's rank."""
+    own = [one for one in runs if (one["method"], one["rank"]) == (run["method"], run["rank"])]
+    rates = [one["learning_rate"] for one in own]
+    return min(rates) < run["learning_rate"] < max(rates)
 
 
 def _table_1() -> Losses:
@@ -127,7 +133,7 @@ PAPER = Paper(
             f"the FFT is faster than the product with the DCT matrix, from n = {LARGE} on",
             "O(n² log n) against O(n³) “for large layers” (abstract)",
             Figures("dct", fft_against_matmul, command="python -m benchmarks.measure.dct"),
-            note="On two CPU cores; products gain most from an accelerator.",
+            note="On two CPU cores; no accelerator was measured.",
         ),
         Claim(
             "dct_in_frugal_and_fira",
@@ -167,7 +173,7 @@ PAPER = Paper(
             Figures("finetuning", fine_tuning, command="python -m benchmarks.measure.finetuning"),
             note=(
                 "A model of half a million parameters and generated problems; one seed, so nothing "
-                "is decided."
+                "is decided. “Not tuned”: no lower or no higher learning rate was tried."
             ),
         ),
         Claim(

@@ -126,14 +126,14 @@ def _pin(core: int) -> None:
 
 
 def tune(
-    runs: Any, method: str, setting: Setting, start: Numbers | None, only: tuple[str, ...] | None
+    runs: Any, method: str, setting: Any, start: Numbers | None, only: tuple[str, ...] | None
 ) -> Numbers:
     """The numbers of least tuning loss: better than both neighbours on every grid.
 
     Args:
-        runs: makes them, a `Runs`.
-        method: a key of `METHODS`.
-        setting: the task.
+        runs: makes them, a `Runs` or what has its `losses`.
+        method: a key of `METHODS`, if `start` does not say where to start.
+        setting: the task, by its name in a message.
         start: where to start; None for where the method says.
         only: the numbers that are tuned; None for all that the method has.
 
@@ -149,7 +149,7 @@ def tune(
             return best
 
 
-def _along(runs: Any, method: str, setting: Setting, best: Numbers, name: str) -> Numbers:
+def _along(runs: Any, method: str, setting: Any, best: Numbers, name: str) -> Numbers:
     """The best point along one axis of the grid."""
     grid = GRIDS[name]
     at = min(range(len(grid)), key=lambda i: abs(grid[i] - best[name]))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -150,7 +150,9 @@ def prepare(setting: Setting, data: pathlib.Path) -> None:
     if not _base_path(setting, data).exists():
         steps = compiled("adamw", _before(setting), vocabulary_size(data))
         numbers = {name: jnp.float32(number) for name, number in BASE.items()}
-        params, _ = _trained(steps, _before(setting), numbers, 0, tokens(data), steps.parameters(0))
+        params = steps.parameters(0)
+        training = training_steps(steps, _before(setting), numbers, 0, tokens(data), params)
+        params, _ = _trained(training)
         leaves = traverse_util.flatten_dict(params, sep="/")
         write_arrays(
             _base_path(setting, data), {path: np.asarray(leaf) for path, leaf in leaves.items()}
@@ -204,7 +206,7 @@ def run(
     numbers = {name: jnp.float32(number) for name, number in numbers.items()}
     params = steps.parameters(seed) if setting.base_steps is None else _base(setting, data)
     size = bytes_per_entry(steps.optimizer(numbers, 0), params)
-    params, losses = _trained(steps, setting, numbers, seed, text, params)
+    params, losses = _trained(training_steps(steps, setting, numbers, seed, text, params))
     record = {part: _evaluate(steps, params, text[part], setting) for part in PARTS}
     final = jnp.stack(losses[-max(1, setting.steps // 20) :])
     return record | {"training": float(final.mean()), "bytes_per_entry": size}
@@ -213,24 +215,34 @@ def run(
 PARTS = ("tuning", "reported")
 
 
-def _trained(
+def _trained(training: Iterable[tuple[Any, Any, jax.Array]]) -> tuple[Any, list[jax.Array]]:
+    """The parameters at the end, and every step's loss."""
+    losses = []
+    for done in training:
+        params, _, loss = done
+        losses.append(loss)
+    return params, losses
+
+
+def training_steps(
     steps: Steps,
     setting: Setting,
     numbers: Mapping[str, Any],
     seed: int,
     text: Mapping[str, np.ndarray],
     params: Any,
-) -> tuple[Any, list[jax.Array]]:
-    """The parameters at the end, and every step's loss."""
+) -> Iterator[tuple[Any, Any, jax.Array]]:
+    """Parameters, optimizer state and loss after every step.
+
+    A step takes the memory of the parameters and the state before it: look at them before the next.
+    """
     state = steps.init(params, numbers)
     random, training = np.random.default_rng(seed), text["training"]
-    losses = []
     for step in range(setting.steps):
         starts = random.integers(0, len(training) - setting.seq_len - 1, setting.batch_size)
         batch = rows(training, starts, setting.seq_len)
-        params, state, value = steps.train(params, state, batch, numbers, step)
-        losses.append(value)
-    return params, losses
+        params, state, loss = steps.train(params, state, batch, numbers, step)
+        yield params, state, loss
 
 
 def _evaluate(steps: Steps, params: Any, stream: np.ndarray, setting: Setting) -> float:

@@ -4,7 +4,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from benchmarks.papers import (
@@ -71,15 +70,20 @@ def test_energies_come_from_errors():
 
 
 def test_one_seed_of_fine_tuning_decides_nothing():
-    run = lambda method, rank, accuracy: {
+    run = lambda method, rank, accuracy, rate=0.02, chosen=True: {
         "method": method,
         "rank": rank,
         "accuracy": accuracy,
-        "chosen": True,
+        "learning_rate": rate,
+        "chosen": chosen,
     }
     runs = [run("AdamW", None, 0.9), run("Trion", 16, 1.0)]
     (outcome,) = trion.fine_tuning({"runs": runs})
-    assert (outcome.here, outcome.verdict) == ("100.0% against 90.0%, one seed", UNDECIDED)
+    here = "100.0% against 90.0%, one seed"
+    assert (outcome.here, outcome.verdict) == (f"{here}, rate not tuned", UNDECIDED)
+    runs += [run("Trion", 16, 0.8, rate, chosen=False) for rate in (0.01, 0.04)]
+    (outcome,) = trion.fine_tuning({"runs": runs})
+    assert (outcome.here, outcome.verdict) == (here, UNDECIDED)
 
 
 def test_overlaps_and_ranks_are_compared_seed_by_seed():
@@ -97,10 +101,10 @@ def test_overlaps_and_ranks_are_compared_seed_by_seed():
 
 
 def test_the_effective_share_counts_what_is_alike():
-    assert trajectories.effective_rank(np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(1 / 2)
+    assert columns.effective_share([1.0, 1.0, 0.0, 0.0]) == pytest.approx(1 / 2)
     one_column = jnp.ones((8, 3))  # constant columns: the first DCT column holds all
-    assert columns.effective_share(one_column, "dct") == pytest.approx(1 / 8)
-    assert columns.effective_share(one_column, "identity") == pytest.approx(1)
+    assert columns.share_of_columns(one_column, "dct") == pytest.approx(1 / 8)
+    assert columns.share_of_columns(one_column, "identity") == pytest.approx(1)
 
 
 def test_principal_angles_of_a_matrix_whose_best_subspace_the_dct_has():
@@ -157,19 +161,19 @@ def test_parts_and_ranks_are_timed_in_equal_rounds(monkeypatch):
 
 
 def test_bytes_decide_exactly():
-    methods = {name: {"bytes": size} for name, size in {"a": 10, "b": 20}.items()}
-    results = {"presets": {"x": {"parameters": 10, "methods": methods}}}
+    results = {"presets": {"x": {"parameters": 10, "methods": {"a": 10, "b": 20}}}}
     (outcome,) = memory.smaller(results, {"a": "b"})
     assert outcome.here == "50% less state, 25% less with weights and gradients"
     assert outcome.verdict == HOLDS
     assert verdicts(memory.smaller(results, {"b": "a"})) == [FAILS]
 
 
-def test_state_and_sent_bytes_of_a_model_are_those_of_its_matrices():
+def test_state_and_sent_bytes_of_a_model_are_those_of_its_matrices(monkeypatch):
     params = memory.parameters("small")
-    adamw = memory.state(memory.BUILDS["adamw"](), params)
-    assert adamw["bytes_per_entry"] == 8
-    assert adamw["bytes"] == 2 * memory.size(params) + 4  # and the count
+    monkeypatch.setattr(memory, "PRESETS", ("small",))
+    measured = memory.measure()["presets"]["small"]
+    assert measured["parameters"] == memory.size(params)
+    assert measured["methods"]["adamw"] == 2 * memory.size(params) + 4  # and the count
     matrices = sum(leaf.size for leaf in _kernels(params["layers"]))
     assert memory.sent("adamw", params) == 4 * matrices
     assert memory.sent("ldadamw", params) == matrices
