@@ -74,7 +74,7 @@ class Made(NamedTuple):
 
     Attributes:
         file: in benchmarks/results.
-        runs: how many lines of it, of a file of lines; else 0.
+        runs: how many of them, of a file that has several and a commit for each; else 0.
         commit: its 40 digits, without the "+".
         clean: whether it, or something else, is what ran; in words.
     """
@@ -90,8 +90,8 @@ def results() -> Iterator[Made]:
     for path in sorted(RESULTS.rglob("*.json*")):
         file = str(path.relative_to(RESULTS))
         commits = collections.Counter(_commits(path))
-        for commit in commits:
-            runs = commits[commit] if path.suffix == ".jsonl" else 0
+        for commit, count in commits.items():
+            runs = count if commits.total() > 1 else 0
             yield Made(file, runs, commit.removesuffix("+"), _clean(path, commit))
 
 
@@ -102,7 +102,8 @@ def _commits(path: pathlib.Path) -> list[str]:
         lines = map(json.loads, text.splitlines())
         return [line["commit"] for line in lines if "commit" in line]
     contents = json.loads(text)
-    return [contents.get("environment", contents)["git_commit"]]
+    records = contents.get("measurements", [contents])
+    return [record.get("environment", record)["git_commit"] for record in records]
 
 
 def _clean(path: pathlib.Path, commit: str) -> str:
@@ -124,15 +125,18 @@ def table(until: str) -> str:
 
 def told(made: Made) -> tuple[str, str, str]:
     """What the result itself says: the first cells of its row."""
-    lines = f", {made.runs} runs" if made.runs else ""
-    return f"`{made.file}`{lines}", f"`{made.commit[:SHOWN]}`", made.clean
+    runs = f", {made.runs} of its runs" if made.runs else ""
+    return f"`{made.file}`{runs}", f"`{made.commit[:SHOWN]}`", made.clean
 
 
 def _changes(made: Made, until: str) -> str:
     if not known(made.commit):
         return "its commit is not in this history"
-    changed = changed_since(made.commit, until, SOURCES[made.file])
-    return ", ".join(f"`{path}`" for path in changed) or "nothing"
+    by_folder: dict[str, list[str]] = {}
+    for path in changed_since(made.commit, until, SOURCES[made.file]):
+        folder, _, rest = path.partition("/")
+        by_folder.setdefault(folder, []).append(rest)
+    return "; ".join(f"{name}: {', '.join(rest)}" for name, rest in by_folder.items()) or "nothing"
 
 
 def named_commit(page: str) -> str:
