@@ -17,8 +17,8 @@ from optax.contrib import GaLoreDimensionNumbers, MuonDimensionNumbers
 
 import lowrank_optax as lro
 from benchmarks.collectives import KINDS, Collective, collectives
+from benchmarks.formulas import FORMULAS, Split
 from benchmarks.measure.communication_tables import kinds_table, sync_table, table
-from benchmarks.measure.formulas import FORMULAS, Split
 from benchmarks.record import begin, command_line, write_json
 
 DEVICES = 8

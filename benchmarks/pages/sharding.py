@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 import lowrank_optax as lro
+from benchmarks.formulas import Split, contrib_muon, muon_gathered, trion
 from benchmarks.measure import communication_tables, synchronisation
-from benchmarks.measure.formulas import Split, contrib_muon, muon_gathered, trion
 from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.tables import markdown_table
 from models.configs import get_config

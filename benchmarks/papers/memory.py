@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 import lowrank_optax as lro
-from benchmarks.measure.formulas import FLOAT, FORMULAS, Split
+from benchmarks.formulas import FLOAT, FORMULAS, Split
 from benchmarks.papers.claims import FAILS, HOLDS, Outcome
 from benchmarks.papers.methods import QUARTER, RANKS
 from models.configs import get_config
