@@ -4,6 +4,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks.papers import (
@@ -17,6 +18,7 @@ from benchmarks.papers import (
 )
 from benchmarks.papers.claims import FAILS, HOLDS, UNDECIDED
 from benchmarks.papers.methods import FREQUENT
+from benchmarks.recipes.task import Setting
 
 SECONDS = {
     "trion": [2.0] * 7,
@@ -98,6 +100,18 @@ def test_overlaps_and_ranks_are_compared_seed_by_seed():
     still = runs | {dominant: [run(0.8, 0.8, 0.7)] * 3}
     assert verdicts(trajectories.overlaps({"runs": still})) == [UNDECIDED, HOLDS]
     assert verdicts(trajectories.spectra({"runs": still})) == [FAILS]
+
+
+@pytest.mark.slow
+def test_a_training_is_followed_from_its_first_subspace_to_its_last(tmp_path, monkeypatch):
+    text = np.random.default_rng(0).integers(0, 256, 3000)
+    np.savez(tmp_path / "tokens.npz", training=text, tuning=text[:1000], reported=text[1000:])
+    setting = Setting(width=64, steps=21, batch_size=2, seq_len=16)
+    monkeypatch.setattr(trajectories, "SETTING", setting)
+    run = trajectories.follow(FREQUENT[0], 1, tmp_path / "tokens.npz")
+    assert len(run["overlaps"]) == 2  # of the subspaces of steps 1, 11 and 21
+    assert all(0 < each <= 1 for each in run["overlaps"])
+    assert 0 < run["rank"] < 1
 
 
 def test_the_effective_share_counts_what_is_alike():
