@@ -88,6 +88,7 @@ ADAM = {"learning_rate": 0.005, "b2": 0.95}
 QUARTER = 0.25
 
 _tandem = functools.partial(ours, lro.tandem, ORTHONORMAL | {"learning_rate": 0.04})
+_normuon = functools.partial(ours, lro.normuon, ORTHONORMAL, shape_scale="dion")
 
 METHODS: dict[str, Method] = {
     # What others have.
@@ -114,9 +115,11 @@ METHODS: dict[str, Method] = {
     "muon": ours(lro.muon, ORTHONORMAL, shape_scale="dion"),
     "muon int8": ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
     "muon int4": ours(lro.muon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
-    "normuon": ours(lro.normuon, ORTHONORMAL, shape_scale="dion"),
-    "normuon int8": ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int8"),
-    "normuon int4": ours(lro.normuon, ORTHONORMAL, shape_scale="dion", mu_dtype="int4"),
+    "normuon": _normuon(),
+    "normuon int8": _normuon(mu_dtype="int8"),
+    "normuon int4": _normuon(mu_dtype="int4"),
+    "normuon int2": _normuon(mu_dtype="int2"),
+    "normuon sign": _normuon(mu_dtype="sign"),
     # Tandem by budget.
     "tandem n/2": _tandem(rank=1 / 2, mu_dtype=None),
     "tandem n/2 int8": _tandem(rank=1 / 2, mu_dtype="int8"),
@@ -165,6 +168,8 @@ COMPETITORS = (
     "tandem n/2",
     "muon int4",
     "normuon int4",
+    "normuon int2",
+    "normuon sign",
     "tandem n/2 int4",
     "lion",
     "adam8bit",
@@ -181,6 +186,11 @@ COMPETITORS = (
 METHODS |= {
     f"tandem n/2 int4, blocks {blocks}": _tandem(rank=1 / 2, mu_dtype="int4", blocks=blocks)
     for blocks in (1, 2)
+}
+
+METHODS |= {
+    f"tandem n/{divisor} {dtype}, blocks 1": _tandem(rank=1 / divisor, mu_dtype=dtype, blocks=1)
+    for divisor, dtype in ((2, "int2"), (2, "sign"), (4, "int4"), (4, "int2"), (16, "int2"))
 }
 
 AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}

@@ -14,6 +14,16 @@ BLOCKS = (
     "tandem n/2 int4, blocks 2",
     "tandem n/2 int4, blocks 1",
 )
+FEW_BITS = (
+    "normuon int2",
+    "normuon sign",
+    "tandem n/2 int4, blocks 1",
+    "tandem n/2 int2, blocks 1",
+    "tandem n/4 int4, blocks 1",
+    "tandem n/2 sign, blocks 1",
+    "tandem n/4 int2, blocks 1",
+    "tandem n/16 int2, blocks 1",
+)
 FINALISTS = (
     "adamw",
     "muon",
@@ -50,6 +60,7 @@ STAGES = {
     "width 64": Stage(NARROW, FINALISTS, "", RATE_ONLY),
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
+    "few bits": Stage(NARROW, FEW_BITS),
     "one rate": Stage(
         NARROW, ("adamw", "tandem at one rate", "trion at one rate"), None, RATE_ONLY
     ),

@@ -53,8 +53,9 @@ def scale_by_low_rank(
       scale: factor of u; a number or a function of the `MatrixSpec`.
       dimension_numbers: which leaves are matrices, as for `matrix_specs`.
       compress: which side to compress, as for `matrix_specs`.
-      mu_dtype: what the inner optimizer's first moment is stored in between steps: "int8" or "int4"
-        (block-wise, zero exact), a floating dtype, a `storage`, or None for what it is.
+      mu_dtype: what the inner optimizer's first moment is stored in between steps: "int8", "int4"
+        or "int2" (block-wise, zero exact), "sign", a floating dtype, a `storage`, or None for what
+        it is.
       zero_axis: mesh axis, or several, over which the state and the work of parameters that every
         device holds are split by the axis that is not compressed (ZeRO-1); where it does not divide
         evenly they stay whole, which `memory_report` shows. What is gathered is u (r × m), never

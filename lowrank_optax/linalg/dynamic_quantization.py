@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped, UInt8
 
+from lowrank_optax.linalg.blocks import join_blocks, split_blocks
 from lowrank_optax.linalg.precision import at_least_float32
-from lowrank_optax.linalg.quantization import join_blocks, split_blocks
 
 # A code is a tiny decimal floating-point number whose exponent has a variable length. Count codes
 # from zero: the leading one bit of the count tells the decade, and the bits below it the place in

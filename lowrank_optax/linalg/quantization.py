@@ -1,6 +1,7 @@
-"""Block-wise 8- and 4-bit quantisation along one axis; zero is a code, so that zeros stay zeros.
+"""Block-wise quantisation to 8, 4, 2 bits or to signs along one axis.
 
-A block is stored as integers q and one number s, its scale: entries come back as s q.
+A block is stored as integers q and one number s, its scale: entries come back as s q. Zero is a
+code, so that zeros stay zeros, of all but signs.
 """
 
 import functools
@@ -8,27 +9,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int8, Int32, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, DTypeLike, Float, Int8, PRNGKeyArray, Shaped, UInt8
 
+from lowrank_optax.linalg.blocks import flatten, join_blocks, split_blocks
+from lowrank_optax.linalg.codes import BITS, nearest_codes
+from lowrank_optax.linalg.packing import bytes_of, pack, packed_bits, unpack
 from lowrank_optax.linalg.precision import at_least_float32
-
-BITS = {"int8": 8, "int4": 4}
-"""What an array can be stored as, and the bits of an entry."""
-
-# The codes are the two's complement −2ᵇ⁻¹ … 2ᵇ⁻¹ − 1, whose lowest one is given to the entry of
-# largest magnitude: the scale has the sign that this takes. So the whole range is used, and a power
-# of two divides that entry, which makes a block of equal entries exact. Codes from a block's least
-# to its largest entry, with zero moved onto one of them, take one more array: at the same bytes
-# their error for normal entries is 0.61 % of the root mean square where it is 0.64 % here (8 bits),
-# and 10.7 % for 10.6 % (4 bits). Codes symmetric to zero err by 0.65 % and 11.7 %.
 
 
 class Quantized(NamedTuple):
     """A quantised array: arrays only, so that it can live in an optimizer's state."""
 
     codes: Int8[Array, "*shape"] | UInt8[Array, "*packed"]
-    """int8 in the array's own shape; or bytes of two 4-bit codes each, half as many along the axis
-    (rounded up in every block): the first half of a block in the low bits, the other in the high.
+    """int8 in the array's own shape; or bytes of two, four or eight codes each, so many fewer along
+    the axis (rounded up in every block): the first part of a block in the lowest bits, the last in
+    the highest. Where more bits a code take no more bytes, they are used.
     """
     scale: Float[Array, "*blocks"]
     """What a code is multiplied by, of either sign, one number for every block of the axis."""
@@ -43,7 +38,7 @@ def quantize(
     block_size: int = 256,
     key: PRNGKeyArray | None = None,
 ) -> Quantized:
-    """Round an array to 8 or 4 bits an entry, scaled for each block of one axis.
+    """Round an array to 8, 4, 2 bits or 1 bit an entry, scaled for each block of one axis.
 
     The axis is cut into ⌈n / block_size⌉ blocks of equal length, but for the last, which may be
     shorter, each with a scale in at least float32. Zeros come back as zeros, and a block of equal
@@ -51,9 +46,13 @@ def quantize(
     1 / (2ᵇ⁻¹ − 1) of the block's largest magnitude. A block whose entries are all below 1.6e-36
     becomes zero; one with a non-finite entry comes back non-finite.
 
+    "int2" rounded to nearest and "sign" are different: entries far above the block's root mean
+    square are clipped, and the scale is that of least squares, so that what comes back is
+    orthogonal to its error. A zero among more than four signs comes back as the scale.
+
     Args:
       x: real floating array.
-      storage: "int8" or "int4".
+      storage: "int8", "int4", "int2" or "sign".
       axis: axis along which blocks run. Every other axis can be sharded without communication, and
         so can this one where its shards hold whole blocks.
       block_size: largest number of entries in a block.
@@ -77,23 +76,25 @@ def quantize(
     """
     x = jnp.asarray(x)
     if storage not in BITS:
-        raise ValueError(f'cannot quantise to {storage!r}: choose "int8" or "int4".')
+        raise ValueError(f"cannot quantise to {storage!r}: choose one of {', '.join(BITS)}.")
     if block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1.")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
         raise ValueError(f"nothing to quantise along axis {axis} of shape {x.shape}.")
-    bits, axis, count = BITS[storage], axis % x.ndim, -(-x.shape[axis] // block_size)
+    if storage == "sign" and key is not None:
+        raise ValueError("signs are not rounded at random: leave out the key.")
+    axis, count = axis % x.ndim, -(-x.shape[axis] // block_size)
     blocks = at_least_float32(split_blocks(x, axis, count))
-    scale = _scale(blocks, bits, axis + 1)
-    position = blocks * jnp.where(scale == 0, 0, 1 / scale)
-    codes = jnp.clip(_round(position, key, axis + 1), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    codes, scale = nearest_codes(blocks, storage, key, axis + 1)
     codes = codes.astype(jnp.int8)
-    if bits == 4:
-        codes = _flatten(_pack(codes, axis + 1), axis)
-    else:
+    if storage == "int8":
         codes = join_blocks(codes, axis, x.shape[axis])
+    else:
+        length = codes.shape[axis + 1]
+        bits = packed_bits(length, bytes_of(length, BITS[storage]))
+        codes = flatten(pack(codes, axis + 1, bits), axis)
     return Quantized(codes, scale.squeeze(axis + 1))
 
 
@@ -104,7 +105,7 @@ def dequantize(
     """The array that `quantize` stored, up to its rounding.
 
     Args:
-      stored: what `quantize` returned; it tells the bits and the blocks itself.
+      stored: what `quantize` returned; with the size it tells the bits and the blocks itself.
       size: length of the original axis, which packed codes alone do not tell.
       axis: as given to `quantize`.
       dtype: floating dtype of the result; None for the scales'.
@@ -121,19 +122,21 @@ def dequantize(
     codes, scale = stored
     if not -codes.ndim <= axis < codes.ndim:
         raise ValueError(f"codes of shape {codes.shape} have no axis {axis}.")
-    name, count = "int8" if codes.dtype == jnp.int8 else "int4", scale.shape[axis]
+    count = scale.shape[axis]
     length = -(-size // count)
-    need = size if name == "int8" else count * ((length + 1) // 2)
+    bits = 8 if codes.dtype == jnp.int8 else packed_bits(length, codes.shape[axis] // count)
+    need = size if bits == 8 else count * bytes_of(length, bits)
     if codes.shape[axis] != need:
         raise ValueError(
-            f"{name} codes of shape {codes.shape} with scales of shape {scale.shape} do not hold "
-            f"{size} entries along axis {axis}, which take {need}: pass the size and axis of the "
-            "array that was quantised."
+            f"{bits}-bit codes of shape {codes.shape} with scales of shape {scale.shape} do not "
+            f"hold {size} entries along axis {axis}, which take {need}: pass the size and axis of "
+            "the array that was quantised."
         )
     axis %= codes.ndim
     blocks = split_blocks(codes, axis, count)
-    if name == "int4":
-        blocks = jax.lax.slice_in_dim(_unpack(blocks, axis + 1), 0, length, axis=axis + 1)
+    if bits < 8:
+        blocks = unpack(blocks, axis + 1, bits)
+        blocks = jax.lax.slice_in_dim(blocks, 0, length, axis=axis + 1)
     x = blocks.astype(scale.dtype) * jnp.expand_dims(scale, axis + 1)
     return join_blocks(x.astype(dtype or scale.dtype), axis, size)
 
@@ -166,70 +169,3 @@ def quantized_zeros(
     store = functools.partial(quantize, storage=storage, axis=axis, block_size=block_size)
     stored = jax.eval_shape(store, jax.ShapeDtypeStruct(shape, dtype))
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), stored)
-
-
-def _scale(blocks: Array, bits: int, axis: int) -> Array:
-    """The smallest scale for which no entry of a block lies outside the codes."""
-    zero = jnp.zeros((), blocks.dtype)
-    # One reduction of both: two read the array twice, and a sum that is quantised is then stored.
-    larger = functools.partial(jax.tree.map, jnp.maximum)
-    ends = jax.lax.reduce((blocks, -blocks), (zero, zero), larger, (axis,))
-    top, bottom = (jnp.expand_dims(end, axis) for end in ends)
-    lowest = 2 ** (bits - 1)
-    scale = jnp.maximum(jnp.maximum(top, bottom) / lowest, jnp.minimum(top, bottom) / (lowest - 1))
-    # The reciprocal of what is not a normal number may not be finite.
-    scale = jnp.where(scale < jnp.finfo(scale.dtype).tiny, 0, scale)
-    return jnp.where(top > bottom, -scale, scale)
-
-
-def _round(position: Array, key: PRNGKeyArray | None, axis: int) -> Array:
-    if key is None:
-        return jnp.round(position)
-    # 14 bits: the positions of codes, which are rounded to 2^-16, never leave them.
-    noise = (_random_halves(key, position.shape, axis) & (2**14 - 1)).astype(position.dtype)
-    return jnp.floor(position + (noise + 0.5) / 2**14)
-
-
-def _random_halves(key: PRNGKeyArray, shape: tuple[int, ...], axis: int) -> Array:
-    """16 random bits an entry, two entries along the axis from every number that is drawn."""
-    length = shape[axis]
-    words = jax.random.bits(key, (*shape[:axis], (length + 1) // 2, *shape[axis + 1 :]), "uint32")
-    pairs = jnp.expand_dims(words, axis) >> _along(axis, len(shape) + 1, 0, 16).astype(jnp.uint32)
-    return join_blocks(pairs, axis, length)
-
-
-def split_blocks(x: Array, axis: int, count: int) -> Array:
-    """Cut an axis of length n into (count, ⌈n / count⌉), filled up with zeros."""
-    length = -(-x.shape[axis] // count)
-    missing = count * length - x.shape[axis]
-    if missing:
-        x = jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)])
-    return x.reshape(*x.shape[:axis], count, length, *x.shape[axis + 1 :])
-
-
-def join_blocks(blocks: Array, axis: int, size: int) -> Array:
-    """The inverse of `split_blocks`."""
-    return jax.lax.slice_in_dim(_flatten(blocks, axis), 0, size, axis=axis)
-
-
-def _flatten(pairs: Array, axis: int) -> Array:
-    """Two neighbouring axes, this one and the next, as one."""
-    count, length = pairs.shape[axis : axis + 2]
-    return pairs.reshape(*pairs.shape[:axis], count * length, *pairs.shape[axis + 2 :])
-
-
-def _pack(codes: Int8[Array, "*shape"], axis: int) -> UInt8[Array, "*packed"]:
-    halves = split_blocks(codes.astype(jnp.int32) & 15, axis, 2)
-    # A sum and not a bitwise or of two slices, which XLA's CPU compiler does not vectorise.
-    return jnp.sum(halves * _along(axis, halves.ndim, 1, 16), axis, dtype=jnp.int32).astype("uint8")
-
-
-def _unpack(packed: UInt8[Array, "*packed"], axis: int) -> Int32[Array, "*shape"]:
-    """The codes, and one more where their number is odd."""
-    pairs = jnp.expand_dims(packed.astype(jnp.int32), axis)
-    # To the upper end of 32 bits and back with the sign.
-    return _flatten((pairs << _along(axis, pairs.ndim, 28, 24)) >> 28, axis)
-
-
-def _along(axis: int, ndim: int, low: int, high: int) -> Int32[Array, "..."]:
-    return jnp.array([low, high], jnp.int32).reshape(2, *[1] * (ndim - axis - 1))

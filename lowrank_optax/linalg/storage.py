@@ -1,4 +1,4 @@
-"""How an array that is kept from step to step is stored: in a dtype, or in 8- or 4-bit blocks."""
+"""How an array that is kept from step to step is stored: in a dtype, or in blocks of few bits."""
 
 import dataclasses
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.codes import BITS
 from lowrank_optax.linalg.precision import wide_dtype
-from lowrank_optax.linalg.quantization import BITS, dequantize, quantize, quantized_zeros
+from lowrank_optax.linalg.quantization import dequantize, quantize, quantized_zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Storage:
     """A way to store matrices (..., n, m); build it with `storage`.
 
     Attributes:
-      dtype: "int8" or "int4", a floating dtype, or None for what comes, but at least float32.
+      dtype: a key of `BITS`, a floating dtype, or None for what comes, but at least float32.
       block_size: entries of the second-to-last axis that share one scale.
       stochastic: whether integers are rounded at random, right on average.
     """
@@ -56,10 +57,11 @@ def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "neares
     """How to store a moment or a momentum, for every argument `mu_dtype`.
 
     Args:
-      dtype: "int8" or "int4" for block-wise quantisation, in which zero is exact; a floating dtype;
-        or None for the parameter's, but at least float32. A `Storage` is returned as it is.
+      dtype: "int8", "int4" or "int2" for block-wise quantisation, in which zero is exact; "sign"
+        for one bit an entry and the mean magnitude of a block; a floating dtype; or None for the
+        parameter's, but at least float32. A `Storage` is returned as it is.
       block_size: entries along the compressed side that share one scale.
-      rounding: of integers, "nearest" or "stochastic" (unbiased).
+      rounding: of integers, "nearest" or "stochastic" (unbiased); signs know only the first.
 
     Raises:
       ValueError: if an argument is unknown.
@@ -75,9 +77,11 @@ def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "neares
     stored = Storage(dtype, block_size, rounding == "stochastic")
     if dtype is not None and not stored.is_quantized and not _is_floating(dtype):
         raise ValueError(
-            f"mu_dtype={dtype!r} must be 'int8', 'int4', a floating type, or None for the "
+            f"mu_dtype={dtype!r} must be one of {[*BITS]}, a floating type, or None for the "
             "parameters' type, but at least float32."
         )
+    if dtype == "sign" and stored.stochastic:
+        raise ValueError("rounding='stochastic' is for integers; signs are rounded to nearest.")
     return stored
 
 

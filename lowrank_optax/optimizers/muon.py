@@ -26,8 +26,8 @@ def muon(
     Args:
       {learning_rate}
       momentum, nesterov, neuron_decay, ns_steps, ns_coeffs, shape_scale: as for `tandem`.
-      mu_dtype: of M: "int8", "int4", a floating dtype, a `storage`; None for the parameters', but
-        at least float32.
+      mu_dtype: of M: "int8", "int4", "int2", "sign", a floating dtype, a `storage`; None for the
+        parameters', but at least float32.
       {shared}
 
     Reference:

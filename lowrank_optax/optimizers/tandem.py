@@ -61,9 +61,9 @@ def tandem(
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
       ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
       shape_scale, rank_scale: as for `scale_by_trion`.
-      mu_dtype: of M: "int8", "int4", a floating dtype, a `storage`; None for the parameters', but
-        at least float32. With r = n/2 in 4 bits the state is 1/32 of AdamW's, scales and
-        neurons apart, and the loss lower than with r = n/4 in 8 bits.
+      mu_dtype: of M: "int8", "int4", "int2", "sign", a floating dtype, a `storage`; None for the
+        parameters', but at least float32. With r = n/2 in 4 bits the state is 1/32 of AdamW's,
+        scales and neurons apart, and the loss lower than with r = n/4 in 8 bits.
       {shared}
 
     Reference:

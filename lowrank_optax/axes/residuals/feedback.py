@@ -107,8 +107,8 @@ def momentum(
     Args:
       decay: μ, the decay of the part that was applied.
       residual_decay: decay of the part that was not; 1 as published.
-      dtype: what the momentum is stored in: "int8", "int4", a floating dtype, a `storage`; None for
-        the parameter's dtype, but at least float32.
+      dtype: what the momentum is stored in: "int8", "int4", "int2", "sign", a floating dtype, a
+        `storage`; None for the parameter's dtype, but at least float32.
       nesterov: take the coordinates of decay · M + G in place of M's; for fixed bases.
 
     Raises:

@@ -32,7 +32,7 @@ def moments(mu_dtype, steps=3, inner=None, projection=ALL, transport="keep"):
 
 
 @pytest.mark.parametrize(
-    ("mu_dtype", "error"), [("int8", 0.02), ("int4", 0.25), ("bfloat16", 0.01)]
+    ("mu_dtype", "error"), [("int8", 0.02), ("int4", 0.25), ("int2", 0.6), ("bfloat16", 0.01)]
 )
 def test_a_stored_momentum_is_the_momentum_up_to_its_rounding(mu_dtype, error):
     exact, stored = moments(None)[0], moments(mu_dtype)[0]
@@ -41,7 +41,7 @@ def test_a_stored_momentum_is_the_momentum_up_to_its_rounding(mu_dtype, error):
     assert 0 < apart < error
 
 
-@pytest.mark.parametrize(("mu_dtype", "bits"), [("int8", 8), ("int4", 4)])
+@pytest.mark.parametrize(("mu_dtype", "bits"), [("int8", 8), ("int4", 4), ("int2", 2), ("sign", 1)])
 def test_the_state_holds_codes_and_one_scale_a_block(mu_dtype, bits):
     trace = moments(mu_dtype)[1].inner.trace
     assert trace.codes.nbytes == 8 * 300 * bits // 8
@@ -132,7 +132,9 @@ def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
 
 @pytest.mark.parametrize("mu_dtype", ["int7", "int32", jnp.int8, object()])
 def test_what_is_no_way_to_store_a_moment_is_refused(mu_dtype):
-    with pytest.raises(ValueError, match="must be 'int8', 'int4', a floating type, or None"):
+    with pytest.raises(
+        ValueError, match=r"must be one of \['int8', .*'sign'\], a floating type, or None"
+    ):
         lro.scale_by_low_rank(optax.trace(0.9), ALL, mu_dtype=mu_dtype)
 
 

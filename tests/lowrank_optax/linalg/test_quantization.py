@@ -16,7 +16,9 @@ from lowrank_optax.linalg import dequantize, quantize, quantized_zeros
 FLOAT32 = np.finfo(np.float32)
 LOWEST = {"int8": 128, "int4": 8}  # the magnitude of the lowest code
 KEYS = {"typed": jax.random.key, "raw": jax.random.PRNGKey}
+FITTED = ("int2", "sign")  # whose scale is that of least squares
 each_storage = pytest.mark.parametrize("storage", LOWEST)
+all_storages = pytest.mark.parametrize("storage", [*LOWEST, *FITTED])
 
 options = st.fixed_dictionaries(
     {
@@ -58,6 +60,9 @@ def rounding_slack(x):
 @hypothesis.given(arrays, options, st.none() | st.integers(0, 1000))
 @hypothesis.example(np.float32([[0, 1, 2]]), int8_rows, 0)
 @hypothesis.example(np.float32([[0, 1, -0.01, 0]]), int4_rows, None)
+@hypothesis.example(np.float32([[0, 1, -0.01, 0]]), int4_rows | {"storage": "int2"}, None)
+@hypothesis.example(np.float32([[0, 1, -0.01, 0]]), int4_rows | {"storage": "int2"}, 0)
+@hypothesis.example(np.zeros((2, 9), np.float32), int4_rows | {"storage": "sign"}, None)
 def test_zeros_come_back_as_zeros(x, options, seed):
     key = None if seed is None else jax.random.key(seed)
     y = np.asarray(round_trip(jnp.asarray(x), key=key, **options))
@@ -80,6 +85,41 @@ def test_stochastic_rounding_errs_by_at_most_a_scale(x, options, seed):
     y = np.asarray(round_trip(jnp.asarray(x), key=jax.random.key(seed), **options), np.float64)
     assert np.isfinite(y).all()
     assert (np.abs(y - x) <= scales(x, **options) + rounding_slack(x)).all()
+
+
+moderate = st.floats(2**-40, 2**40, width=32) | st.floats(-(2**40), -(2**-40), width=32)
+
+
+@pytest.mark.parametrize("storage", FITTED)
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    hnp.arrays(np.float32, (3, 11), elements=moderate | st.just(0.0)), st.sampled_from([2, 4, 256])
+)
+def test_fitted_blocks_are_orthogonal_to_their_error(storage, x, block_size):
+    """So it is never larger than the block, and no other scale of these codes errs less."""
+    y = np.asarray(round_trip(jnp.asarray(x), storage=storage, block_size=block_size), np.float64)
+    for start in range(0, 11, -(-11 // -(-11 // block_size))):
+        block = slice(start, start + -(-11 // -(-11 // block_size)))
+        # A zero comes back as a sign, which the scale leaves out.
+        mine = np.where(x[:, block] == 0, 0, y[:, block])
+        inner = np.sum(mine * (mine - x[:, block]), -1)
+        size = np.sum(np.abs(mine) * np.abs(x[:, block]), -1)
+        np.testing.assert_allclose(inner, 0, atol=1e-5 * size.max(initial=1e-30))
+
+
+@pytest.mark.parametrize(("storage", "error"), [("int2", 0.38), ("sign", 0.60)])
+def test_normal_entries_err_by_the_documented_share(storage, error):
+    x = jax.random.normal(jax.random.key(0), (64, 256))
+    apart = jnp.sqrt(jnp.mean((round_trip(x, storage=storage) - x) ** 2))
+    assert float(apart) == pytest.approx(error, abs=0.01)
+
+
+def test_two_bits_keep_a_lone_entry_and_signs_are_those_of_the_entries():
+    x = jnp.zeros((2, 256)).at[0, 7].set(3.0).at[1, 9].set(-2.0)
+    np.testing.assert_array_equal(round_trip(x, storage="int2"), x)
+    x = jax.random.normal(jax.random.key(0), (3, 100))
+    stored = round_trip(x, storage="sign")
+    np.testing.assert_allclose(stored, np.sign(x) * jnp.mean(jnp.abs(x), 1)[:, None], rtol=1e-6)
 
 
 @pytest.mark.product
@@ -118,6 +158,8 @@ def test_typed_and_raw_keys_round_alike(make_key):
 @hypothesis.given(finite, st.sampled_from([1, 10]), options, st.booleans())
 @hypothesis.example(0.0, 5, int4_rows, True)
 @hypothesis.example(float(FLOAT32.max), 5, int8_rows, True)
+@hypothesis.example(-0.1, 10, int4_rows | {"storage": "int2"}, False)
+@hypothesis.example(0.1, 10, int4_rows | {"storage": "sign"}, False)
 def test_constant_blocks_come_back_exactly(value, size, options, stochastic):
     hypothesis.assume(value == 0 or abs(value) >= 128 * FLOAT32.tiny)
     x = jnp.full((2, size), value, jnp.float32)
@@ -158,7 +200,7 @@ def test_blocks_run_along_the_named_axis(storage, axis):
     assert stored.scale.shape[axis] == 3
 
 
-@each_storage
+@all_storages
 def test_an_array_without_rows_stays_one(storage):
     assert round_trip(jnp.zeros((0, 5)), storage=storage, block_size=2).shape == (0, 5)
 
@@ -170,7 +212,7 @@ def test_a_short_last_block_has_its_own_scale(storage):
     np.testing.assert_allclose(scale, [-100 / LOWEST[storage], -6 / LOWEST[storage]], rtol=1e-6)
 
 
-@each_storage
+@all_storages
 def test_a_large_entry_does_not_touch_other_rows(storage):
     x = jax.random.normal(jax.random.key(0), (2, 300)).at[0, 0].set(1e9)
     np.testing.assert_array_equal(
@@ -179,7 +221,12 @@ def test_a_large_entry_does_not_touch_other_rows(storage):
 
 
 @hypothesis.given(
-    st.lists(st.integers(1, 4), max_size=2), st.integers(1, 600), options, st.integers(0, 2)
+    st.lists(st.integers(1, 4), max_size=2),
+    st.integers(1, 600),
+    st.tuples(options, st.sampled_from([*LOWEST, *FITTED])).map(
+        lambda pair: pair[0] | {"storage": pair[1]}
+    ),
+    st.integers(0, 2),
 )
 def test_bytes_are_those_of_the_formula_and_the_zero_state_has_them(batch, size, options, place):
     shape = (*batch[:place], size, *batch[place:])
@@ -189,7 +236,8 @@ def test_bytes_are_those_of_the_formula_and_the_zero_state_has_them(batch, size,
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stored))
     count = -(-size // options["block_size"])
     length = -(-size // count)
-    codes = size if options["storage"] == "int8" else count * ((length + 1) // 2)
+    bits = {"int8": 8, "int4": 4, "int2": 2, "sign": 1}[options["storage"]]
+    codes = size if bits == 8 else count * -(-length * bits // 8)
     assert total == np.prod(batch, dtype=int) * (codes + 4 * count)
     made = quantized_zeros(shape, dtype=jnp.bfloat16, **options)
     for one, other in zip(stored, made, strict=True):
@@ -197,7 +245,7 @@ def test_bytes_are_those_of_the_formula_and_the_zero_state_has_them(batch, size,
         np.testing.assert_array_equal(one, other)
 
 
-@each_storage
+@all_storages
 def test_jit_and_vmap_agree_with_the_plain_call(storage):
     options = dict(storage=storage, block_size=4)
     x = jax.random.normal(jax.random.key(0), (3, 2, 11))
@@ -223,9 +271,11 @@ def test_float64_keeps_its_scale_in_float64(float64):
     np.testing.assert_array_equal(dequantize(stored, size=3), x)
 
 
-@each_storage
+@pytest.mark.parametrize(
+    ("storage", "seed"),
+    [(s, seed) for s in [*LOWEST, *FITTED] for seed in (None, 0) if (s, seed) != ("sign", 0)],
+)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("seed", [None, 0])
 def test_a_non_finite_entry_stays_visible_and_inside_its_block(storage, bad, seed):
     key = None if seed is None else jax.random.key(seed)
     x = jnp.ones(12).at[5].set(bad)
@@ -235,7 +285,7 @@ def test_a_non_finite_entry_stays_visible_and_inside_its_block(storage, bad, see
     np.testing.assert_array_equal(y[8:], 1)
 
 
-@each_storage
+@all_storages
 @pytest.mark.parametrize("size", [1024, 1000])
 def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(storage, size):
     shape = (512, size)
@@ -246,19 +296,20 @@ def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(s
     stored = jax.eval_shape(functools.partial(quantized_zeros, shape, storage))
     compiled = jax.jit(feed).lower(jax.ShapeDtypeStruct(shape, jnp.float32), stored).compile()
     full = 4 * 512 * size
-    # Measured: 2.80 and 2.43.
-    assert compiled.cost_analysis()["bytes accessed"] < 3 * full
+    # Measured: 2.80, 2.43, 3.34 (a third reading, for the scale that fits) and 2.12.
+    limit = 3.4 if storage == "int2" else 3
+    assert compiled.cost_analysis()["bytes accessed"] < limit * full
     assert compiled.memory_analysis().temp_size_in_bytes < 0.05 * full
 
 
 @pytest.mark.product
-@each_storage
+@all_storages
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("data", "fsdp", None), (None, "data", "fsdp")])
 @pytest.mark.parametrize("seed", [None, 0])
 def test_sharded_arrays_are_stored_where_they_are(storage, axis_type, spec, seed):
     """Along batch and rows always, along the blocks where a shard holds whole ones."""
-    key = None if seed is None else jax.random.key(seed)
+    key = None if seed is None or storage == "sign" else jax.random.key(seed)
     x = jax.random.normal(jax.random.key(0), (2, 8, 1024))
 
     def both(x):
@@ -281,7 +332,8 @@ def test_sharded_arrays_are_stored_where_they_are(storage, axis_type, spec, seed
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"storage": "int2"}, 'cannot quantise to \'int2\': choose "int8" or "int4"'),
+        ({"storage": "int3"}, "cannot quantise to 'int3': choose one of int8, int4, int2, sign"),
+        ({"storage": "sign", "key": jax.random.key(0)}, "signs are not rounded at random"),
         ({"block_size": 0}, "block_size=0 must be at least 1"),
         ({"axis": 2}, r"nothing to quantise along axis 2 of shape \(4,\)"),
     ],
@@ -309,5 +361,5 @@ def test_reading_back_with_another_size_or_axis_is_refused():
     with pytest.raises(ValueError, match=r"codes of shape \(2, 10\) have no axis 2"):
         dequantize(stored, size=10, axis=2)
     packed = quantize(jnp.ones((2, 10)), "int4", block_size=4)
-    with pytest.raises(ValueError, match=r"int4 codes .* do not hold 20 entries .* which take 12"):
-        dequantize(packed, size=20)
+    with pytest.raises(ValueError, match=r"4-bit codes .* do not hold 60 entries .* which take 30"):
+        dequantize(packed, size=60)

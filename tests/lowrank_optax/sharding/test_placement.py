@@ -88,7 +88,7 @@ def test_dct_adamw_with_split_rows_moves_n_floats(kind):
 
 
 @pytest.mark.product(every=2)
-@pytest.mark.parametrize("mu_dtype", [None, "int8", "int4"])
+@pytest.mark.parametrize("mu_dtype", [None, "int8", "int4", "int2", "sign"])
 def test_tandem_with_split_rows_adds_up_gram_matrices_and_scores(mu_dtype):
     make = lambda **settings: lro.tandem(0.01, R, mu_dtype=mu_dtype, **settings)
     found = compiled_collectives(make, ROWS, AxisType.Explicit)
