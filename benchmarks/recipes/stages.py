@@ -17,6 +17,10 @@ BLOCKS = (
 FEW_BITS = (
     "normuon int2",
     "normuon sign",
+    "joint n/2 int4",
+    "joint n/4 int4",
+    "joint n/16 int4",
+    "joint n/2 int2",
     "tandem n/2 int4, blocks 1",
     "tandem n/2 int2, blocks 1",
     "tandem n/4 int4, blocks 1",

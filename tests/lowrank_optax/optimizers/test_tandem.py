@@ -36,7 +36,9 @@ def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True
         M = np.where(chosen, mu * M + G, 0)
         step = np.zeros((n, m))
         step[I] = orthonormal((mu * M + G if nesterov else M)[I])
-        if rest:
+        if rest == "joint":
+            step = orthonormal(G + mu * M)
+        elif rest:
             E = np.where(chosen, 0, G)
             step += np.concatenate([orthonormal(part) for part in np.split(E, blocks)])
         step *= np.sqrt(m / n)
@@ -53,6 +55,7 @@ def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True
         ({}, {}),
         ({"blocks": 2}, {"blocks": 2}),
         ({"rest": "none"}, {"rest": False}),
+        ({"rest": "joint"}, {"rest": "joint"}),
         ({"neuron_decay": None}, {"b2": None}),
         ({"momentum": 0.5, "nesterov": False}, {"mu": 0.5, "nesterov": False}),
     ],
