@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.filesize import decimal
 
 from benchmarks.timing import ROUNDS, markdown_table, median, ratio, write_json
 from training.checkpoints.pretrained import open_model
@@ -38,7 +39,6 @@ from training.data.bpe import train_bpe
 from training.data.questions import read_examples
 from training.data.questions_corpus import FinetuneData, load_finetune_data
 from training.data.tokenizers import Tokenizer
-from training.runs.summary import readable_bytes
 from training.steps.compiled import CompiledSteps
 from training.steps.mesh import make_mesh
 from training.steps.update import step_arguments
@@ -239,7 +239,7 @@ def table(results: dict[str, Any]) -> str:
             f"{run['learning_rate']:g}",
             f"{run['train_loss']:.4f}",
             f"{run['accuracy']:.1%}",
-            readable_bytes(run["optimizer_state_bytes"]),
+            decimal(run["optimizer_state_bytes"], precision=2),
             f"{run['optimizer_state_bytes'] / run['adamw_state_bytes']:.0%}",
             f"{median(times[_label(run)]):.1f}",
             f"{ratio(times, adamw, _label(run)):.2f}",

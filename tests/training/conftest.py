@@ -13,7 +13,7 @@ from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
-from training.runs.metrics import ProgressLine
+from training.runs.progress import ProgressLine
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh

@@ -1,12 +1,10 @@
 """`train.py compare`: the same model, data and steps for several optimizers, tabulated."""
 
-import json
+import dataclasses
 import math
 import shlex
-from dataclasses import fields
 from typing import Any
 
-from etils import epath
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -17,16 +15,12 @@ from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, check_unchanged, load_corpus
 from training.errors import TrainingFailedError, UserError
-from training.reports.results import (
-    describe_device,
-    describe_versions,
-    diverged_summary,
-    git_commit,
-    write_results,
-)
+from training.files import read_json
+from training.reports.results import Summary, environment, finished, write_results
 from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
+from training.runs.metrics import METRICS_FILE, read_metrics
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
@@ -47,7 +41,7 @@ def parse_optimizers(text: str) -> list[str]:
     Raises:
         UserError: for an empty list, a name given twice or an unknown one.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _parts(text)
     if not names:
         raise UserError("--optimizers is empty: give names, e.g. --optimizers adamw,trion")
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -65,22 +59,21 @@ def parse_learning_rates(text: str, names: list[str]) -> dict[str, float]:
         UserError: for a pair that is not name=positive number, or a name not compared.
     """
     rates: dict[str, float] = {}
-    for pair in (part.strip() for part in text.split(",") if part.strip()):
+    for pair in _parts(text):
         name, _, value = pair.partition("=")
         if name not in names:
             raise UserError(f"--learning-rates {pair}: {name!r} is not one of {', '.join(names)}")
-        rates[name] = _positive_number(value, pair)
+        try:
+            rates[name] = float(value)
+        except ValueError:
+            rates[name] = math.nan
+        if not 0 < rates[name] < math.inf:
+            raise UserError(f"--learning-rates {pair}: expected name=number > 0, e.g. trion=0.02")
     return rates
 
 
-def _positive_number(text: str, pair: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UserError(f"--learning-rates {pair}: expected name=number > 0, e.g. trion=0.02")
-    return value
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def run_config(
@@ -93,6 +86,7 @@ def run_config(
     """
     rate = learning_rate or get_entry(optimizer).learning_rate
     folder = config.out / "runs" / f"{optimizer}-lr{rate:g}-seed{seed}"
+    groups = (group.name for group in dataclasses.fields(TrainingOptions))
     run = PretrainConfig(
         steps=config.steps,
         learning_rate=rate,
@@ -100,10 +94,9 @@ def run_config(
         run=RunOptions(optimizer, seed, resume=(folder / "config.json").exists()),
         model=config.model,
         corpus=config.corpus,
-        **{group.name: getattr(config, group.name) for group in fields(TrainingOptions)},
+        **{group: getattr(config, group) for group in groups},
     )
-    accepted = accepted_options(optimizer)
-    unused = [option for option in optimizer_options() if option not in accepted]
+    unused = set(optimizer_options()) - set(accepted_options(optimizer))
     return resolve_pretraining(with_options(run, **dict.fromkeys(unused)))
 
 
@@ -123,7 +116,7 @@ class Comparison:
         self.console = console
         self._steps: dict[str, CompiledSteps] = {}
 
-    def run(self, optimizer: str, learning_rate: float | None, seed: int) -> dict[str, Any]:
+    def run(self, optimizer: str, learning_rate: float | None, seed: int) -> Summary:
         """One run's summary, with its folder; trained unless it is finished already.
 
         A run that diverges has a `failure` and no losses.
@@ -135,7 +128,11 @@ class Comparison:
             check_run_folder(run, self.corpus)
         summary_file, failure_file = run.folder / "summary.json", run.folder / "failure.txt"
         with all_or_none():  # so that no process looks for files that another is writing already
-            done = failure_file.exists() or _is_finished(summary_file, run)
+            # A finished run has fewer steps if --steps is more now.
+            done = failure_file.exists() or (
+                summary_file.exists()
+                and read_json(summary_file)["step"] == run.steps.schedule.steps
+            )
         if not done:
             self.console.print(f"[bold]{run.folder.name}[/bold]", highlight=False)
             try:
@@ -147,10 +144,14 @@ class Comparison:
                 with all_or_none():
                     if is_first():
                         failure_file.write_text(f"{error}\n")
-        if failure_file.exists():
-            reason = failure_file.read_text().strip()
-            return diverged_summary(run.folder, run.variant.learning_rate, seed, reason)
-        return {"folder": str(run.folder), **json.loads(summary_file.read_text())}
+        if not failure_file.exists():
+            return {"folder": str(run.folder), **read_json(summary_file)}
+        return {
+            "folder": str(run.folder),
+            "learning_rate": run.variant.learning_rate,
+            "seed": seed,
+            "failure": failure_file.read_text().strip(),
+        }
 
     def _compiled(self, run: ResolvedRun) -> CompiledSteps:
         optimizer = run.steps.method.optimizer
@@ -181,11 +182,6 @@ class Comparison:
                 break
             losses[beyond] = loss(beyond)
         return {start * 2.0**k: losses[k] for k in sorted(losses)}
-
-
-def _is_finished(summary: epath.Path, run: ResolvedRun) -> bool:
-    """Whether a run has all its steps; it may have fewer if --steps is more now."""
-    return summary.exists() and json.loads(summary.read_text())["step"] == run.steps.schedule.steps
 
 
 def compare(config: CompareConfig, console: Console, command: list[str]) -> dict[str, Any]:
@@ -224,14 +220,14 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     results = {
         "command": shlex.join(["python", *command]),
         "config": to_json(config, comparison.corpus.checksum),
-        "device": describe_device(),
-        "versions": describe_versions(),
-        "git_commit": git_commit(),
+        **environment(),
         "tuning": grids,
         "runs": runs,
     }
     if is_first():
-        write_results(config.out, results)
+        read = lambda run: read_metrics(f"{run['folder']}/{METRICS_FILE}")
+        records = {name: [read(run) for run in finished(own)] for name, own in runs.items()}
+        write_results(config.out, results, records)
         console.print(Markdown((config.out / "table.md").read_text()))
     return results
 

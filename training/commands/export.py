@@ -9,7 +9,7 @@ from rich.console import Console
 
 from training.checkpoints.pretrained import open_model, save_model
 from training.errors import UserError
-from training.folders import Folder
+from training.files import Folder
 from training.steps.mesh import make_mesh, parse_mesh
 
 

@@ -1,14 +1,15 @@
 """diagnostics.png: what was measured of every matrix, as heat maps over layers and steps."""
 
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+
+from training.reports.plots import write_png
 
 # Rows that can have a label each.
 MOST_LABELS = 48
@@ -30,7 +31,7 @@ QUANTITIES = {
 }
 
 
-def plot_diagnostics(records: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_diagnostics(records: list[dict[str, Any]], path: epath.PathLike, title: str) -> None:
     """Draws a heat map per quantity: a row per matrix, by kind and then by layer; a column a look.
 
     Args:
@@ -49,7 +50,7 @@ def plot_diagnostics(records: list[dict[str, Any]], path: Path, title: str) -> N
         _draw(figure, axes, records, name, sizes)
     _label_rows(panels[0], sizes)
     figure.suptitle(title)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def _place(matrix: tuple[str, Any]) -> int:

@@ -1,7 +1,6 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from training.config.resolved import BatchShape, ResolvedRun
 from training.data.batches import BatchIterator
 from training.data.corpus import check_unchanged
 from training.errors import UserError
-from training.json_files import write_json
+from training.files import read_json, write_json
 from training.runs.distributed import is_first
 
 CONFIG_FILE = "config.json"
@@ -54,15 +53,7 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
         UserError: if it is not JSON.
     """
     path = epath.Path(folder) / CONFIG_FILE
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): restore it from a backup, or start a new run with "
-            "another --out"
-        ) from error
+    return read_json(path) if path.exists() else {}
 
 
 def check_run_folder(run: ResolvedRun, data: RunData) -> None:

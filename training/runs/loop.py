@@ -10,23 +10,17 @@ from rich.console import Console
 
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import CHECKPOINTS
-from training.checkpoints.resume import begin, find_start
-from training.config.finetuning import FinetuneConfig
+from training.checkpoints.resume import Start, begin, find_start
 from training.config.options import to_json
-from training.config.pretraining import InitOptions, PretrainConfig
+from training.config.pretraining import PretrainConfig
 from training.config.resolved import ResolvedRun
-from training.json_files import write_json
+from training.files import write_json
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import RunData, check_extension, create_run_folder
 from training.runs.interruption import StopRequest
-from training.runs.metrics import (
-    METRICS_FILE,
-    MetricsLog,
-    ProgressLine,
-    TrainingClock,
-    read_metrics,
-)
+from training.runs.metrics import METRICS_FILE, MetricsLog, TrainingClock, read_metrics
+from training.runs.progress import ProgressLine
 from training.runs.run import Run
 from training.runs.summary import summarize
 from training.runs.trace import Trace
@@ -41,42 +35,49 @@ def open_run(
 ) -> Iterator[Run]:
     """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
     batch, options, folder = config.steps.batch, config.options, config.folder
+    watching, num_steps = options.watching, config.steps.schedule.steps
     with all_or_none():
         data = corpus.train_batches(batch, config.variant.seed, *steps.process_rows)
         validation = corpus.validation_batches(batch)
     say = functools.partial(console.print, markup=False, highlight=False)
-    start = None
     if not config.resumed_folder:
         start = begin(config.init, config.variant, steps, say)
+        record = _record(config, start, corpus)
         with all_or_none():
-            create_run_folder(folder, _record(options, start.init, corpus.checksum))
+            create_run_folder(folder, record)
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(folder / CHECKPOINTS, options.checkpoints)
         stack.callback(checkpoints.close)
         stack.enter_context(checkpoints.full_disk_explained())
-        start = start or find_start(folder, config.variant, steps, checkpoints, say)
-        if start.data_state is not None:
-            data.set_state(start.data_state)
         if config.resumed_folder:
+            start = find_start(folder, config.variant, steps, checkpoints, say)
+            if start.data_state is not None:
+                data.set_state(start.data_state)
+            record = _record(config, start, corpus)
             with all_or_none():
                 check_extension(config, start.step)
-        record = _record(options, start.init, corpus.checksum)
+                # Not before its checkpoint is known to fit: a resume that fails changes nothing.
+                create_run_folder(folder, record)
         with all_or_none():
-            # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
-            create_run_folder(folder, record)
             if is_first():
                 corpus.save_to_run(folder)
-        with all_or_none():
-            log, diagnostics = _open_files(stack, config, steps, start.step, record)
-        num_steps = config.steps.schedule.steps
+            log = MetricsLog(folder / METRICS_FILE, start.step, write=is_first())
+            stack.callback(log.close)
+            if is_first() and watching.log:
+                records = read_metrics(folder / METRICS_FILE)
+                log.copy_to(open_writers(watching.log, folder, records, record, stack))
+            every = watching.diagnostics_every
+            diagnostics = Diagnostics(folder, every, start.step, steps.overlaps)
+            stack.callback(diagnostics.close)
+        trace = Trace(folder, watching.profile)
+        stack.callback(trace.close)
         progress = ProgressLine(console, num_steps, start.step, batch.num_tokens)
         yield Run(
             folder=folder,
             num_steps=num_steps,
             checkpoint_every=options.checkpoints.checkpoint_every,
-            eval_every=options.watching.eval_every,
-            log_every=options.watching.log_every,
-            trace=stack.enter_context(Trace(folder, options.watching.profile)),
+            watching=watching,
+            trace=trace,
             steps=steps,
             arguments=steps.replicate(step_arguments(config.variant)),
             checkpoints=checkpoints,
@@ -98,34 +99,12 @@ def _seconds_at(step: int, log: MetricsLog) -> float:
     return last["seconds"] * step / last["step"] if last else 0.0
 
 
-def _record(
-    options: PretrainConfig | FinetuneConfig, init: InitOptions, checksum: str
-) -> dict[str, Any]:
+def _record(config: ResolvedRun, start: Start, corpus: RunData) -> dict[str, Any]:
     """The content of config.json."""
+    options = config.options
     if isinstance(options, PretrainConfig):
-        options = dataclasses.replace(options, init=init)
-    return to_json(options, checksum)
-
-
-def _open_files(
-    stack: contextlib.ExitStack,
-    config: ResolvedRun,
-    steps: CompiledSteps,
-    step: int,
-    record: dict[str, Any],
-) -> tuple[MetricsLog, Diagnostics]:
-    """What is written of a run from a step on; the stack closes it."""
-    folder, watching = config.folder, config.options.watching
-    log = MetricsLog(folder / METRICS_FILE, step, write=is_first())
-    stack.callback(log.close)
-    if is_first() and watching.log:
-        records = read_metrics(folder / METRICS_FILE)
-        log.copy_to(stack.enter_context(open_writers(watching.log, folder, records, record)))
-    diagnostics = Diagnostics(
-        folder, watching.diagnostics_every, step, steps.overlaps, write=is_first()
-    )
-    stack.callback(diagnostics.close)
-    return log, diagnostics
+        options = dataclasses.replace(options, init=start.init)
+    return to_json(options, corpus.checksum)
 
 
 def train_run(

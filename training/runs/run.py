@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from training.checkpoints.manager import Checkpoints
+from training.config.groups import WatchingOptions
 from training.data.batches import BatchIterator
 from training.errors import TrainingFailedError
 from training.reports.plots import plot_run
@@ -19,11 +20,11 @@ from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequ
 from training.runs.metrics import (
     METRICS_FILE,
     MetricsLog,
-    ProgressLine,
     TrainingClock,
     perplexity,
     read_metrics,
 )
+from training.runs.progress import ProgressLine
 from training.runs.trace import Trace
 from training.runs.utilization import device_metrics
 from training.steps.compiled import CompiledSteps
@@ -40,8 +41,7 @@ class Run:
     folder: epath.Path
     num_steps: int  # of the whole run
     checkpoint_every: int
-    eval_every: int
-    log_every: int
+    watching: WatchingOptions
     trace: Trace
     steps: CompiledSteps
     arguments: StepArguments
@@ -57,8 +57,7 @@ class Run:
     step: int  # steps dispatched
     pending: dict[str, jax.Array] | None = None  # metrics of a step, not read yet
     pending_step: int = 0
-    val_loss: float | None = None  # of the state of `evaluated_step`
-    evaluated_step: int = 0
+    val_loss: float | None = None  # of the newest step, if it was evaluated
 
     def train(self, stop: StopRequest) -> None:
         """Runs the remaining steps.
@@ -76,12 +75,13 @@ class Run:
             self.trace.before(self.step + 1)
             self.state, metrics = self.steps.train(self.state, batch, self.arguments)
             self.step += 1
+            self.val_loss = None
             # Reading the metrics of the step before, while this one runs, keeps the device busy.
             self.write_pending()
             self.pending, self.pending_step = metrics, self.step
             self.trace.after(self.step, metrics)
             last = self.step == self.num_steps
-            if last or self._due(self.eval_every):
+            if last or self._due(self.watching.eval_every):
                 self.evaluate()
             signal_number = agreed.signal_number()
             if last or signal_number or self._due(self.checkpoint_every):
@@ -110,7 +110,7 @@ class Run:
         step = self.pending_step
         if problem:
             raise self.diverged(f"{problem} at step {step}")
-        if step % self.log_every and step < self.num_steps and not extra:
+        if step % self.watching.log_every and step < self.num_steps and not extra:
             return
         seconds = self.clock.seconds
         rate = self.tokens_per_second(step, seconds)
@@ -140,7 +140,7 @@ class Run:
         )
         if not math.isfinite(val_loss):
             raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
-        self.val_loss, self.evaluated_step = val_loss, self.step
+        self.val_loss = val_loss
         self.clock.start()
 
     def save(self) -> None:
@@ -153,8 +153,7 @@ class Run:
             raise self.diverged(
                 f"a parameter or optimizer state is not finite after step {self.step}"
             )
-        val_loss = self.val_loss if self.evaluated_step == self.step else None
-        self.checkpoints.save(self.step, self.state, self.data.get_state(), val_loss)
+        self.checkpoints.save(self.step, self.state, self.data.get_state(), self.val_loss)
         self.clock.start()
 
     def leave(self, signal_number: int) -> None:

@@ -7,13 +7,13 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from etils import epath
 
 from training.errors import UserError, import_extra, nearest
-from training.folders import is_local
+from training.files import is_local
 
 Record = dict[str, Any]
 
@@ -24,15 +24,11 @@ WANDB_PROJECT = "lowrank_optax"
 
 
 class MetricsWriter(Protocol):
-    """Something that metrics are written to."""
+    """Something that takes the records of metrics.jsonl, one by one, and is closed in the end."""
 
-    def write(self, record: Record) -> None:
-        """Takes one record of metrics.jsonl: numbers by name, `step` among them."""
-        ...
+    def write(self, record: Record) -> None: ...
 
-    def close(self) -> None:
-        """Completes what was written."""
-        ...
+    def close(self) -> None: ...
 
 
 class TensorBoardWriter:
@@ -59,13 +55,11 @@ class TensorBoardWriter:
         self._file = EventFileWriter(str(logs), flush_secs=10)
         now = time.time()
         for record in records:
-            self._add(record, now - (records[-1]["seconds"] - record["seconds"]))
+            self.write(record, now - (records[-1]["seconds"] - record["seconds"]))
 
-    def write(self, record: Record) -> None:
-        """Adds the record's numbers."""
-        self._add(record, time.time())
-
-    def _add(self, record: Record, wall_time: float) -> None:
+    def write(self, record: Record, wall_time: float | None = None) -> None:
+        """Adds the record's numbers, as of now or of another time."""
+        wall_time = wall_time or time.time()
         values = [
             self._summary.Value(tag=name, simple_value=float(value))
             for name, value in _numbers(record).items()
@@ -161,9 +155,6 @@ def parse_writers(text: str) -> list[str]:
 def check_writers(text: str) -> None:
     """Checks before anything else that what `--log` asks for is known and installed.
 
-    Args:
-        text: of the option.
-
     Raises:
         UserError: it is not; the message has the command that installs it.
     """
@@ -171,24 +162,27 @@ def check_writers(text: str) -> None:
         import_extra(name, f"the records of --log {name}", extra=name)
 
 
-@contextlib.contextmanager
 def open_writers(
-    text: str, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]
-) -> Iterator[list[MetricsWriter]]:
-    """Opens what `--log` asks for, and closes it in the end.
+    text: str,
+    folder: epath.PathLike,
+    records: Sequence[Record],
+    config: dict[str, Any],
+    stack: contextlib.ExitStack,
+) -> list[MetricsWriter]:
+    """Opens what `--log` asks for.
 
     Args:
         text: of the option, checked.
         folder: of the run; exists.
         records: of metrics.jsonl so far; empty for a new run.
         config: content of config.json.
+        stack: that closes it.
 
     Raises:
         UserError: one of them cannot be started.
     """
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for name in parse_writers(text):
-            writers.append(WRITERS[name](folder, records, config))
-            stack.callback(writers[-1].close)
-        yield writers
+    writers = []
+    for name in parse_writers(text):
+        writers.append(WRITERS[name](folder, records, config))
+        stack.callback(writers[-1].close)
+    return writers

@@ -19,7 +19,7 @@ from training.commands.evaluate import EvaluateConfig
 from training.data.questions import Prompt
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
-from training.inference.answers import answer, padded_width, plan_batches
+from training.inference.answers import answers, padded_width, plan_batches
 from training.inference.generate import greedy
 from training.steps.mesh import make_mesh
 
@@ -93,9 +93,9 @@ def test_accuracy_counts_outputs_whose_number_is_right(files, tmp_path, monkeypa
 
     def reply(model, tokenizer, prompts, **options):
         questions = [tokenizer.decode(tokens).removesuffix("\n") for tokens in prompts]
-        return [replies.get(question, "#### -1") for question in questions]
+        return enumerate(replies.get(question, "#### -1") for question in questions)
 
-    monkeypatch.setattr(evaluation, "answer", reply)
+    monkeypatch.setattr(evaluation, "answers", reply)
     summary, printed = run(files, tmp_path / "out")
     assert (summary["examples"], summary["correct"], summary["without_number"]) == (13, 2, 1)
     assert summary["accuracy"] == 2 / 13
@@ -128,14 +128,8 @@ def test_an_answer_ends_at_its_end_of_text():
     tokenizer = Ending(character_tokenizer(), "characters")
     tokenizer.eos_id = int(data["greedy"][0, 2])
     model = huggingface.load(DATA / "tiny_llama")
-    (text,) = answer(
-        model,
-        tokenizer,
-        [data["tokens"][0]],
-        batch_size=2,
-        max_new_tokens=8,
-        mesh=make_mesh({"data": 1}),
-    )
+    options = {"batch_size": 2, "max_new_tokens": 8, "mesh": make_mesh({"data": 1})}
+    ((_, text),) = answers(model, tokenizer, [data["tokens"][0]], **options)
     first = [int(token) for token in data["greedy"][0, :2]]
     assert text == tokenizer.decode([token for token in first if token < tokenizer.vocab_size])
 

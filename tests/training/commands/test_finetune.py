@@ -13,6 +13,7 @@ from flax import nnx
 from huggingface_folders import change_fields, forward, parameters
 from question_files import BOS_ID, TEMPLATE, model_folder, sums, write_questions
 from rich.console import Console
+from run_folders import curve
 
 import train
 from models import huggingface
@@ -26,7 +27,6 @@ from training.data.questions_corpus import load_finetune_data
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import ProgressLine, read_metrics
 from training.steps.answer_loss import TOKENS
 from training.steps.mesh import make_mesh
 
@@ -79,15 +79,6 @@ def run(config):
     """Fine-tunes; returns (summary, what was printed)."""
     console = Console(file=io.StringIO(), width=200)
     return finetuning.finetune(config, console), console.file.getvalue()
-
-
-def curve(folder):
-    """The records of a run without what the clock wrote."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +140,15 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch):
+def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, signal_at):
     config = config_of(
         files, tmp_path / "whole", optimizer="trion", packing=True, seq_len=60, template=None
     )
     run(config)
-    show = ProgressLine.show
-
-    def show_and_signal(self, record):
-        show(self, record)
-        if record["step"] == 2:
-            signal.raise_signal(signal.SIGTERM)
-
     parts = with_options(config, out=tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr(ProgressLine, "show", show_and_signal)
-        with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
-            run(parts)
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
+        run(parts)
     assert len(curve(parts.out)) < 4
     with pytest.raises(UserError, match=r"parts: this fine-tuning run has not written its model"):
         open_model(parts.out)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from run_folders import curve
 
 import training.runs.loop
 import training.runs.metrics
@@ -25,15 +26,6 @@ from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, read_metrics
 from training.steps.schedule import learning_rate_schedule
 from training.steps.update import mean_gradient
-
-
-def curve(folder):
-    """The records of a run without what the clock wrote."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, tmp_path):

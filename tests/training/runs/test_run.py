@@ -11,7 +11,7 @@ from rich.console import Console
 
 from training.config.options import to_json
 from training.errors import UserError
-from training.json_files import write_json
+from training.files import write_json
 from training.runs.folder import check_extension, check_run_folder
 from training.runs.interruption import InterruptedRunError
 from training.runs.loop import open_run

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import struct
@@ -11,7 +12,7 @@ from wandb.proto import wandb_internal_pb2
 from training.errors import UserError
 from training.runs import writers
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
+from training.runs.metrics import MetricsLog, read_metrics
 from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_writers
 
 
@@ -50,19 +51,11 @@ def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
     assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch):
+def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, signal_at):
     config = trainer.config(tmp_path / "run", log="tensorboard")
-    show = ProgressLine.show
-
-    def show_and_signal(self, record):
-        show(self, record)
-        if record["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+    signal_at(3, signal.SIGTERM)
     with pytest.raises(InterruptedRunError):
         trainer(config)
-    monkeypatch.undo()
     trainer(trainer.changed(config, resume=True))
     metrics, found = read_metrics(config.folder / "metrics.jsonl"), scalars(config.folder)
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
@@ -202,9 +195,6 @@ def test_writers_are_closed_when_a_later_one_cannot_start(tmp_path, monkeypatch)
 
     monkeypatch.setitem(writers.WRITERS, "tensorboard", lambda *_: Writer())
     monkeypatch.setitem(writers.WRITERS, "wandb", fail)
-    with (
-        pytest.raises(UserError, match="no"),
-        writers.open_writers("tensorboard,wandb", tmp_path, [], {}),
-    ):
-        pass
+    with pytest.raises(UserError, match="no"), contextlib.ExitStack() as stack:
+        writers.open_writers("tensorboard,wandb", tmp_path, [], {}, stack)
     assert len(closed) == 1
