@@ -24,11 +24,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig, console: Console) -> None:
-    """Writes the folder.
-
-    Args:
-        config: as given.
-        console: for a line at the end.
+    """Writes the folder, and says so.
 
     Raises:
         UserError: for a run that has no model, or a folder that exists or cannot be written.

@@ -102,10 +102,8 @@ def _edges(steps: list[int]) -> np.ndarray:
     middles = np.array(steps, float)
     if len(steps) == 1:
         return middles[0] + np.array([-0.5, 0.5])
-    halves = np.diff(middles) / 2
-    return np.concatenate(
-        [[middles[0] - halves[0]], middles[:-1] + halves, [middles[-1] + halves[-1]]]
-    )
+    around = np.pad(middles, 1, mode="reflect", reflect_type="odd")
+    return (around[1:] + around[:-1]) / 2
 
 
 def _label_rows(axes: Axes, sizes: dict[str, int]) -> None:

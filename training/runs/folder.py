@@ -22,12 +22,8 @@ EXTENSIBLE = ("wsd", "constant")
 
 
 class RunData(Protocol):
-    """What a run is trained and evaluated on; see `training.data.corpus.Corpus` for the methods.
-
-    Attributes:
-        checksum: that a resumed run's data must have again.
-        checksums: of its files.
-    """
+    """What a run is trained and evaluated on: a `training.data.corpus.Corpus`, or a
+    `training.data.questions_corpus.FinetuneData`."""
 
     @property
     def checksum(self) -> str: ...
@@ -126,15 +122,13 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
         ignored.add("steps")  # see check_extension
     if run.options.run.allow_changed_data:
         ignored.add("data_checksum")
-    defaults = {option.name: option.default for option in known if option.name in current}
-    defaults = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
-    saved = defaults | saved
     if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done
+    before = {option.name: option.default for option in known} | saved
     lines = [
-        f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
+        f"  {key}: {before.get(key)!r} before, {current.get(key)!r} now"
         for key in sorted((saved.keys() | current.keys()) - ignored)
-        if saved.get(key) != current.get(key)
+        if before.get(key) != current.get(key)
     ]
     if lines:
         begin = "--model" if isinstance(run.options, FinetuneConfig) else "--init-from"
