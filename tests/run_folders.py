@@ -1,4 +1,4 @@
-"""What a run has written, as tests compare it."""
+"""What a run reads, and what it has written, as tests compare it."""
 
 from training.runs.metrics import read_metrics
 
@@ -14,3 +14,11 @@ def curve(folder):
 def values(folder, name="loss"):
     """A quantity, where it is recorded."""
     return [record[name] for record in curve(folder) if name in record]
+
+
+def write_texts(folder):
+    """Ten files of text, no two alike."""
+    for i in range(10):
+        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
+        (folder / f"{i}.txt").write_text("".join(lines))
+    return folder

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from run_folders import curve
+from run_folders import curve, write_texts
 
 import train
 from training.config.options import flat
@@ -15,11 +15,7 @@ from training.config.options import flat
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(10):
-        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
-        (folder / f"{i}.txt").write_text("".join(lines))
-    return folder
+    return write_texts(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture

@@ -21,13 +21,10 @@ from training.checkpoints.pretrained import open_model
 from training.commands import finetune as finetuning
 from training.config.finetuning import FinetuneConfig, QuestionOptions
 from training.config.options import with_options
-from training.config.resolved import BatchShape
 from training.data.questions import Example, split_examples
-from training.data.questions_corpus import load_finetune_data
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.runs.interruption import InterruptedRunError
-from training.steps.answer_loss import TOKENS
 from training.steps.mesh import make_mesh
 
 
@@ -206,46 +203,6 @@ def test_a_run_of_pretrain_is_a_model_too(files, tmp_path):
     one, other = (parameters(source.load(mesh)) for source in (base, tuned))
     for path in one:
         np.testing.assert_allclose(one[path], other[path], rtol=1e-5, atol=1e-9)
-
-
-def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
-    examples = [Example(**record, where="") for record in sums(30)]
-    training, held_out = split_examples(examples, 0.1)
-    assert len(held_out) == 3
-    again = split_examples(examples[::-1], 0.1)
-    assert {e.question for e in again[1]} == {e.question for e in held_out}
-    assert not {e.question for e in training} & {e.question for e in held_out}
-    doubled = split_examples(examples + examples, 0.1)
-    assert len(doubled[1]) == 6
-
-
-def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(files, tmp_path):
-    source = open_model(files / "tiny_llama")
-    config = config_of(files, tmp_path, seq_len=None)
-    padded = load_finetune_data(config.questions, source)
-    examples = (*padded.training.examples, *padded.validation.examples)
-    assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
-    packed = load_finetune_data(with_options(config, packing=True).questions, source)
-    assert packed.seq_len == 64  # as far as the model takes them
-    assert len(packed.training) < len(padded.training) / 1.5
-
-
-def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
-    config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
-    batches = data.train_batches(BatchShape(8, 40, 1), 0, 0, 1)
-    seen = [row.tobytes() for _ in range(19) for row in next(batches)[TOKENS]]
-    assert {seen.count(row) for row in seen} == {4}  # 19 batches of 8 are 4 passes over 38
-
-
-def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
-    config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
-    whole = next(data.train_batches(BatchShape(8, 40, 1), 3, 0, 1))
-    parts = [next(data.train_batches(BatchShape(8, 40, 1), 3, i, 2)) for i in range(2)]
-    for name, rows in whole.items():
-        np.testing.assert_array_equal(rows[0::2], parts[0][name])
-        np.testing.assert_array_equal(rows[1::2], parts[1][name])
 
 
 @pytest.mark.parametrize(
