@@ -15,7 +15,6 @@ from run_folders import curve
 
 import training.runs.loop
 import training.runs.metrics
-import training.runs.run
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader
 from training.config.options import to_json
@@ -135,7 +134,7 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
 FULL_DISKS = {
     "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
     "metrics.jsonl later": (MetricsLog, "write"),
-    "loss.png": (training.runs.run, "plot_run"),
+    "loss.png": (training.runs.loop, "plot_run"),
     "summary.json": (training.runs.loop, "write_json"),
 }
 
