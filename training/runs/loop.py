@@ -30,7 +30,7 @@ from training.runs.progress import ProgressLine
 from training.runs.summary import summarize
 from training.runs.trace import Trace
 from training.runs.utilization import device_metrics
-from training.runs.writers import open_writers
+from training.runs.writers import WRITERS, parse_writers
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import checked_metrics
 from training.steps.update import step_arguments
@@ -116,7 +116,8 @@ class Run:
         stack.callback(self.log.close)
         if is_first() and watching.log:
             records, record = read_metrics(folder / METRICS_FILE), self._record(start)
-            self.log.copy_to(open_writers(watching.log, folder, records, record, stack))
+            for name in parse_writers(watching.log):
+                self.log.copy_to(WRITERS[name](folder, records, record, stack))
         every, overlaps = watching.diagnostics_every, self.steps.overlaps
         self.diagnostics = Diagnostics(folder, every, start.step, overlaps)
         stack.callback(self.diagnostics.close)

@@ -6,14 +6,13 @@ import math
 import operator
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from etils import epath
 
 from training.errors import UserError
 from training.files import is_local, to_text, write_text
-from training.runs.writers import MetricsWriter
 
 METRICS_FILE = "metrics.jsonl"
 RECENT = 100  # records in memory: as many as the training loss of summary.json is a mean of
@@ -85,7 +84,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: epath.PathLike, last_step: int, *, write: bool = True):
-        self._copies: Sequence[MetricsWriter] = ()
+        self._copies: list[Callable[[dict[str, Any]], None]] = []
         self._path = self._written = epath.Path(path)
         records = [record for record in read_metrics(path) if record["step"] <= last_step]
         self.recent = collections.deque(records, maxlen=RECENT)
@@ -97,9 +96,9 @@ class MetricsLog:
         write_text(self._written, "".join(to_text(record) + "\n" for record in records))
         self._file = self._written.open("a")
 
-    def copy_to(self, writers: Sequence[MetricsWriter]) -> None:
-        """From now on gives every record to these as well."""
-        self._copies = writers
+    def copy_to(self, write: Callable[[dict[str, Any]], None]) -> None:
+        """From now on gives every record to this as well."""
+        self._copies.append(write)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
@@ -108,8 +107,8 @@ class MetricsLog:
             return
         self._file.write(to_text(record) + "\n")
         self._file.flush()
-        for writer in self._copies:
-            writer.write(record)
+        for write in self._copies:
+            write(record)
 
     def sync(self) -> None:
         """Brings a file in a bucket up to date."""

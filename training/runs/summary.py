@@ -17,14 +17,7 @@ from training.steps.compiled import CompiledSteps
 
 
 def announce(run: ResolvedRun, model: str, data: str, console: Console) -> None:
-    """Says what is about to happen.
-
-    Args:
-        run: it.
-        model: which one, for people.
-        data: the same.
-        console: to print to.
-    """
+    """Says what is about to happen, with words for the model and the data."""
     method, schedule, batch = run.steps.method, run.steps.schedule, run.steps.batch
     rank = "" if method.rank is None else f", rank {method.rank}"
     zero = ", ZeRO" if method.zero else ""
@@ -45,11 +38,10 @@ def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
     Args:
         records: the last ones, of every step or of some.
     """
+    known = [record for record in records if record["loss"] is not None]
     last = records[-1]["step"] if records else 0
     start = last - max(1, min(RECENT, last // 10))
-    known = [record for record in records if record["loss"] is not None]
-    losses = [record["loss"] for record in known if record["step"] > start]
-    losses = losses or [record["loss"] for record in known[-1:]]
+    losses = [record["loss"] for record in known if record["step"] > start or record is known[-1]]
     return float(np.mean(losses)) if losses else math.nan
 
 
