@@ -22,15 +22,10 @@ from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.metrics import METRICS_FILE, read_metrics
 from training.runs.resolve import resolve_pretraining
+from training.steps import optimizers
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
 from training.steps.objective import next_token
-from training.steps.optimizers import (
-    accepted_options,
-    check_accepted,
-    get_entry,
-    optimizer_options,
-)
 
 MOST_EXTENSIONS = 8  # factors of 2 that --tune goes beyond its first three rates
 
@@ -48,7 +43,7 @@ def parse_optimizers(text: str) -> list[str]:
     if repeated:
         raise UserError(f"--optimizers names {', '.join(repeated)} more than once")
     for name in names:
-        get_entry(name)
+        optimizers.get_entry(name)
     return names
 
 
@@ -84,7 +79,7 @@ def run_config(
     Options that this optimizer does not take are left out; `check_accepted` has seen to it that
     another one of the comparison takes them.
     """
-    rate = learning_rate or get_entry(optimizer).learning_rate
+    rate = learning_rate or optimizers.get_entry(optimizer).learning_rate
     folder = config.out / "runs" / f"{optimizer}-lr{rate:g}-seed{seed}"
     groups = (group.name for group in dataclasses.fields(TrainingOptions))
     run = PretrainConfig(
@@ -96,25 +91,19 @@ def run_config(
         corpus=config.corpus,
         **{group: getattr(config, group) for group in groups},
     )
-    unused = set(optimizer_options()) - set(accepted_options(optimizer))
+    unused = set(optimizers.optimizer_options()) - set(optimizers.accepted_options(optimizer))
     return resolve_pretraining(with_options(run, **dict.fromkeys(unused)))
 
 
+@dataclasses.dataclass
 class Comparison:
     """Runs under one roof: the data is read once, and runs that differ only in learning rate or
-    seed share their compiled functions.
+    seed share their compiled functions."""
 
-    Args:
-        config: of the comparison.
-        corpus: its data.
-        console: for progress.
-    """
-
-    def __init__(self, config: CompareConfig, corpus: Corpus, console: Console):
-        self.config = config
-        self.corpus = corpus
-        self.console = console
-        self._steps: dict[str, CompiledSteps] = {}
+    config: CompareConfig
+    corpus: Corpus
+    console: Console
+    compiled: dict[str, CompiledSteps] = dataclasses.field(default_factory=dict)  # by optimizer
 
     def run(self, optimizer: str, learning_rate: float | None, seed: int) -> Summary:
         """One run's summary, with its folder; trained unless it is finished already.
@@ -155,13 +144,13 @@ class Comparison:
 
     def _compiled(self, run: ResolvedRun) -> CompiledSteps:
         optimizer = run.steps.method.optimizer
-        if optimizer not in self._steps:
+        if optimizer not in self.compiled:
             model = preset_model(self.config.model, self.config.numbers, self.corpus.vocab_size)
             end_of_text = self.corpus.tokenizer.eos_id if self.config.corpus.document_mask else None
-            self._steps[optimizer] = compile_steps(
-                run.steps, model, make_mesh(run.mesh), next_token(end_of_text)
-            )
-        return self._steps[optimizer]
+            objective = next_token(end_of_text)
+            steps = compile_steps(run.steps, model, make_mesh(run.mesh), objective)
+            self.compiled[optimizer] = steps
+        return self.compiled[optimizer]
 
     def tune(self, optimizer: str, start: float) -> dict[float, float]:
         """Validation losses at seed 0 over learning rates start * 2**k, for consecutive k from
@@ -202,7 +191,7 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     rates = parse_learning_rates(config.learning_rates, names)
     if config.seeds < 1:
         raise UserError(f"--seeds is {config.seeds}, but must be at least 1")
-    check_accepted(flat(config), names)
+    optimizers.check_accepted(flat(config), names)
     with all_or_none():
         for name in names:
             run_config(config, name, rates.get(name), 0)  # refuses bad options before the first run
@@ -210,9 +199,11 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     grids: dict[str, dict[float, float]] = {}
     if config.tune:
         for name in names:
-            grids[name] = comparison.tune(name, rates.get(name) or get_entry(name).learning_rate)
+            grids[name] = comparison.tune(
+                name, rates.get(name) or optimizers.get_entry(name).learning_rate
+            )
             rates[name] = min(grids[name], key=grids[name].__getitem__)
-            console.print(_describe_grid(name, grids[name]), highlight=False)
+            console.print(_describe_grid(name, grids[name], rates[name]), highlight=False)
     runs = {
         name: [comparison.run(name, rates.get(name), seed) for seed in range(config.seeds)]
         for name in names
@@ -232,8 +223,7 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     return results
 
 
-def _describe_grid(name: str, grid: dict[float, float]) -> str:
-    best = min(grid, key=grid.__getitem__)
+def _describe_grid(name: str, grid: dict[float, float], best: float) -> str:
     cells = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in grid.items())
     interior = min(grid) < best < max(grid)
     note = "" if interior else " (at the edge of the grid: the best may lie beyond)"
