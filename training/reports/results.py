@@ -29,19 +29,6 @@ def mean_and_deviation(values: list[float], digits: int) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-# Row of the table -> its cell from the summaries of one optimizer's runs.
-ROWS: dict[str, Callable[[list[Summary]], str]] = {
-    "Learning rate": lambda runs: f"{runs[0]['learning_rate']:g}",
-    "Train loss": lambda runs: _statistic(runs, "train_loss", 4),
-    "Validation loss": lambda runs: _statistic(runs, "val_loss", 4),
-    "Train perplexity": lambda runs: _statistic(runs, "train_perplexity", 3),
-    "Validation perplexity": lambda runs: _statistic(runs, "val_perplexity", 3),
-    "Optimizer state": lambda runs: _state_size(runs),
-    "Training time (s)": lambda runs: _statistic(runs, "seconds", 1),
-    "Tokens per second": lambda runs: _statistic(runs, "tokens_per_second", 0),
-}
-
-
 def finished(runs: list[Summary]) -> list[Summary]:
     """The runs that did not diverge."""
     return [run for run in runs if "failure" not in run]
@@ -62,6 +49,19 @@ def _state_size(runs: list[Summary]) -> str:
         return "–"
     own, adamw = (finished(runs)[0][f"{name}_state_bytes"] for name in ("optimizer", "adamw"))
     return f"{decimal(own, precision=2)} ({own / adamw:.0%} of AdamW's)"
+
+
+# Row of the table -> its cell from the summaries of one optimizer's runs.
+ROWS: dict[str, Callable[[list[Summary]], str]] = {
+    "Learning rate": lambda runs: f"{runs[0]['learning_rate']:g}",
+    "Train loss": lambda runs: _statistic(runs, "train_loss", 4),
+    "Validation loss": lambda runs: _statistic(runs, "val_loss", 4),
+    "Train perplexity": lambda runs: _statistic(runs, "train_perplexity", 3),
+    "Validation perplexity": lambda runs: _statistic(runs, "val_perplexity", 3),
+    "Optimizer state": _state_size,
+    "Training time (s)": lambda runs: _statistic(runs, "seconds", 1),
+    "Tokens per second": lambda runs: _statistic(runs, "tokens_per_second", 0),
+}
 
 
 def markdown_table(runs: dict[str, list[Summary]]) -> str:

@@ -63,7 +63,10 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
     """
     folder = run.folder
     try:
-        taken = folder.exists() and not _is_free(folder)
+        # A run that is killed as it writes config.json leaves no more than this.
+        free = not folder.exists() or (
+            folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
+        )
     except ImportError as error:  # of what reads buckets
         raise UserError(f"--out {folder}: {error}") from error
     if run.resumed_folder:
@@ -73,16 +76,11 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
         if not run.options.run.allow_changed_data:
             check_unchanged(folder, data.checksums)
         _check_same(run, saved, to_json(run.options, data.checksum))
-    elif taken:
+    elif not free:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "
             "or give another folder with --out"
         )
-
-
-def _is_free(folder: epath.Path) -> bool:
-    """Whether nothing is there but what a run leaves that is killed as it writes config.json."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
 
 
 def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
