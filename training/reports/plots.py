@@ -60,13 +60,7 @@ def write_png(figure: Figure, path: epath.PathLike) -> None:
 
 
 def plot_run(records: Records, path: epath.PathLike, title: str) -> None:
-    """Draws training and validation loss against the step.
-
-    Args:
-        records: at least one.
-        path: of the PNG.
-        title: above the axes.
-    """
+    """Draws training and validation loss of at least one record against the step, as a PNG."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     steps, _, losses = series(records, "loss")

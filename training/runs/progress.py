@@ -8,14 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar:
-    """ "UNIT 3/10 ━━━ text ETA 0:12" on a terminal; elsewhere a line at every tenth.
-
-    Args:
-        console: where to.
-        unit: of what is counted.
-        total: of them.
-        done: of them already.
-    """
+    """ "UNIT 3/10 ━━━ text ETA 0:12" on a terminal; elsewhere a line at every tenth of the total."""
 
     def __init__(self, console: Console, unit: str, total: int, done: int = 0):
         self._console = console
@@ -61,14 +54,7 @@ class ProgressBar:
 
 
 class ProgressLine(ProgressBar):
-    """The progress of a run.
-
-    Args:
-        console: where to.
-        steps: steps of the whole run.
-        start: steps done already.
-        tokens_per_step: for the time that is left.
-    """
+    """The progress of a run of so many steps, from step `start` on."""
 
     def __init__(self, console: Console, steps: int, start: int, tokens_per_step: int):
         super().__init__(console, "step", steps, start)

@@ -1,6 +1,6 @@
 """Where metrics go besides metrics.jsonl: TensorBoard and Weights & Biases, as optional packages.
 
-To add one: a function like `to_tensorboard`, and its line in `WRITERS`.
+To add one: a function with the arguments of `to_tensorboard`, and its line in `WRITERS`.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ def to_tensorboard(
     Args:
         folder: of the run.
         records: of metrics.jsonl so far.
-        config: not written.
-        stack: closes the file.
+        config: content of config.json; not written.
+        stack: completes in the end what is written.
     """
     del config
     from tensorboard.compat.proto.event_pb2 import Event
@@ -70,13 +70,8 @@ def to_wandb(
     """A run of Weights & Biases, the same one after a resume.
 
     Weights & Biases takes no step that it has already, so those that a resume repeats are not there
-    twice. Its environment variables apply; without WANDB_PROJECT the project is "lowrank_optax".
-
-    Args:
-        folder: of the run.
-        records: of metrics.jsonl so far; sent if the run is new to Weights & Biases.
-        config: content of config.json.
-        stack: waits in the end until all is sent.
+    twice. The records so far are sent if the run is new to it. Its environment variables apply;
+    without WANDB_PROJECT the project is "lowrank_optax".
 
     Raises:
         UserError: it refuses to start a run, e.g. because nobody is logged in.
