@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressBar:
-    """ "UNIT 3/10 ━━━ text ETA 0:12" on a terminal; elsewhere a line at every tenth of the total."""
+    """ "UNIT 3/10 ━━━ text ETA 0:12" on a terminal; elsewhere a line at every tenth of all."""
 
     def __init__(self, console: Console, unit: str, total: int, done: int = 0):
         self._console = console
