@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,8 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
     if config.temperature == 0:
         tokens = greedy(model, rows, new, eos_id=eos)
     else:
-        draw = {"key": jax.random.key(config.seed), "temperature": config.temperature}
-        tokens = sample(model, rows, new, top_p=config.top_p, eos_id=eos, **draw)
+        draw: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p}
+        tokens = sample(model, rows, new, key=jax.random.key(config.seed), eos_id=eos, **draw)
     texts = [text_of(row, source.tokenizer) for row in np.asarray(tokens)]
     for text in texts:
         console.print(config.prompt + text, highlight=False, markup=False)
