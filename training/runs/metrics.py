@@ -31,14 +31,12 @@ class TrainingClock:
         self._start: float | None = None
 
     def start(self) -> None:
-        """Starts or continues; does nothing if it runs already."""
-        if self._start is None:
-            self._start = time.perf_counter()
+        """Starts or continues."""
+        self._start = time.perf_counter()
 
     def stop(self) -> None:
         """Stops, if it runs."""
-        self._before = self.seconds
-        self._start = None
+        self._before, self._start = self.seconds, None
 
     @property
     def seconds(self) -> float:
