@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -81,7 +81,7 @@ class Run:
         self.pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics, not read yet
         self.val_loss: float | None = None  # of the newest step, if it was evaluated
 
-    def _start(self, say: Any, stack: contextlib.ExitStack) -> Start:
+    def _start(self, say: Callable[[str], None], stack: contextlib.ExitStack) -> Start:
         """The state to begin or to go on with; the run's folder and its checkpoints are there."""
         variant, steps, folder = self.config.variant, self.steps, self.folder
         if not self.config.resumed_folder:
