@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.timing import markdown_table, write_json
-from training.commands.compare import Comparison
 from training.config.options import with_options
 from training.config.pretraining import CompareConfig
 from training.data.corpus import load_corpus
+from training.runs.comparison import Comparison
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 BASE = with_options(
