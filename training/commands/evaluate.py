@@ -22,7 +22,8 @@ from training.inference.exact_match import final_number, is_exact_match, referen
 from training.inference.text_loss import read_text, text_loss
 from training.runs.metrics import perplexity
 from training.runs.progress import ProgressBar
-from training.steps.mesh import batch_shards, make_mesh, mesh_text, parse_mesh
+from training.runs.resolve import check_batch_size
+from training.steps.mesh import make_mesh, parse_mesh
 
 OUTPUTS_FILE = "outputs.jsonl"
 LONGEST_WINDOW = 1024
@@ -69,12 +70,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     """
     sizes = parse_mesh(config.mesh, jax.device_count())
     check_ranges(vars(config))
-    if config.batch_size % batch_shards(sizes):
-        raise UserError(
-            f"--batch-size {config.batch_size} cannot be divided over {batch_shards(sizes)} "
-            f"device(s): use a multiple of {batch_shards(sizes)}, or a smaller --mesh (now "
-            f"{mesh_text(sizes)})"
-        )
+    check_batch_size(config.batch_size, sizes)
     source, mesh = open_model(config.model), make_mesh(sizes)
     if has_questions(config.data):
         folder, measures, said = _evaluate_answers(config, source, mesh, console)

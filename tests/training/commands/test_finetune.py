@@ -176,22 +176,8 @@ def test_a_bfloat16_qwen_is_trained_and_written_in_bfloat16(files, tmp_path):
     assert model.config.qkv_bias
 
 
-def test_a_run_of_pretrain_is_a_model_too(files, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{i} and {i * i}\n" for i in range(400)))
-    options = {
-        "data": text,
-        "hidden-size": 32,
-        "num-layers": 1,
-        "seq-len": 16,
-        "batch-size": 8,
-        "steps": 2,
-        "optimizer": "adamw",
-        "mesh": "data=1",
-        "out": tmp_path / "base",
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    assert train.main(["pretrain", *flags]) == 0
+def test_a_run_of_pretrain_is_a_model_too(files, trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "base"))
     base = open_model(tmp_path / "base")
     assert (base.config.num_layers, base.config.vocab_size) == (1, 264)
     assert base.tokenizer.name == "bytes"
