@@ -5,9 +5,8 @@ import math
 
 from rich.console import Console
 
-from training.config.groups import RunOptions, TrainingOptions
 from training.config.model import preset_model
-from training.config.options import with_options
+from training.config.options import flat, part
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, check_unchanged
@@ -36,18 +35,11 @@ def run_config(
     """
     rate = learning_rate or get_entry(optimizer).learning_rate
     folder = config.out / "runs" / f"{optimizer}-lr{rate:g}-seed{seed}"
-    groups = (group.name for group in dataclasses.fields(TrainingOptions))
-    run = PretrainConfig(
-        steps=config.steps,
-        learning_rate=rate,
-        out=folder,
-        run=RunOptions(optimizer, seed, resume=(folder / CONFIG_FILE).exists()),
-        model=config.model,
-        corpus=config.corpus,
-        **{group: getattr(config, group) for group in groups},
-    )
+    own = {"optimizer": optimizer, "learning_rate": rate, "seed": seed}
+    own |= {"out": folder, "resume": (folder / CONFIG_FILE).exists()}
     unused = set(optimizer_options()) - set(accepted_options(optimizer))
-    return resolve_pretraining(with_options(run, **dict.fromkeys(unused)))
+    options = flat(PretrainConfig()) | flat(config) | own | dict.fromkeys(unused)
+    return resolve_pretraining(part(PretrainConfig, options))
 
 
 @dataclasses.dataclass
