@@ -37,36 +37,28 @@ from training.commands.problems import ProblemsConfig, write_problems
 from training.commands.report import ReportConfig, report
 from training.config.files import with_config_file
 from training.config.finetuning import FinetuneConfig
+from training.config.groups import TrainingOptions
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.errors import TrainingFailedError, UserError
 from training.runs.distributed import is_first, start
 from training.runs.interruption import InterruptedRunError
 from training.steps.compiled import keep_compilations
 
-COMMANDS = {
-    "pretrain": PretrainConfig,
-    "compare": CompareConfig,
-    "prepare": PrepareConfig,
-    "finetune": FinetuneConfig,
-    "evaluate": EvaluateConfig,
-    "generate": GenerateConfig,
-    "export": ExportConfig,
-    "problems": ProblemsConfig,
-    "report": ReportConfig,
+# Name -> its options, and what it does with them and a console.
+COMMANDS: dict[str, tuple[Any, Any]] = {
+    "pretrain": (PretrainConfig, pretrain),
+    "compare": (CompareConfig, compare),
+    "prepare": (PrepareConfig, prepare),
+    "finetune": (FinetuneConfig, finetune),
+    "evaluate": (EvaluateConfig, evaluate),
+    "generate": (GenerateConfig, generate),
+    "export": (ExportConfig, export),
+    "problems": (ProblemsConfig, write_problems),
+    "report": (ReportConfig, report),
 }
 
 # Options of the first edition, which tyro would answer with options that sound alike.
 RENAMED = {"--momentum-dtype": "--mu-dtype", "--norm": "--select"}
-
-# Commands without --distributed.
-IN_ONE_PROCESS = {
-    PrepareConfig: prepare,
-    EvaluateConfig: evaluate,
-    GenerateConfig: generate,
-    ExportConfig: export,
-    ProblemsConfig: write_problems,
-    ReportConfig: report,
-}
 
 
 def parse(arguments: list[str]) -> Any:
@@ -82,10 +74,10 @@ def parse(arguments: list[str]) -> Any:
         if name in RENAMED:
             raise UserError(f"{name} is called {RENAMED[name]} now")
     if arguments[0] in COMMANDS:
-        arguments = [arguments[0], *with_config_file(arguments[1:], COMMANDS[arguments[0]])]
+        arguments = [arguments[0], *with_config_file(arguments[1:], COMMANDS[arguments[0]][0])]
     command: Any = functools.reduce(
         operator.or_,
-        (Annotated[config, tyro.conf.subcommand(name)] for name, config in COMMANDS.items()),
+        (Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in COMMANDS.items()),
     )
     return tyro.cli(
         command,
@@ -95,6 +87,20 @@ def parse(arguments: list[str]) -> Any:
         description="\n\n".join(part for part in __doc__.split("\n\n") if "--help" not in part),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
+
+
+def run(arguments: list[str]) -> None:
+    """Runs a command; raises what it raises."""
+    config = parse(arguments)
+    command = dict(COMMANDS.values())[type(config)]
+    if isinstance(config, TrainingOptions):
+        start(config.processes)
+    if isinstance(config, TrainingOptions | EvaluateConfig | GenerateConfig):
+        keep_compilations()
+    if isinstance(config, CompareConfig):
+        command = functools.partial(command, command=["train.py", *arguments])
+    quiet = isinstance(config, TrainingOptions) and not is_first()
+    command(config, Console(soft_wrap=True, quiet=quiet))
 
 
 def main(arguments: list[str]) -> int:
@@ -107,27 +113,10 @@ def main(arguments: list[str]) -> int:
         Exit status: 0 done, 1 the run failed, 2 bad input, 130 or 143 interrupted after saving.
     """
     try:
-        config = parse(arguments)
-        if isinstance(config, EvaluateConfig | GenerateConfig):
-            keep_compilations()
-        if type(config) in IN_ONE_PROCESS:
-            IN_ONE_PROCESS[type(config)](config, Console(soft_wrap=True))
-            return 0
-        start(config.processes)
-        keep_compilations()
-        console = Console(soft_wrap=True, quiet=not is_first())
-        if isinstance(config, CompareConfig):
-            compare(config, console, command=["train.py", *arguments])
-        elif isinstance(config, FinetuneConfig):
-            finetune(config, console)
-        else:
-            pretrain(config, console)
-    except UserError as error:
+        run(arguments)
+    except (UserError, TrainingFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except InterruptedRunError as interruption:
         if is_first():
             print(f"{interruption}\ncontinue with: {resume_command(arguments)}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """The command line: exit statuses and messages, and a real SIGTERM."""
 
-import json
 import os
 import re
 import signal
@@ -8,6 +7,7 @@ import threading
 import time
 
 import pytest
+from run_folders import curve, write_texts
 
 import train
 from training.config.options import flat
@@ -15,11 +15,7 @@ from training.config.options import flat
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(10):
-        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
-        (folder / f"{i}.txt").write_text("".join(lines))
-    return folder
+    return write_texts(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture
@@ -37,15 +33,6 @@ def tiny(text):
         "optimizer": "adamw",
     }
     return [part for name, value in options.items() for part in (f"--{name}", str(value))]
-
-
-def curve(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in json.loads(line).items() if key not in timed}
-        for line in lines
-    ]
 
 
 def test_pretrain_is_the_default_command():

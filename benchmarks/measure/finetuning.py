@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.filesize import decimal
 
 from benchmarks.measure.loop import BareSteps
 from benchmarks.recipes.search import Numbers, tune
@@ -41,7 +42,6 @@ from training.data.bpe import train_bpe
 from training.data.questions import read_examples
 from training.data.questions_corpus import load_finetune_data
 from training.data.tokenizers import Tokenizer
-from training.runs.summary import readable_bytes
 from training.steps.mesh import make_mesh
 
 PROBLEMS = {"train": 20_000, "test": 500, "max_steps": 2, "largest_number": 15}  # the defaults
@@ -254,7 +254,7 @@ def table(results: dict[str, Any]) -> str:
             f"{run['learning_rate']:g}",
             f"{run['train_loss']:.4f}",
             f"{run['accuracy']:.1%}",
-            readable_bytes(run["optimizer_state_bytes"]),
+            decimal(run["optimizer_state_bytes"], precision=2),
             f"{run['optimizer_state_bytes'] / run['adamw_state_bytes']:.0%}",
             f"{median(times[_label(run)]):.1f}",
             f"{ratio(times, adamw, _label(run)):.2f}",

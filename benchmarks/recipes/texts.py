@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from training.commands.problems import generate_problems
 from training.data.documents import STDLIB, find_sources, read_documents
+from training.data.problems import generate_problems
 from training.data.tokenization import document_rank
 
 END_OF_TEXT = np.array([256], np.uint16)

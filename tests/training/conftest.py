@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from rich.console import Console
+from run_folders import write_texts
 
 from training.config.model import preset_model
 from training.config.options import with_options
@@ -13,7 +14,7 @@ from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
-from training.runs.metrics import ProgressLine
+from training.runs.progress import ProgressLine
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
@@ -22,11 +23,7 @@ from training.steps.mesh import make_mesh
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory):
     """Ten files of text, no two alike."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for i in range(10):
-        lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
-        (folder / f"{i}.txt").write_text("".join(lines))
-    return folder
+    return write_texts(tmp_path_factory.mktemp("corpus"))
 
 
 class Trainer:

@@ -45,7 +45,7 @@ def packages(names):
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("training.config")])
 def test_options_know_no_other_room(module):
-    outside = ("training.config", "training.errors", "training.folders", "training.json_files")
+    outside = ("training.config", "training.errors", "training.files")
     rooms = {name for name in reached(module) if name.startswith("training.")}
     assert {name for name in rooms if not name.startswith(outside)} == set()
     unwanted = {"matplotlib", "rich", "socket", "gzip", "datasets", "orbax", "tokenizers"}
@@ -56,6 +56,15 @@ def test_a_step_is_compiled_without_plotting_or_reading():
     unwanted = {"matplotlib", "rich", "datasets", "grain", "orbax", "tokenizers"}
     assert packages(reached("training.steps.compiled")) & unwanted == set()
     assert packages(reached("training.runs.loop")) >= unwanted - {"datasets"}
+
+
+def test_reports_are_made_of_values():
+    """Runs draw them; they know no run."""
+    reports = {name for name in FILES if name.startswith("training.reports")}
+    rooms = set().union(*(reached(name) for name in reports))
+    rooms = {name for name in rooms if name.startswith("training.")}
+    known = ("training.reports", "training.errors", "training.files")
+    assert {name for name in rooms if not name.startswith(known)} == set()
 
 
 def test_nothing_imports_a_command():

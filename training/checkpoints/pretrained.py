@@ -30,7 +30,7 @@ from training.config.options import part
 from training.data.questions import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
-from training.folders import is_local
+from training.files import is_local
 from training.runs.folder import CONFIG_FILE
 from training.runs.folder import read_config as read_run_config
 

@@ -9,7 +9,7 @@ import json
 
 from etils import epath
 
-from training.json_files import write_json
+from training.files import write_json
 
 FILES_FILE = "files.json"
 

@@ -2,31 +2,31 @@
 
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, open_model
-from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
 from training.data.questions import Example, Prompt, has_questions, read_examples
 from training.errors import UserError
-from training.inference.answers import answer, plan_batches
+from training.files import write_json
+from training.inference.answers import answers
 from training.inference.exact_match import final_number, is_exact_match, reference_number
-from training.json_files import write_json
-from training.runs.metrics import progress_bar
-from training.steps.mesh import batch_shards, make_mesh, mesh_text, parse_mesh
+from training.inference.text_loss import read_text, text_loss
+from training.runs.metrics import perplexity
+from training.runs.progress import ProgressBar
+from training.runs.resolve import check_batch_size
+from training.steps.mesh import make_mesh, parse_mesh
 
 OUTPUTS_FILE = "outputs.jsonl"
-SUMMARY_FILE = "summary.json"
+LONGEST_WINDOW = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
-    """Generates the answers, writes them and their score.
-
-    Args:
-        config: as given.
-        console: for the progress bar and the accuracy.
+    """Measures a model on questions or on text, prints the result and writes it.
 
     Returns:
         The content of summary.json.
@@ -73,10 +69,23 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
         UserError: for a model, data, options or a folder that cannot be used.
     """
     sizes = parse_mesh(config.mesh, jax.device_count())
-    _check(config, batch_shards(sizes), mesh_text(sizes))
-    source = open_model(config.model)
-    if not has_questions(config.data):
-        return _evaluate_text(config, source, make_mesh(sizes), console)
+    check_ranges(vars(config))
+    check_batch_size(config.batch_size, sizes)
+    source, mesh = open_model(config.model), make_mesh(sizes)
+    if has_questions(config.data):
+        folder, measures, said = _evaluate_answers(config, source, mesh, console)
+    else:
+        folder, measures, said = _evaluate_text(config, source, mesh)
+    summary = {"model": str(config.model), "data": str(config.data), **measures}
+    write_json(folder / "summary.json", summary)
+    console.print(said, highlight=False, markup=False)
+    return summary
+
+
+def _evaluate_answers(
+    config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
+) -> tuple[Path, dict[str, Any], str]:
+    """Writes the answers; returns the folder, what its summary.json holds, and what is printed."""
     prompt = source.prompt
     if config.template is not None:
         prompt = Prompt.of_option(config.template, prompt.prefix_ids)
@@ -85,75 +94,39 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     prompts = prompt.encode([example.question for example in examples], source.tokenizer)
     _check_lengths(config, source, examples, [len(tokens) for tokens in prompts])
     folder = _create_folder(config)
-    mesh = make_mesh(sizes)
     model = source.load(mesh, config.dtype)
-    start = time.perf_counter()
+    start, correct = time.perf_counter(), 0
     records: dict[int, dict[str, Any]] = {}
-    with _ProgressBar(console, len(examples)) as bar, _open(folder / OUTPUTS_FILE) as file:
-        for indices, outputs in _batches_of_outputs(config, source, model, prompts, mesh):
-            for i, output in zip(indices, outputs, strict=True):
-                records[i] = _record(examples[i], references[i], output)
-                file.write(json.dumps(records[i]) + "\n")
-            file.flush()
-            bar.show(len(records), _num_correct(records))
+    sizes = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
+    outputs = answers(model, source.tokenizer, prompts, mesh=mesh, **sizes)
+    path = folder / OUTPUTS_FILE
+    with (
+        ProgressBar(console, "question", len(examples)) as bar,
+        path.open("w", buffering=1, encoding="utf-8") as file,
+    ):
+        for i, output in outputs:
+            records[i] = _record(examples[i], references[i], output)
+            file.write(json.dumps(records[i]) + "\n")
+            correct += records[i]["correct"]
+            bar.update(len(records), f"exact match {correct / len(records):.1%}")
     # Written as they came, in case it is interrupted; in the end in the order of the questions.
     ordered = [json.dumps(records[i]) + "\n" for i in range(len(examples))]
-    (folder / OUTPUTS_FILE).write_text("".join(ordered), "utf-8")
-    summary = {
-        "model": str(config.model),
-        "data": str(config.data),
+    path.write_text("".join(ordered), "utf-8")
+    missing = sum(record["number"] is None for record in records.values())
+    seconds = time.perf_counter() - start
+    measures = {
         "template": prompt.template,
         "examples": len(records),
-        "correct": _num_correct(records),
-        "accuracy": _num_correct(records) / len(records),
-        "without_number": sum(record["number"] is None for record in records.values()),
-        "seconds": round(time.perf_counter() - start, 3),
+        "correct": correct,
+        "accuracy": correct / len(records),
+        "without_number": missing,
+        "seconds": round(seconds, 3),
     }
-    write_json(folder / SUMMARY_FILE, summary)
-    console.print(
-        f"exact match {summary['accuracy']:.1%}: {summary['correct']:,} of {summary['examples']:,} "
-        f"({summary['without_number']:,} outputs without a number) in {summary['seconds']:.0f} s; "
-        f"outputs in {folder / OUTPUTS_FILE}",
-        highlight=False,
-        markup=False,
+    said = (
+        f"exact match {measures['accuracy']:.1%}: {correct:,} of {len(records):,} ({missing:,} "
+        f"outputs without a number) in {seconds:.0f} s; outputs in {path}"
     )
-    return summary
-
-
-def _batches_of_outputs(
-    config: EvaluateConfig,
-    source: PretrainedModel,
-    model: Llama,
-    prompts: list[np.ndarray],
-    mesh: Mesh,
-) -> Iterator[tuple[list[int], list[str]]]:
-    """Which prompts are answered together, and their answers, one batch after the other."""
-    for indices in plan_batches([len(tokens) for tokens in prompts], config.batch_size):
-        chosen = [prompts[i] for i in indices]
-        sizes = {"batch_size": config.batch_size, "max_new_tokens": config.max_new_tokens}
-        yield indices, answer(model, source.tokenizer, chosen, mesh=mesh, **sizes)
-
-
-def _evaluate_text(
-    config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
-) -> dict[str, Any]:
-    """The loss on text, in summary.json too."""
-    most = source.config.max_position
-    if config.seq_len is not None and config.seq_len > most:
-        raise UserError(f"--seq-len {config.seq_len} is more than the model takes ({most})")
-    folder = _create_folder(config)
-    measures = evaluate_text(
-        str(config.data),
-        source,
-        source.load(mesh, config.dtype),
-        mesh,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        console=console,
-    )
-    summary = {"model": str(config.model), "data": str(config.data), **measures}
-    write_json(folder / SUMMARY_FILE, summary)
-    return summary
+    return folder, measures, said
 
 
 def _record(example: Example, reference: str, output: str) -> dict[str, Any]:
@@ -168,37 +141,56 @@ def _record(example: Example, reference: str, output: str) -> dict[str, Any]:
     }
 
 
-def _num_correct(records: dict[int, dict[str, Any]]) -> int:
-    return sum(record["correct"] for record in records.values())
-
-
-def _check(config: EvaluateConfig, shards: int, mesh: str) -> None:
-    check_ranges(vars(config))
-    if config.batch_size % shards:
-        raise UserError(
-            f"--batch-size {config.batch_size} cannot be divided over {shards} device(s): use a "
-            f"multiple of {shards}, or a smaller --mesh (now {mesh})"
-        )
-
-
 def _check_lengths(
     config: EvaluateConfig, source: PretrainedModel, examples: list[Example], lengths: list[int]
 ) -> None:
     """Refuses what the model cannot read, before anything is generated."""
     new, most = config.max_new_tokens, source.config.max_position
-    longest = max(range(len(examples)), key=lambda i: lengths[i])
+    length, where = max((n, example.where) for n, example in zip(lengths, examples, strict=True))
     if not min(lengths):
         example = examples[lengths.index(0)]
         raise UserError(f"{example.where}: its question has no tokens. Remove it.")
-    if lengths[longest] + new - 1 > most:
+    if length + new - 1 > most:
         raise UserError(
-            f"{examples[longest].where}: its prompt of {lengths[longest]} tokens and "
-            f"--max-new-tokens {new} exceed the {most} tokens that {config.model} takes: give at "
-            f"most --max-new-tokens {most - lengths[longest] + 1}, or remove the line"
-            if lengths[longest] <= most
-            else f"{examples[longest].where}: its prompt of {lengths[longest]} tokens is longer "
-            f"than the {most} tokens that {config.model} takes: shorten or remove the line"
+            f"{where}: its prompt of {length} tokens and --max-new-tokens {new} exceed the {most} "
+            f"tokens that {config.model} takes: give at most --max-new-tokens {most - length + 1}, "
+            "or remove the line"
+            if length <= most
+            else f"{where}: its prompt of {length} tokens is longer than the {most} tokens that "
+            f"{config.model} takes: shorten or remove the line"
         )
+
+
+def _evaluate_text(
+    config: EvaluateConfig, source: PretrainedModel, mesh: Mesh
+) -> tuple[Path, dict[str, Any], str]:
+    """The same for the loss on text, of documents that do not see each other if the model was
+    trained so."""
+    most = source.config.max_position
+    seq_len = config.seq_len or min(LONGEST_WINDOW, most)
+    if seq_len > most:
+        raise UserError(f"--seq-len {seq_len} is more than the model takes ({most})")
+    folder = _create_folder(config)
+    start = time.perf_counter()
+    tokens, num_bytes = read_text(str(config.data), source.tokenizer)
+    end_of_text = source.tokenizer.eos_id if source.document_mask else None
+    model, batch = source.load(mesh, config.dtype), config.batch_size
+    loss = text_loss(model, tokens, mesh, batch, seq_len, end_of_text)
+    bits = loss * len(tokens) / (math.log(2) * num_bytes)
+    measures = {
+        "tokens": len(tokens),
+        "bytes": num_bytes,
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": bits,
+        "seq_len": seq_len,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    said = (
+        f"loss {loss:.4f}, perplexity {perplexity(loss):.2f}, {bits:.4f} bits per byte: "
+        f"{len(tokens):,} tokens of {config.data} in windows of {seq_len}"
+    )
+    return folder, measures, said
 
 
 def _create_folder(config: EvaluateConfig) -> Path:
@@ -211,39 +203,3 @@ def _create_folder(config: EvaluateConfig) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     return folder
-
-
-def _open(path: Path) -> TextIO:
-    return path.open("w", encoding="utf-8")
-
-
-class _ProgressBar:
-    """Questions answered and the accuracy so far: live on a terminal, else a line now and then.
-
-    Args:
-        console: where to.
-        total: number of questions.
-    """
-
-    def __init__(self, console: Console, total: int):
-        self._console = console
-        self._total = total
-        self._printed = 0
-        self._bar = progress_bar("question", console)
-        self._task = self._bar.add_task("evaluate", total=total, text="compiling")
-
-    def __enter__(self) -> "_ProgressBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, done: int, correct: int) -> None:
-        """Shows how many are done, and how many of them are right."""
-        text = f"exact match {correct / done:.1%}"
-        self._bar.update(self._task, completed=done, text=text)
-        tenth = done * 10 // self._total
-        if not self._console.is_terminal and tenth > self._printed:
-            self._printed = tenth
-            self._console.print(f"question {done}/{self._total} | {text}", highlight=False)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from training.checkpoints.pretrained import open_model, save_model
 from training.errors import UserError
-from training.folders import Folder
+from training.files import Folder
 from training.steps.mesh import make_mesh, parse_mesh
 
 
@@ -24,11 +24,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig, console: Console) -> None:
-    """Writes the folder.
-
-    Args:
-        config: as given.
-        console: for a line at the end.
+    """Writes the folder, and says so.
 
     Raises:
         UserError: for a run that has no model, or a folder that exists or cannot be written.

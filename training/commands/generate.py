@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -44,45 +44,30 @@ class GenerateConfig:
 def generate(config: GenerateConfig, console: Console) -> list[str]:
     """Prints continuations, after their prompt.
 
-    Args:
-        config: as given.
-        console: to print to.
-
     Returns:
         The continuations, without the prompt.
 
     Raises:
         UserError: for a model or options that cannot be used.
     """
-    _check(config)
+    check_ranges(vars(config))
+    if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
+        raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
     source = open_model(config.model)
     prompt = _prompt_tokens(config, source)
     mesh = make_mesh(parse_mesh("data=1", jax.device_count()))
     model = source.load(mesh, config.dtype)
     rows = jnp.tile(prompt, (config.samples, 1))
-    eos = source.tokenizer.eos_id
+    new, eos = config.max_new_tokens, source.tokenizer.eos_id
     if config.temperature == 0:
-        tokens = greedy(model, rows, config.max_new_tokens, eos_id=eos)
+        tokens = greedy(model, rows, new, eos_id=eos)
     else:
-        tokens = sample(
-            model,
-            rows,
-            config.max_new_tokens,
-            key=jax.random.key(config.seed),
-            temperature=config.temperature,
-            top_p=config.top_p,
-            eos_id=eos,
-        )
+        draw: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p}
+        tokens = sample(model, rows, new, key=jax.random.key(config.seed), eos_id=eos, **draw)
     texts = [text_of(row, source.tokenizer) for row in np.asarray(tokens)]
     for text in texts:
         console.print(config.prompt + text, highlight=False, markup=False)
     return texts
-
-
-def _check(config: GenerateConfig) -> None:
-    check_ranges(vars(config))
-    if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
-        raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
 
 
 def _prompt_tokens(config: GenerateConfig, source: PretrainedModel) -> np.ndarray:

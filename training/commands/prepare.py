@@ -14,8 +14,8 @@ from rich.console import Console
 from training.data.corpus import describe_differences, open_corpus
 from training.data.token_arrays import is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
-from training.disk import is_disk_full
 from training.errors import TrainingFailedError, UserError
+from training.files import is_disk_full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

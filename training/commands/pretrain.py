@@ -20,10 +20,6 @@ from training.steps.objective import next_token
 def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
     """Trains one model from random weights and prints the closing table.
 
-    Args:
-        config: as given.
-        console: for progress and the table.
-
     Returns:
         The content of the run's summary.json.
     """

@@ -1,28 +1,14 @@
-"""`train.py problems`: arithmetic word problems in GSM-8k's format, so that nothing need be
-downloaded to fine-tune and to evaluate.
-
-    {"question": "Ada has 5 apples. Ada buys 3 more apples. How many apples does Ada have now?",
-     "answer": "Ada then has 5+3=<<5+3=8>>8 apples.\\n#### 8"}
-"""
+"""`train.py problems`: arithmetic word problems to train and to test on."""
 
 import dataclasses
 import itertools
 import json
-import operator
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from training.commands.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS, RATIONALES
+from training.data.problems import SMALLEST_NUMBER, generate_problems
 from training.errors import UserError, as_flag
-
-SMALLEST_NUMBER = 2  # of what is counted: one apple would need other words
-LARGEST_FACTOR = 5  # of a multiplication or division
-MOST_REPETITIONS = 10_000  # problems in a row that are there already, before it gives up
-
-OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,89 +33,8 @@ class ProblemsConfig:
     """No number in a problem or its solution is larger."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A question and its solution, which ends in "#### number"."""
-
-    question: str
-    answer: str
-
-
-def generate_problems(
-    seed: int, *, min_steps: int = 1, max_steps: int = 2, largest_number: int = 15
-) -> Iterator[Problem]:
-    """Yields different problems without end, the same ones for the same arguments.
-
-    Args:
-        seed: of the random numbers.
-        min_steps: fewest calculations that a problem takes.
-        max_steps: most calculations.
-        largest_number: that may occur, at least 6.
-
-    Raises:
-        UserError: there are too few different problems of this kind.
-
-    Example:
-        >>> print(next(generate_problems(1, max_steps=1, largest_number=30)).answer)
-        That makes 5+16=<<5+16=21>>21 eggs.
-        #### 21
-    """
-    numbers = random.Random(seed)
-    seen: set[str] = set()
-    repeated = 0
-    while True:
-        problem = _problem(numbers, numbers.randint(min_steps, max_steps), largest_number)
-        if problem.question in seen:
-            repeated += 1
-            if repeated > MOST_REPETITIONS:
-                raise UserError(
-                    f"there are hardly more than {len(seen):,} different problems with at most "
-                    f"{max_steps} step(s) and --largest-number {largest_number}: ask for fewer "
-                    "problems, or give a larger --largest-number or --max-steps"
-                )
-            continue
-        seen.add(problem.question)
-        repeated = 0
-        yield problem
-
-
-def _problem(numbers: random.Random, steps: int, largest: int) -> Problem:
-    name, other = numbers.sample(NAMES, 2)
-    words = {"name": name, "other": other, "objects": numbers.choice(OBJECTS)}
-    total = numbers.randint(SMALLEST_NUMBER, largest)
-    question = [numbers.choice(OPENINGS).format(n=total, **words)]
-    solution = []
-    for _ in range(steps):
-        symbol, amount = numbers.choice(_possible(numbers, total, largest))
-        result = OPERATIONS[symbol](total, amount)
-        question.append(numbers.choice(EVENTS[symbol]).format(n=amount, **words))
-        calculation = f"{total}{symbol}{amount}"
-        annotated = f"{calculation}=<<{calculation}={result}>>{result}"
-        solution.append(numbers.choice(RATIONALES[symbol]).format(sum=annotated, **words))
-        total = result
-    question.append(numbers.choice(QUESTIONS).format(**words))
-    return Problem(" ".join(question), "\n".join([*solution, f"#### {total}"]))
-
-
-def _possible(numbers: random.Random, total: int, largest: int) -> list[tuple[str, int]]:
-    """One calculation of each kind that keeps to the numbers allowed; there is at least one."""
-    smallest = SMALLEST_NUMBER
-    factors = range(smallest, LARGEST_FACTOR + 1)
-    amounts = {
-        "+": range(smallest, largest - total + 1),
-        "-": range(smallest, total - smallest + 1),
-        "*": [factor for factor in factors if total * factor <= largest],
-        "/": [factor for factor in factors if total % factor == 0 and total // factor >= smallest],
-    }
-    return [(symbol, numbers.choice(choices)) for symbol, choices in amounts.items() if choices]
-
-
 def write_problems(config: ProblemsConfig, console: Console) -> None:
-    """Writes train.jsonl and test.jsonl.
-
-    Args:
-        config: as given.
-        console: for what was written, and an example.
+    """Writes train.jsonl and test.jsonl, and prints an example.
 
     Raises:
         UserError: for numbers that make no sense, a file that exists already, or a folder that
@@ -148,7 +53,7 @@ def write_problems(config: ProblemsConfig, console: Console) -> None:
     try:
         config.out.mkdir(parents=True, exist_ok=True)
         for name, split in (("train", train), ("test", test)):
-            lines = [json.dumps(dataclasses.asdict(problem)) + "\n" for problem in split]
+            lines = [json.dumps(problem._asdict()) + "\n" for problem in split]
             (config.out / f"{name}.jsonl").write_text("".join(lines), "utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
@@ -161,19 +66,11 @@ def write_problems(config: ProblemsConfig, console: Console) -> None:
 
 
 def _check(config: ProblemsConfig) -> None:
-    least = {
-        "train": 1,
-        "test": 1,
-        "seed": 0,
-        "min_steps": 1,
-        "max_steps": config.min_steps,
-        "largest_number": 3 * SMALLEST_NUMBER,
-    }
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise UserError(
-                f"{as_flag(name)} is {getattr(config, name)}, but must be at least {smallest}"
-            )
+    least = {"train": 1, "test": 1, "seed": 0, "min_steps": 1, "max_steps": config.min_steps}
+    for name, smallest in (least | {"largest_number": 3 * SMALLEST_NUMBER}).items():
+        value = getattr(config, name)
+        if value < smallest:
+            raise UserError(f"{as_flag(name)} is {value}, but must be at least {smallest}")
     for name in ("train.jsonl", "test.jsonl"):
         if (config.out / name).exists():
             raise UserError(f"{config.out / name} exists already: give another folder with --out")

@@ -1,32 +1,22 @@
 """`train.py report`: runs as curves against tokens and time, and as a table, in one file."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from training.errors import UserError
-from training.reports.comparison_plots import Curves, draw_report, write_png
+from training.files import read_json
+from training.reports.curves import draw_report
 from training.reports.html import write_html
-from training.runs.metrics import read_metrics
-from training.runs.summary import readable_bytes
+from training.reports.plots import write_png
+from training.reports.table import ReportedRun, console_table, notes, table_rows
+from training.runs.folder import CONFIG_FILE
+from training.runs.metrics import METRICS_FILE, read_metrics
 
 FORMATS = (".html", ".png")
-# Columns that fit a terminal; the page has them all.
-CONSOLE_COLUMNS = (
-    "run",
-    "tokens",
-    "training loss",
-    "validation loss",
-    "bits per byte",
-    "optimizer state",
-    "seconds",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,35 +27,6 @@ class ReportConfig:
     """Folders of runs, or folders that hold some at any depth."""
     out: Path = Path("report.html")
     """File to write: .html (self-contained, with the table) or .png (the curves)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportedRun:
-    """What is known of a run.
-
-    Attributes:
-        name: tells it from the others.
-        config: content of config.json.
-        records: of metrics.jsonl, at least one.
-        summary: content of summary.json; empty for a run that has not finished.
-        tokens_per_step: of a batch.
-    """
-
-    name: str
-    config: dict[str, Any]
-    records: list[dict[str, Any]]
-    summary: dict[str, Any]
-    tokens_per_step: int
-
-    @property
-    def curves(self) -> Curves:
-        """What is drawn of it."""
-        return Curves(self.name, self.config["optimizer"], self.tokens_per_step, self.records)
-
-    def final(self, quantity: str) -> float | None:
-        """The last value of a quantity of metrics.jsonl."""
-        values = [record[quantity] for record in self.records if quantity in record]
-        return values[-1] if values else None
 
 
 def report(config: ReportConfig, console: Console) -> None:
@@ -82,8 +43,7 @@ def report(config: ReportConfig, console: Console) -> None:
         raise UserError(f"--out {config.out} {what}: give the path of a file to write")
     folders = [folder for path in config.runs for folder in find_runs(path)]
     runs = read_runs(list(dict.fromkeys(folder.resolve() for folder in folders)))
-    figure = draw_report([run.curves for run in runs])
-    rows = table_rows(runs)
+    figure, rows = draw_report(runs), table_rows(runs)
     try:
         if suffix == ".png":
             write_png(figure, config.out)
@@ -91,7 +51,7 @@ def report(config: ReportConfig, console: Console) -> None:
             write_html(figure, rows, notes(runs), config.out)
     except OSError as error:
         raise UserError(f"--out {config.out}: cannot be written: {error.strerror}") from error
-    console.print(_console_table(rows))
+    console.print(console_table(rows))
     console.print(f"{len(runs)} run(s) in {config.out}", highlight=False)
 
 
@@ -105,12 +65,12 @@ def find_runs(path: Path) -> list[Path]:
         raise UserError(f"{path}: there is no such folder; give the folder of a run (--out of it)")
     found = []
     for parent, folders, files in os.walk(path):
-        if {"config.json", "metrics.jsonl"} <= set(files):
+        if {CONFIG_FILE, METRICS_FILE} <= set(files):
             found.append(Path(parent))
         # Checkpoints have many files, and no runs among them.
         folders[:] = sorted(set(folders) - {"checkpoints"})
     if not found:
-        missing = "metrics.jsonl" if (path / "config.json").exists() else "config.json"
+        missing = METRICS_FILE if (path / CONFIG_FILE).exists() else CONFIG_FILE
         raise UserError(
             f"{path}: neither a run (it has no {missing}) nor a folder that holds any; give the "
             "--out of pretrain, finetune or compare"
@@ -119,16 +79,12 @@ def find_runs(path: Path) -> list[Path]:
 
 
 def read_runs(folders: list[Path]) -> list[ReportedRun]:
-    """Reads runs.
-
-    Args:
-        folders: distinct.
+    """Reads runs from distinct folders.
 
     Raises:
         UserError: naming the file that cannot be read, or the run that has no metrics yet.
     """
-    names = distinct_names(folders)
-    return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    return [_read(*run) for run in zip(folders, distinct_names(folders), strict=True)]
 
 
 def distinct_names(folders: list[Path]) -> list[str]:
@@ -146,88 +102,12 @@ def distinct_names(folders: list[Path]) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> ReportedRun:
-    config = _read_object(folder / "config.json")
+    config = read_json(folder / CONFIG_FILE)
     for option in ("optimizer", "batch_size", "seq_len"):
         if not config.get(option):
-            raise UserError(f"{folder}/config.json: it has no {option!r}, so it is no run's")
-    records = read_metrics(folder / "metrics.jsonl")
+            raise UserError(f"{folder}/{CONFIG_FILE}: it has no {option!r}, so it is no run's")
+    records = read_metrics(folder / METRICS_FILE)
     if not records:
-        raise UserError(f"{folder}: its metrics.jsonl is empty: no step has been recorded yet")
+        raise UserError(f"{folder}: its {METRICS_FILE} is empty: no step has been recorded yet")
     summary = folder / "summary.json"
-    return ReportedRun(
-        name=name,
-        config=config,
-        records=records,
-        summary=_read_object(summary) if summary.exists() else {},
-        tokens_per_step=config["batch_size"] * config["seq_len"],
-    )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def table_rows(runs: list[ReportedRun]) -> list[dict[str, str]]:
-    """The table: column -> cell per run; columns that no run has a value for are left out."""
-    rows = [_row(run) for run in runs]
-    return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
-
-
-def _row(run: ReportedRun) -> dict[str, str]:
-    config, last = run.config, run.records[-1]
-    steps, planned = last["step"], config.get("steps", last["step"])
-    state = run.summary.get("optimizer_state_bytes")
-    return {
-        "run": run.name,
-        "optimizer": config["optimizer"],
-        "learning rate": _text(config.get("learning_rate"), "g"),
-        "rank": _text(config.get("rank"), "g"),
-        "seed": _text(config.get("seed"), "d"),
-        "steps": f"{steps:,}" if steps >= planned else f"{steps:,} of {planned:,}",
-        "tokens": f"{steps * run.tokens_per_step:,}",
-        "training loss": _text(run.summary.get("train_loss", last["loss"]), ".4f"),
-        "validation loss": _text(run.final("val_loss"), ".4f"),
-        "bits per byte": _text(run.final("val_bits_per_byte"), ".4f"),
-        "optimizer state": "" if state is None else readable_bytes(state),
-        "seconds": _text(last["seconds"], ",.1f"),
-        "tokens/s": _text(run.summary.get("tokens_per_second"), ",.0f"),
-    }
-
-
-def _text(value: Any, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def notes(runs: list[ReportedRun]) -> list[str]:
-    """What a reader must know to compare the runs."""
-    found = [
-        "Training loss is smoothed. Time is that of training steps: without compiling, evaluating "
-        "and saving."
-    ]
-    for option, consequence in (
-        ("tokenizer", "their losses per token are of different tokens; compare bits per byte"),
-        ("data", "their losses are of different texts"),
-    ):
-        values = sorted({str(run.config.get(option)) for run in runs})
-        if len(values) > 1:
-            found.append(f"The runs differ in {option} ({', '.join(values)}): {consequence}.")
-    unfinished = [run.name for run in runs if not run.summary]
-    if unfinished:
-        found.append(f"Not finished: {', '.join(unfinished)}.")
-    return found
-
-
-def _console_table(rows: list[dict[str, str]]) -> Table:
-    table = Table()
-    names = [name for name in CONSOLE_COLUMNS if name in rows[0]]
-    for name in names:
-        table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
-    return table
+    return ReportedRun(name, config, records, read_json(summary) if summary.exists() else {})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from training.config.groups import RunOptions, TrainingOptions
 from training.config.options import CHANGEABLE, UNSET
-from training.folders import Folder
+from training.files import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from etils import epath
 from training.config.groups import RunOptions, TrainingOptions
 from training.config.model import ModelOptions
 from training.config.options import CHANGEABLE, UNSET
-from training.folders import Folder
+from training.files import Folder
 
 
 @dataclasses.dataclass(frozen=True)

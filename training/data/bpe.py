@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from training.data.tokenizers import END_OF_TEXT, Tokenizer, parse_size
 from training.errors import DataError
-from training.folders import cache_folder
+from training.files import cache_folder
 
 # The merges of so much text are those of a larger corpus for all that matters.
 MAX_TRAINING_CHARACTERS = 2**30

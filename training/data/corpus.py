@@ -20,9 +20,8 @@ from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
 from training.data.tokenization import make_plan, write_tokens
 from training.data.tokenizers import Tokenizer, stored_tokenizer
-from training.disk import is_disk_full
 from training.errors import DataError
-from training.json_files import write_json
+from training.files import is_disk_full, write_json
 
 # In a run's folder: the checksum of every file that its tokens came from.
 DATA_FILE = "data.json"

@@ -17,7 +17,7 @@ from training.data.corpus import DATA_FILE
 from training.data.questions import EncodedExample, Prompt, read_examples, split_examples
 from training.data.token_arrays import file_checksum
 from training.errors import UserError
-from training.json_files import write_json
+from training.files import write_json
 from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS
 
 # Rows of --packing without --seq-len hold so many of the longest example: few gaps are left.

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError
-from training.json_files import write_json
+from training.files import write_json
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "lowrank_optax token arrays"

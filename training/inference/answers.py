@@ -1,6 +1,6 @@
 """Answers to many prompts of different lengths, generated in batches of few shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -39,13 +39,10 @@ def padded_width(length: int, longest: int) -> int:
         >>> [padded_width(length, 100) for length in (5, 33, 64, 65)]
         [32, 64, 64, 100]
     """
-    width = SHORTEST_WIDTH
-    while width < length:
-        width *= 2
-    return min(width, longest)
+    return min(max(SHORTEST_WIDTH, 1 << (length - 1).bit_length()), longest)
 
 
-def answer(
+def answers(
     model: Llama,
     tokenizer: Tokenizer,
     prompts: Sequence[np.ndarray],
@@ -53,33 +50,37 @@ def answer(
     batch_size: int,
     max_new_tokens: int,
     mesh: Mesh,
-) -> list[str]:
+) -> Iterator[tuple[int, str]]:
     """The model's most likely continuation of each prompt, up to its end of text.
 
     Args:
         model: its parameters are on the mesh.
         tokenizer: the model's.
-        prompts: of int32 (tokens,), at least one and at most `batch_size`; the batch is filled up,
-            so that all batches of a width share one program.
+        prompts: of int32 (tokens,).
         batch_size: a multiple of the number of parts that the mesh splits a batch into.
         max_new_tokens: longest continuation.
         mesh: of one process.
+
+    Yields:
+        (index of the prompt, text), those of about the same length together.
     """
     longest = model.config.max_position - max_new_tokens + 1
-    width = padded_width(max(map(len, prompts)), longest)
-    tokens = np.zeros((batch_size, width), np.int32)
-    mask = np.zeros((batch_size, width), bool)
-    for row in range(batch_size):
-        prompt = prompts[min(row, len(prompts) - 1)]
-        tokens[row, : len(prompt)], mask[row, : len(prompt)] = prompt, True
-    generated = greedy(
-        model,
-        jax.device_put(tokens, batch_sharding(mesh)),
-        max_new_tokens,
-        mask=mask,
-        eos_id=tokenizer.eos_id,
-    )
-    return [text_of(row, tokenizer) for row in np.asarray(generated)[: len(prompts)]]
+    for indices in plan_batches([len(prompt) for prompt in prompts], batch_size):
+        width = padded_width(len(prompts[indices[-1]]), longest)
+        tokens, mask = np.zeros((2, batch_size, width), np.int32)
+        # Filled up with the last prompt, so that all batches of a width share one program.
+        for row, i in enumerate(indices + indices[-1:] * (batch_size - len(indices))):
+            length = len(prompts[i])
+            tokens[row, :length], mask[row, :length] = prompts[i], 1
+        generated = greedy(
+            model,
+            jax.device_put(tokens, batch_sharding(mesh)),
+            max_new_tokens,
+            mask=mask,
+            eos_id=tokenizer.eos_id,
+        )
+        for i, row in zip(indices, np.asarray(generated), strict=False):
+            yield i, text_of(row, tokenizer)
 
 
 def text_of(tokens: np.ndarray, tokenizer: Tokenizer) -> str:

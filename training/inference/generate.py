@@ -1,7 +1,7 @@
 """Generation: the continuation of a batch of prompts, token by token."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,9 @@ from models.llama import Llama, check_tokens
 
 _NO_EOS = -1  # no token has this id
 
-
-class Sampling(NamedTuple):
-    """How a token is drawn.
-
-    Attributes:
-        temperature: that the logits are divided by, above 0.
-        top_p: in (0, 1]: of the most likely tokens, the fewest that have this probability together.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
+# How a token is drawn, or None for the most likely one: what the logits are divided by, and of
+# the most likely tokens, the fewest that have this probability together.
+Sampling = tuple[float, float] | None
 
 
 def greedy(
@@ -81,14 +73,10 @@ def sample(
     """Continues every prompt with tokens drawn by their probability; otherwise like `greedy`.
 
     Args:
-        model: the model; its parameters may be sharded.
-        tokens: integer prompts, padded on the left or on the right where they are not equally long.
-        max_new_tokens: how many tokens to add to each row.
+        model, tokens, max_new_tokens, mask, eos_id: as for `greedy`.
         key: of the draws.
         temperature: that the logits are divided by: below 1 likely tokens become likelier.
         top_p: draw from the fewest most likely tokens that have this probability together.
-        mask: as for `greedy`.
-        eos_id: as for `greedy`.
 
     Raises:
         ValueError: as `greedy`; or a temperature that is not above 0, or a top_p outside (0, 1].
@@ -103,7 +91,7 @@ def sample(
         raise ValueError(f"temperature={temperature} must be above 0; `greedy` is its limit")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be in (0, 1]")
-    sampling = Sampling(float(temperature), float(top_p))
+    sampling = (float(temperature), float(top_p))
     return _continue(model, tokens, max_new_tokens, mask, eos_id, sampling, key)
 
 
@@ -113,39 +101,40 @@ def _continue(
     max_new_tokens: int,
     mask: ArrayLike | None,
     eos_id: int | None,
-    sampling: Sampling | None,
+    sampling: Sampling,
     key: PRNGKeyArray,
 ) -> Int[Array, "batch max_new_tokens"]:
-    tokens = jnp.asarray(tokens)
-    check_tokens(tokens, model.config.max_position)
+    """Checks the arguments."""
+    tokens, most = jnp.asarray(tokens), model.config.max_position
+    check_tokens(tokens, most)
     if 0 in tokens.shape:
         raise ValueError(f"there are no prompts: tokens has shape {tokens.shape}")
     starts, lengths = _spans(mask, tokens.shape)
-    _check_lengths(lengths, max_new_tokens, model.config.max_position)
+    longest = int(lengths.max())
+    read = longest + max_new_tokens - 1
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if read > most:
+        raise ValueError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} make the model read "
+            f"{read} tokens, which exceeds max_position={most}; shorten the prompt or generate less"
+        )
     if eos_id is not None and not 0 <= eos_id < model.config.vocab_size:
         raise ValueError(
             f"eos_id={eos_id} is not a token of this model: ids are 0 ... "
             f"{model.config.vocab_size - 1}"
         )
     structure, parameters = nnx.split(model)
-    return _generate(
-        structure,
-        max_new_tokens,
-        sampling,
-        parameters,
-        tokens.astype(jnp.int32),
-        jnp.asarray(starts, jnp.int32),
-        jnp.asarray(lengths, jnp.int32),
-        jnp.int32(_NO_EOS if eos_id is None else eos_id),
-        key,
-    )
+    numbers = (tokens, starts, lengths, _NO_EOS if eos_id is None else eos_id)
+    arrays = (jnp.asarray(number, jnp.int32) for number in numbers)
+    return _generate(structure, max_new_tokens, sampling, parameters, *arrays, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _generate(
     structure: nnx.GraphDef,
     max_new_tokens: int,
-    sampling: Sampling | None,
+    sampling: Sampling,
     parameters: Any,
     tokens: Int[Array, "batch time"],
     starts: Int[Array, " batch"],
@@ -178,17 +167,18 @@ def _generate(
     return jax.lax.while_loop(unfinished, add_token, state)[-1]
 
 
-def _chosen(logits: jax.Array, sampling: Sampling | None, key: PRNGKeyArray) -> jax.Array:
+def _chosen(logits: jax.Array, sampling: Sampling, key: PRNGKeyArray) -> jax.Array:
     """The next token of every row, int32 (batch,): the most likely one, or one that is drawn."""
     if sampling is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits.astype(jnp.float32) / sampling.temperature
+    temperature, top_p = sampling
+    logits = logits.astype(jnp.float32) / temperature
     # The most likely tokens first; one is kept if those before it do not have top_p together.
     order = jnp.argsort(-logits, axis=-1)
     ranked = jnp.take_along_axis(logits, order, axis=-1)
     probabilities = jax.nn.softmax(ranked)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    place = jax.random.categorical(key, jnp.where(before < sampling.top_p, ranked, -jnp.inf))
+    place = jax.random.categorical(key, jnp.where(before < top_p, ranked, -jnp.inf))
     return jnp.take_along_axis(order, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
@@ -212,15 +202,3 @@ def _spans(mask: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, 
             "with padding on its left or its right"
         )
     return starts, lengths
-
-
-def _check_lengths(lengths: np.ndarray, max_new_tokens: int, max_position: int) -> None:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    read = int(lengths.max()) + max_new_tokens - 1
-    if read > max_position:
-        raise ValueError(
-            f"a prompt of {lengths.max()} tokens and max_new_tokens={max_new_tokens} make the "
-            f"model read {read} tokens, which exceeds max_position={max_position}; shorten the "
-            "prompt or generate less"
-        )

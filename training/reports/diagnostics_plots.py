@@ -1,17 +1,21 @@
 """diagnostics.png: what was measured of every matrix, as heat maps over layers and steps."""
 
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from training.reports.plots import Records, write_png
+
 # Rows that can have a label each.
 MOST_LABELS = 48
+
+# Rows from top to bottom, as a block computes them; other matrices follow.
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class _Quantity(NamedTuple):
@@ -20,9 +24,6 @@ class _Quantity(NamedTuple):
     colours: str
 
 
-# Rows from top to bottom, as a block computes them; other matrices follow.
-KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 QUANTITIES = {
     "captured_energy": _Quantity("captured energy of the gradient", "share", "viridis"),
     "subspace_overlap": _Quantity("subspace overlap with the last look", "share", "magma"),
@@ -30,7 +31,7 @@ QUANTITIES = {
 }
 
 
-def plot_diagnostics(records: list[dict[str, Any]], path: Path, title: str) -> None:
+def plot_diagnostics(records: Records, path: epath.PathLike, title: str) -> None:
     """Draws a heat map per quantity: a row per matrix, by kind and then by layer; a column a look.
 
     Args:
@@ -41,15 +42,18 @@ def plot_diagnostics(records: list[dict[str, Any]], path: Path, title: str) -> N
     names = [name for name in QUANTITIES if any(record.get(name) for record in records)]
     matrices = sorted(records[-1]["update_rms"].items(), key=_place)
     sizes = {path: len(values) for path, values in matrices}
-    rows = sum(sizes.values())
+    rows, labels = sum(sizes.values()), row_labels(sizes)
     height = min(14.0, max(3.0, 1.4 + 0.17 * rows))
     figure = Figure(figsize=(1.6 + 3.9 * len(names), height), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        _draw(figure, axes, records, name, sizes)
-    _label_rows(panels[0], sizes)
+        image = _draw(axes, records, name, sizes)
+        figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06, aspect=max(20, 6 * height))
+    panels[0].set_yticks([row + 0.5 for row in labels], list(labels.values()), fontsize=7)
+    panels[0].set_ylim(rows, 0)  # the first layer on top
+    panels[0].set_ylabel("matrix and layer")
     figure.suptitle(title)
-    FigureCanvasAgg(figure).print_png(path)
+    write_png(figure, path)
 
 
 def _place(matrix: tuple[str, Any]) -> int:
@@ -57,27 +61,24 @@ def _place(matrix: tuple[str, Any]) -> int:
     return KINDS.index(name) if name in KINDS else len(KINDS)
 
 
-def _draw(
-    figure: Figure, axes: Axes, records: list[dict[str, Any]], name: str, sizes: dict[str, int]
-) -> None:
+def _draw(axes: Axes, records: Records, name: str, sizes: dict[str, int]) -> Any:
     """One heat map."""
-    quantity = QUANTITIES[name]
-    table = np.stack([_column(record.get(name), sizes) for record in records], axis=1)
+    title, scale, colours = QUANTITIES[name]
+    table = np.stack([_column(record.get(name) or {}, sizes) for record in records], axis=1)
     axes.set_facecolor("0.85")  # of what was not measured
     image = axes.pcolormesh(
         _edges([record["step"] for record in records]),
         np.arange(len(table) + 1),
         np.ma.masked_invalid(table),
-        cmap=quantity.colours,
-        norm=_norm(table, quantity.scale),
+        cmap=colours,
+        norm=_norm(table, scale),
     )
     for end in np.cumsum(list(sizes.values()))[:-1]:
         axes.axhline(end, color="white", linewidth=1.5)
-    axes.set(xlabel="step", title=quantity.title)
-    axes.title.set_fontsize(10)
+    axes.set_xlabel("step")
+    axes.set_title(title, fontsize=10)
     axes.locator_params("x", integer=True, nbins=5)
-    height = figure.get_size_inches()[1]
-    figure.colorbar(image, ax=axes, pad=0.02, fraction=0.06, aspect=max(20, 6 * height))
+    return image
 
 
 def _norm(table: np.ndarray, scale: str) -> Normalize:
@@ -89,11 +90,10 @@ def _norm(table: np.ndarray, scale: str) -> Normalize:
     return LogNorm(low, high if high > low else 2 * low)
 
 
-def _column(values: dict[str, list[float | None]] | None, sizes: dict[str, int]) -> np.ndarray:
+def _column(values: dict[str, list[float | None]], sizes: dict[str, int]) -> np.ndarray:
     """One look at all matrices, NaN where nothing was measured."""
-    found = values or {}
-    columns = [found.get(kind, [None] * size) for kind, size in sizes.items()]
-    return np.array([value for column in columns for value in column], float)
+    columns = [values.get(kind, [None] * size) for kind, size in sizes.items()]
+    return np.concatenate([np.array(column, float) for column in columns])
 
 
 def _edges(steps: list[int]) -> np.ndarray:
@@ -101,22 +101,12 @@ def _edges(steps: list[int]) -> np.ndarray:
     middles = np.array(steps, float)
     if len(steps) == 1:
         return middles[0] + np.array([-0.5, 0.5])
-    halves = np.diff(middles) / 2
-    return np.concatenate(
-        [[middles[0] - halves[0]], middles[:-1] + halves, [middles[-1] + halves[-1]]]
-    )
-
-
-def _label_rows(axes: Axes, sizes: dict[str, int]) -> None:
-    """Kind and layer of every row, or of every k-th layer where there are many."""
-    labels = row_labels(sizes)
-    axes.set_yticks([row + 0.5 for row in labels], list(labels.values()), fontsize=7)
-    axes.set_ylim(sum(sizes.values()), 0)  # the first layer on top
-    axes.set_ylabel("matrix and layer")
+    around = np.pad(middles, 1, mode="reflect", reflect_type="odd")
+    return (around[1:] + around[:-1]) / 2
 
 
 def row_labels(sizes: dict[str, int]) -> dict[int, str]:
-    """Row -> label, for as many rows as can have one.
+    """Row -> label, kind and layer, for as many rows as can have one: every k-th where more.
 
     Args:
         sizes: path of a parameter -> its number of matrices.

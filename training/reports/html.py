@@ -23,14 +23,7 @@ _TEXT_COLUMNS = ("run", "optimizer")
 
 
 def write_html(figure: Figure, rows: list[dict[str, str]], notes: list[str], path: Path) -> None:
-    """Writes the page.
-
-    Args:
-        figure: the curves.
-        rows: of the table, column -> cell, all with the same columns.
-        notes: sentences under the curves.
-        path: of the file.
-    """
+    """Writes the curves, the notes under them, and the table, whose rows are column -> cell."""
     image = io.BytesIO()
     figure.savefig(image, format="svg")
     source = base64.b64encode(image.getvalue()).decode()

@@ -1,13 +1,13 @@
 """The looks of a run: its file and its picture."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from etils import epath
 
 from training.reports.diagnostics_plots import plot_diagnostics
+from training.runs.distributed import is_first
 from training.runs.metrics import MetricsLog, read_metrics
 from training.steps.diagnostics import Bases, Look
 
@@ -19,28 +19,23 @@ class Diagnostics:
 
     Args:
         folder: of the run.
-        every: steps between looks; 0 for none.
+        every: steps between looks; 0 for none, and a run resumed so keeps those that it has.
         last_step: later looks in the file are dropped (they are taken again after a resume).
         overlaps: compiled.
-        write: whether this process writes.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: epath.Path,
         every: int,
         last_step: int,
         overlaps: Callable[[Bases, Bases], dict[str, jax.Array]],
-        *,
-        write: bool,
     ):
+        self._folder = folder
         self._every = every
         self._overlaps = overlaps
-        self._plot = folder / "diagnostics.png" if write else None
         path = folder / DIAGNOSTICS_FILE
-        # A run resumed without looks keeps those that it has.
-        self._path = path
-        self._log = MetricsLog(path, last_step, write=write) if every else None
+        self._log = MetricsLog(path, last_step, write=is_first()) if every else None
         self._bases: Bases | None = None
 
     def due(self, step: int) -> bool:
@@ -57,26 +52,18 @@ class Diagnostics:
         assert self._log is not None
         quantities: dict[str, Any] = dict(result.measures)
         if result.bases:
-            if self._bases is None:
-                quantities["subspace_overlap"] = None
-            else:
-                quantities["subspace_overlap"] = self._overlaps(self._bases, result.bases)
+            before = self._bases
+            quantities["subspace_overlap"] = before and self._overlaps(before, result.bases)
         self._bases = result.bases
-        self._log.write({"step": step, **_readable(jax.device_get(quantities))})
+        # Four digits will do.
+        digits = lambda values: [float(f"{value:.4g}") for value in values]
+        self._log.write({"step": step, **jax.tree.map(digits, jax.device_get(quantities))})
 
     def close(self) -> None:
         """Draws the picture and closes the file."""
         if self._log is None:
             return
         self._log.close()
-        if self._plot is not None and self._log.recent:
-            plot_diagnostics(read_metrics(self._path), self._plot, title=self._plot.parent.name)
-
-
-def _readable(quantities: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as lists of four digits, what is not finite as None: JSON has no word for it."""
-
-    def number(value: np.floating) -> float | None:
-        return float(f"{value:.4g}") if np.isfinite(value) else None
-
-    return jax.tree.map(lambda values: [number(value) for value in values], quantities)
+        if is_first() and self._log.recent:
+            records = read_metrics(self._folder / DIAGNOSTICS_FILE)
+            plot_diagnostics(records, self._folder / "diagnostics.png", title=self._folder.name)

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from training.config.groups import ProcessOptions
 from training.config.ranges import check_ranges
-from training.errors import UserError, as_flag
+from training.errors import UserError
 
 
 def start(options: ProcessOptions) -> None:
@@ -62,13 +62,11 @@ def _given(options: ProcessOptions) -> bool:
         UserError: naming the option, its value and what it must be.
     """
     coordinator, count, own = options.coordinator, options.num_processes, options.process_id
-    settings = {"coordinator": coordinator, "num_processes": count, "process_id": own}
-    given = [as_flag(name) for name, value in settings.items() if value is not None]
-    missing = [as_flag(name) for name, value in settings.items() if value is None]
-    if not options.distributed:
-        if given:
-            raise UserError(f"{given[0]} is for --distributed runs: add --distributed")
-        return False
+    settings = {"--coordinator": coordinator, "--num-processes": count, "--process-id": own}
+    given = [flag for flag, value in settings.items() if value is not None]
+    missing = [flag for flag, value in settings.items() if value is None]
+    if given and not options.distributed:
+        raise UserError(f"{given[0]} is for --distributed runs: add --distributed")
     if given and missing:
         raise UserError(f"--distributed with {', '.join(given)} needs {' and '.join(missing)} too")
     check_ranges(vars(options))
@@ -81,7 +79,7 @@ def _given(options: ProcessOptions) -> bool:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UserError(f"--coordinator {coordinator}: expected host:port, e.g. 10.0.0.1:12345")
-    return True
+    return options.distributed
 
 
 def is_first() -> bool:

@@ -1,7 +1,6 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from training.config.resolved import BatchShape, ResolvedRun
 from training.data.batches import BatchIterator
 from training.data.corpus import check_unchanged
 from training.errors import UserError
-from training.json_files import write_json
+from training.files import read_json, write_json
 from training.runs.distributed import is_first
 
 CONFIG_FILE = "config.json"
@@ -23,12 +22,8 @@ EXTENSIBLE = ("wsd", "constant")
 
 
 class RunData(Protocol):
-    """What a run is trained and evaluated on; see `training.data.corpus.Corpus` for the methods.
-
-    Attributes:
-        checksum: that a resumed run's data must have again.
-        checksums: of its files.
-    """
+    """What a run is trained and evaluated on: a `training.data.corpus.Corpus`, or a
+    `training.data.questions_corpus.FinetuneData`."""
 
     @property
     def checksum(self) -> str: ...
@@ -54,15 +49,7 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
         UserError: if it is not JSON.
     """
     path = epath.Path(folder) / CONFIG_FILE
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}): restore it from a backup, or start a new run with "
-            "another --out"
-        ) from error
+    return read_json(path) if path.exists() else {}
 
 
 def check_run_folder(run: ResolvedRun, data: RunData) -> None:
@@ -76,7 +63,10 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
     """
     folder = run.folder
     try:
-        taken = folder.exists() and not _is_free(folder)
+        # A run that is killed as it writes config.json leaves no more than this.
+        free = not folder.exists() or (
+            folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
+        )
     except ImportError as error:  # of what reads buckets
         raise UserError(f"--out {folder}: {error}") from error
     if run.resumed_folder:
@@ -86,16 +76,11 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
         if not run.options.run.allow_changed_data:
             check_unchanged(folder, data.checksums)
         _check_same(run, saved, to_json(run.options, data.checksum))
-    elif taken:
+    elif not free:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "
             "or give another folder with --out"
         )
-
-
-def _is_free(folder: epath.Path) -> bool:
-    """Whether nothing is there but what a run leaves that is killed as it writes config.json."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
 
 
 def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
@@ -135,15 +120,13 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
         ignored.add("steps")  # see check_extension
     if run.options.run.allow_changed_data:
         ignored.add("data_checksum")
-    defaults = {option.name: option.default for option in known if option.name in current}
-    defaults = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
-    saved = defaults | saved
     if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done
+    before = {option.name: option.default for option in known} | saved
     lines = [
-        f"  {key}: {saved.get(key)!r} before, {current.get(key)!r} now"
+        f"  {key}: {before.get(key)!r} before, {current.get(key)!r} now"
         for key in sorted((saved.keys() | current.keys()) - ignored)
-        if saved.get(key) != current.get(key)
+        if before.get(key) != current.get(key)
     ]
     if lines:
         begin = "--model" if isinstance(run.options, FinetuneConfig) else "--init-from"

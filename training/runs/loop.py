@@ -1,131 +1,254 @@
-"""One run from its configuration to its summary."""
+"""One run from its configuration to its summary: its steps, and what is read, written and saved
+between them."""
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import CHECKPOINTS
-from training.checkpoints.resume import begin, find_start
-from training.config.finetuning import FinetuneConfig
+from training.checkpoints.resume import Start, begin, find_start
 from training.config.options import to_json
-from training.config.pretraining import InitOptions, PretrainConfig
+from training.config.pretraining import PretrainConfig
 from training.config.resolved import ResolvedRun
-from training.json_files import write_json
+from training.errors import TrainingFailedError
+from training.files import write_json
+from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
 from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import RunData, check_extension, create_run_folder
-from training.runs.interruption import StopRequest
-from training.runs.metrics import (
-    METRICS_FILE,
-    MetricsLog,
-    ProgressLine,
-    TrainingClock,
-    read_metrics,
-)
-from training.runs.run import Run
+from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
+from training.runs.metrics import METRICS_FILE, MetricsLog, TrainingClock, perplexity, read_metrics
+from training.runs.progress import ProgressLine
 from training.runs.summary import summarize
 from training.runs.trace import Trace
-from training.runs.writers import open_writers
+from training.runs.utilization import device_metrics
+from training.runs.writers import WRITERS, parse_writers
 from training.steps.compiled import CompiledSteps
+from training.steps.spikes import checked_metrics
 from training.steps.update import step_arguments
+
+RATE_WINDOW = 20  # records that tokens_per_second is averaged over
+
+
+class Run:
+    """A run under way: at its first step, or where its newest checkpoint left it.
+
+    Args:
+        config: of the run; its folder has passed `check_run_folder`.
+        steps: compiled for this configuration.
+        corpus: its data.
+        console: for progress.
+        stack: closes what is opened.
+
+    Attributes:
+        step: steps dispatched.
+        num_steps: of the whole run.
+        state: after `step` steps.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedRun,
+        steps: CompiledSteps,
+        corpus: RunData,
+        console: Console,
+        stack: contextlib.ExitStack,
+    ):
+        self.config, self.steps, self.corpus = config, steps, corpus
+        self.folder, self.num_steps = config.folder, config.steps.schedule.steps
+        batch, self.watching = config.steps.batch, config.options.watching
+        with all_or_none():
+            self.data = corpus.train_batches(batch, config.variant.seed, *steps.process_rows)
+            validation = corpus.validation_batches(batch)
+        start = self._start(functools.partial(console.print, markup=False, highlight=False), stack)
+        self.state, self.step = start.state, start.step
+        with all_or_none():
+            self._open_files(start, stack)
+        last = self.log.recent[-1] if self.log.recent else {"seconds": 0.0, "step": 1}
+        self.clock = TrainingClock(last["seconds"] * start.step / last["step"])
+        progress = ProgressLine(console, self.num_steps, start.step, batch.num_tokens)
+        self.progress = stack.enter_context(progress)
+        self.validation = [steps.shard_whole_batch(rows) for rows in validation]
+        self.arguments = steps.replicate(step_arguments(config.variant))
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics, not read yet
+        self.val_loss: float | None = None  # of the newest step, if it was evaluated
+
+    def _start(self, say: Callable[[str], None], stack: contextlib.ExitStack) -> Start:
+        """The state to begin or to go on with; the run's folder and its checkpoints are there."""
+        variant, steps, folder = self.config.variant, self.steps, self.folder
+        if not self.config.resumed_folder:
+            start = begin(self.config.init, variant, steps, say)
+            with all_or_none():
+                create_run_folder(folder, self._record(start))
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, self.config.options.checkpoints)
+        stack.callback(self.checkpoints.close)
+        stack.enter_context(self.checkpoints.full_disk_explained())
+        if self.config.resumed_folder:
+            start = find_start(folder, variant, steps, self.checkpoints, say)
+            if start.data_state is not None:
+                self.data.set_state(start.data_state)
+            with all_or_none():
+                check_extension(self.config, start.step)
+                # Not before its checkpoint is known to fit: a resume that fails changes nothing.
+                create_run_folder(folder, self._record(start))
+        return start
+
+    def _record(self, start: Start) -> dict[str, Any]:
+        """The content of config.json."""
+        options = self.config.options
+        if isinstance(options, PretrainConfig):
+            options = dataclasses.replace(options, init=start.init)
+        return to_json(options, self.corpus.checksum)
+
+    def _open_files(self, start: Start, stack: contextlib.ExitStack) -> None:
+        folder, watching = self.folder, self.watching
+        if is_first():
+            self.corpus.save_to_run(folder)
+        self.log = MetricsLog(folder / METRICS_FILE, start.step, write=is_first())
+        stack.callback(self.log.close)
+        if is_first() and watching.log:
+            records, record = read_metrics(folder / METRICS_FILE), self._record(start)
+            for name in parse_writers(watching.log):
+                self.log.copy_to(WRITERS[name](folder, records, record, stack))
+        every, overlaps = watching.diagnostics_every, self.steps.overlaps
+        self.diagnostics = Diagnostics(folder, every, start.step, overlaps)
+        stack.callback(self.diagnostics.close)
+        self.trace = Trace(folder, watching.profile)
+        stack.callback(self.trace.close)
+
+    def train(self, stop: StopRequest) -> None:
+        """Runs the remaining steps.
+
+        Raises:
+            TrainingFailedError: at a non-finite loss, or a full disk.
+            InterruptedRunError: after a signal, with the state saved.
+        """
+        agreed = AgreedStop(stop, self.steps.mesh)
+        save_every = self.config.options.checkpoints.checkpoint_every
+        self.clock.start()
+        while self.step < self.num_steps:
+            batch = self.steps.shard_batch(next(self.data))
+            if self.diagnostics.due(self.step + 1):
+                self.look(batch)
+            self.trace.before(self.step + 1)
+            self.state, metrics = self.steps.train(self.state, batch, self.arguments)
+            self.step += 1
+            self.val_loss = None
+            # Reading the metrics of the step before, while this one runs, keeps the device busy.
+            self.write_pending()
+            self.pending = (self.step, metrics)
+            self.trace.after(self.step, metrics)
+            last = self.step == self.num_steps
+            if last or self._due(self.watching.eval_every):
+                self.evaluate()
+            signal_number = agreed.signal_number()
+            if last or signal_number or self._due(save_every):
+                self.save()
+            if signal_number and not last:
+                self.checkpoints.wait()
+                raise InterruptedRunError(
+                    signal_number,
+                    f"stopped after step {self.step}; saved {self.checkpoints.describe_latest()}",
+                )
+        self.clock.stop()
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Between two steps: what is done here is not training time."""
+        jax.block_until_ready(self.pending)
+        self.clock.stop()
+        yield
+        self.clock.start()
+
+    def look(self, batch: Any) -> None:
+        """Measures the matrices at the step that comes next, in its own time."""
+        with self.clock_stopped():
+            look = self.steps.look(self.state, batch, self.arguments)
+            self.diagnostics.record(self.step + 1, look)
+
+    def write_pending(self, **extra: float) -> None:
+        """Waits for the pending metrics, checks and writes them."""
+        if self.pending is None:
+            return
+        (step, pending), self.pending = self.pending, None
+        metrics, problem = checked_metrics(jax.device_get(pending), self.config.steps.spikes)
+        if problem:
+            raise self.diverged(f"{problem} at step {step}")
+        if step % self.watching.log_every and step < self.num_steps and not extra:
+            return
+        seconds = self.clock.seconds
+        rate = self.tokens_per_second(step, seconds)
+        record = {"step": step, **metrics, **extra}
+        record |= {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
+        record |= device_metrics(rate * self.steps.flops_per_token, self.steps.mesh.size)
+        self.log.write(record)
+        self.progress.show(record)
+
+    def tokens_per_second(self, step: int, seconds: float) -> float:
+        """Rate over the last steps; over several, as one step's share of the clock is noisy."""
+        recent = list(self.log.recent)[-RATE_WINDOW:]
+        before = recent[0] if recent else {"step": 0, "seconds": 0.0}
+        tokens = (step - before["step"]) * self.config.steps.batch.num_tokens
+        return tokens / max(seconds - before["seconds"], 1e-9)
+
+    def evaluate(self) -> None:
+        """Writes the newest step's metrics with the validation loss."""
+        with self.clock_stopped():
+            losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
+            val_loss = float(np.mean([float(loss) for loss in losses]))
+            more = self.corpus.validation_metrics(val_loss)
+            self.write_pending(val_loss=val_loss, val_perplexity=perplexity(val_loss), **more)
+            if not math.isfinite(val_loss):
+                raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
+            self.val_loss = val_loss
+
+    def save(self) -> None:
+        """Writes the newest step's metrics, then a checkpoint of its state, if that is finite."""
+        with self.clock_stopped():
+            self.write_pending()
+            self.log.sync()  # a resume needs the records up to its checkpoint
+            if not self.steps.all_finite(self.state):
+                raise self.diverged(
+                    f"a parameter or optimizer state is not finite after step {self.step}"
+                )
+            data_state = self.data.get_state()
+            self.checkpoints.save(self.step, self.state, data_state, self.val_loss)
+
+    def diverged(self, what: str) -> TrainingFailedError:
+        """The error of a run whose numbers are not finite any more."""
+        self.checkpoints.wait()
+        return TrainingFailedError(
+            f"{what}; last good checkpoint: {self.checkpoints.describe_latest()}. "
+            "Try a lower --learning-rate, a longer --warmup-steps or a lower --clip-norm.",
+            diverged=True,
+        )
+
+    def plot(self) -> None:
+        """Draws loss.png from metrics.jsonl."""
+        self.log.sync()
+        if self.log.recent and is_first():
+            records = read_metrics(self.folder / METRICS_FILE)
+            plot_run(records, self.folder / "loss.png", title=self.folder.name)
 
 
 @contextlib.contextmanager
 def open_run(
     config: ResolvedRun, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> Iterator[Run]:
-    """A run at its first step, or where its newest checkpoint left it, and closed in the end."""
-    batch, options, folder = config.steps.batch, config.options, config.folder
-    with all_or_none():
-        data = corpus.train_batches(batch, config.variant.seed, *steps.process_rows)
-        validation = corpus.validation_batches(batch)
-    say = functools.partial(console.print, markup=False, highlight=False)
-    start = None
-    if not config.resumed_folder:
-        start = begin(config.init, config.variant, steps, say)
-        with all_or_none():
-            create_run_folder(folder, _record(options, start.init, corpus.checksum))
+    """A `Run`, closed in the end."""
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(folder / CHECKPOINTS, options.checkpoints)
-        stack.callback(checkpoints.close)
-        stack.enter_context(checkpoints.full_disk_explained())
-        start = start or find_start(folder, config.variant, steps, checkpoints, say)
-        if start.data_state is not None:
-            data.set_state(start.data_state)
-        if config.resumed_folder:
-            with all_or_none():
-                check_extension(config, start.step)
-        record = _record(options, start.init, corpus.checksum)
-        with all_or_none():
-            # Not before its checkpoint is known to fit, so that a resume that fails changes nothing
-            create_run_folder(folder, record)
-            if is_first():
-                corpus.save_to_run(folder)
-        with all_or_none():
-            log, diagnostics = _open_files(stack, config, steps, start.step, record)
-        num_steps = config.steps.schedule.steps
-        progress = ProgressLine(console, num_steps, start.step, batch.num_tokens)
-        yield Run(
-            folder=folder,
-            num_steps=num_steps,
-            checkpoint_every=options.checkpoints.checkpoint_every,
-            eval_every=options.watching.eval_every,
-            log_every=options.watching.log_every,
-            trace=stack.enter_context(Trace(folder, options.watching.profile)),
-            steps=steps,
-            arguments=steps.replicate(step_arguments(config.variant)),
-            checkpoints=checkpoints,
-            log=log,
-            diagnostics=diagnostics,
-            progress=stack.enter_context(progress),
-            clock=TrainingClock(_seconds_at(start.step, log)),
-            corpus=corpus,
-            data=data,
-            validation=[steps.shard_whole_batch(rows) for rows in validation],
-            state=start.state,
-            step=start.step,
-        )
-
-
-def _seconds_at(step: int, log: MetricsLog) -> float:
-    """Of training until a step, by the last record before it."""
-    last = log.recent[-1] if log.recent else None
-    return last["seconds"] * step / last["step"] if last else 0.0
-
-
-def _record(
-    options: PretrainConfig | FinetuneConfig, init: InitOptions, checksum: str
-) -> dict[str, Any]:
-    """The content of config.json."""
-    if isinstance(options, PretrainConfig):
-        options = dataclasses.replace(options, init=init)
-    return to_json(options, checksum)
-
-
-def _open_files(
-    stack: contextlib.ExitStack,
-    config: ResolvedRun,
-    steps: CompiledSteps,
-    step: int,
-    record: dict[str, Any],
-) -> tuple[MetricsLog, Diagnostics]:
-    """What is written of a run from a step on; the stack closes it."""
-    folder, watching = config.folder, config.options.watching
-    log = MetricsLog(folder / METRICS_FILE, step, write=is_first())
-    stack.callback(log.close)
-    if is_first() and watching.log:
-        records = read_metrics(folder / METRICS_FILE)
-        log.copy_to(stack.enter_context(open_writers(watching.log, folder, records, record)))
-    diagnostics = Diagnostics(
-        folder, watching.diagnostics_every, step, steps.overlaps, write=is_first()
-    )
-    stack.callback(diagnostics.close)
-    return log, diagnostics
+        yield Run(config, steps, corpus, console, stack)
 
 
 def train_run(
@@ -134,10 +257,7 @@ def train_run(
     """Trains one run and writes everything that its folder holds.
 
     Args:
-        config: of the run; its folder has passed `check_run_folder`.
-        steps: compiled for this configuration.
-        corpus: its data.
-        console: for progress.
+        config, steps, corpus, console: as for `Run`.
 
     Returns:
         The content of summary.json.

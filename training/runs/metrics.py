@@ -1,21 +1,18 @@
-"""What a run reports while it runs: metrics.jsonl, the progress line, and the clock behind them."""
+"""metrics.jsonl: what a run records while it runs, and the clock behind it."""
 
 import collections
 import json
 import math
+import operator
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.errors import UserError
-from training.folders import is_local
-from training.json_files import to_text, write_text
-from training.runs.writers import MetricsWriter
+from training.files import is_local, to_text, write_text
 
 METRICS_FILE = "metrics.jsonl"
 RECENT = 100  # records in memory: as many as the training loss of summary.json is a mean of
@@ -34,14 +31,12 @@ class TrainingClock:
         self._start: float | None = None
 
     def start(self) -> None:
-        """Starts or continues; does nothing if it runs already."""
-        if self._start is None:
-            self._start = time.perf_counter()
+        """Starts or continues."""
+        self._start = time.perf_counter()
 
     def stop(self) -> None:
         """Stops, if it runs."""
-        self._before = self.seconds
-        self._start = None
+        self._before, self._start = self.seconds, None
 
     @property
     def seconds(self) -> float:
@@ -58,28 +53,20 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     Raises:
         UserError: naming the line that is no JSON object with a step.
     """
-    path = epath.Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-    return [_record(path, number, line) for number, line in enumerate(lines, 1) if _whole(line)]
-
-
-def _record(path: epath.Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise UserError(
-            f"{path}: line {number} is not a record of metrics (a JSON object with a step): "
-            f"{line.strip()[:80]!r}. Repair the line or delete it."
-        )
-    return record
-
-
-def _whole(line: str) -> bool:
-    return line.endswith("\n") and bool(line.strip())
+    path, records = epath.Path(path), []
+    content = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        if not line.endswith("\n") or not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+            operator.index(records[-1]["step"])
+        except (ValueError, TypeError, LookupError) as error:
+            raise UserError(
+                f"{path}: line {number} is not a record of metrics (a JSON object with a step): "
+                f"{line.strip()[:80]!r}. Repair the line or delete it."
+            ) from error
+    return records
 
 
 class MetricsLog:
@@ -95,7 +82,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: epath.PathLike, last_step: int, *, write: bool = True):
-        self._copies: Sequence[MetricsWriter] = ()
+        self._copies: list[Callable[[dict[str, Any]], None]] = []
         self._path = self._written = epath.Path(path)
         records = [record for record in read_metrics(path) if record["step"] <= last_step]
         self.recent = collections.deque(records, maxlen=RECENT)
@@ -107,9 +94,9 @@ class MetricsLog:
         write_text(self._written, "".join(to_text(record) + "\n" for record in records))
         self._file = self._written.open("a")
 
-    def copy_to(self, writers: Sequence[MetricsWriter]) -> None:
-        """From now on gives every record to these as well."""
-        self._copies = writers
+    def copy_to(self, write: Callable[[dict[str, Any]], None]) -> None:
+        """From now on gives every record to this as well."""
+        self._copies.append(write)
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
@@ -118,92 +105,18 @@ class MetricsLog:
             return
         self._file.write(to_text(record) + "\n")
         self._file.flush()
-        for writer in self._copies:
-            writer.write(record)
+        for write in self._copies:
+            write(record)
 
     def sync(self) -> None:
         """Brings a file in a bucket up to date."""
-        if self._file is not None and self._written != self._path:
+        if self._written != self._path:
             self._written.copy(self._path, overwrite=True)
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is None:
-            return
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        self.sync()
         if self._written != self._path:
-            self._written.copy(self._path, overwrite=True)
             self._written.parent.rmtree()
-
-
-def progress_bar(unit: str, console: Console) -> Progress:
-    """A live line on a terminal, nothing elsewhere: "UNIT 3/10 ━━━ text ETA 0:12".
-
-    Args:
-        unit: of what is counted.
-        console: where to.
-
-    Returns:
-        For tasks with a total and the field `text`.
-    """
-    return Progress(
-        TextColumn(f"{unit} {{task.completed}}/{{task.total}}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[text]}"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-
-
-class ProgressLine:
-    """One live line on a terminal; elsewhere a plain line now and then.
-
-    Args:
-        console: where to.
-        steps: steps of the whole run.
-        start: steps done already.
-        tokens_per_step: to show tokens/s.
-    """
-
-    def __init__(self, console: Console, steps: int, start: int, tokens_per_step: int):
-        self._console = console
-        self._steps = steps
-        self._start = start
-        self._tokens_per_step = tokens_per_step
-        self._validation = ""
-        self._plain_every = max(1, steps // 10)
-        self._bar = progress_bar("step", console)
-        self._task = self._bar.add_task("train", total=steps, completed=start, text="compiled")
-
-    def __enter__(self) -> "ProgressLine":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, record: dict[str, Any]) -> None:
-        """Shows a record of metrics.jsonl."""
-        rate = f"{record['tokens_per_second']:,.0f} tokens/s"
-        loss = math.nan if record["loss"] is None else record["loss"]
-        step = record["step"]
-        new = ""
-        if "val_loss" in record:
-            new = f" | val loss {record['val_loss']:.4f}"
-            self._validation = f"{new} at step {step}"
-        self._bar.update(
-            self._task, completed=step, text=f"loss {loss:.4f}{self._validation} | {rate}"
-        )
-        due = step % self._plain_every == 0 or step in (self._start + 1, self._steps)
-        if not self._console.is_terminal and (due or new):
-            remaining = (self._steps - step) * self._tokens_per_step / record["tokens_per_second"]
-            self._console.print(
-                f"step {step}/{self._steps} | loss {loss:.4f}{new} | {rate} | "
-                f"ETA {remaining:.0f} s",
-                highlight=False,
-            )

@@ -24,21 +24,14 @@ def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
     Raises:
         UserError: naming the option, its value and the remedy.
     """
-    devices, batch_size, optimizer = config.devices, config.batch.batch_size, config.run.optimizer
+    devices, optimizer = config.devices, config.run.optimizer
     mesh = parse_mesh(devices.mesh, jax.device_count(), jax.process_count())
     check_accepted(flat(config), [optimizer])
     check_ranges(flat(config))
     check_writers(config.watching.log)
     if config.watching.profile:
         parse_profile(config.watching.profile)
-    shards = batch_shards(mesh)
-    parts = shards * devices.accumulate_steps
-    if batch_size % parts:
-        raise UserError(
-            f"--batch-size {batch_size} cannot be divided over {shards} device(s) (those of "
-            f"the axes data and fsdp) x {devices.accumulate_steps} micro-batch(es): use a multiple "
-            f"of {parts}, or a smaller --mesh (now {mesh_text(mesh)})"
-        )
+    check_batch_size(config.batch.batch_size, mesh, devices.accumulate_steps)
     if devices.zero and mesh.get("data", 1) == 1:
         raise UserError(
             f"--zero splits the optimizer's state over the data axis, and --mesh {mesh_text(mesh)} "
@@ -48,6 +41,22 @@ def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
     if devices.zero:
         check_zero(optimizer)
     return mesh
+
+
+def check_batch_size(batch_size: int, mesh: dict[str, int], micro_batches: int = 1) -> None:
+    """Checks that a batch can be split over a mesh.
+
+    Raises:
+        UserError: it cannot; the message has sizes that can be.
+    """
+    shards = batch_shards(mesh)
+    parts = shards * micro_batches
+    if batch_size % parts:
+        raise UserError(
+            f"--batch-size {batch_size} cannot be divided over {shards} device(s) (those of the "
+            f"axes data and fsdp) x {micro_batches} micro-batch(es): use a multiple of {parts}, or "
+            f"a smaller --mesh (now {mesh_text(mesh)})"
+        )
 
 
 def resolve_pretraining(config: PretrainConfig) -> ResolvedRun:

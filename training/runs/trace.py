@@ -1,6 +1,5 @@
 """A trace of some steps of a run, for TensorBoard or Perfetto."""
 
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -39,18 +38,6 @@ class Trace:
         self._first, self._last = parse_profile(steps) if steps else (0, 0)
         self._running = False
 
-    def __enter__(self) -> "Trace":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        del kind, error, traceback
-        self._stop()
-
     def before(self, step: int) -> None:
         """To be called before a step is dispatched."""
         if self._first <= step <= self._last and not self._running:
@@ -61,9 +48,10 @@ class Trace:
         """To be called after a step is dispatched, with what to wait for."""
         if self._running and step == self._last:
             jax.block_until_ready(results)
-            self._stop()
+            self.close()
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """Writes what there is."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

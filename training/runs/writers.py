@@ -1,21 +1,22 @@
 """Where metrics go besides metrics.jsonl: TensorBoard and Weights & Biases, as optional packages.
 
-To add one: a class with the two methods of `MetricsWriter`, and its line in `WRITERS`.
+To add one: a function with the arguments of `to_tensorboard`, and its line in `WRITERS`.
 """
 
 import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from etils import epath
 
 from training.errors import UserError, import_extra, nearest
-from training.folders import is_local
+from training.files import is_local
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # of metrics.jsonl: numbers by name, `step` among them
+Write = Callable[[Record], None]
 
 TENSORBOARD_FOLDER = "tensorboard"
 # In a run's folder: the identifier by which Weights & Biases knows a run that is resumed.
@@ -23,19 +24,9 @@ WANDB_ID_FILE = "wandb_id.txt"
 WANDB_PROJECT = "lowrank_optax"
 
 
-class MetricsWriter(Protocol):
-    """Something that metrics are written to."""
-
-    def write(self, record: Record) -> None:
-        """Takes one record of metrics.jsonl: numbers by name, `step` among them."""
-        ...
-
-    def close(self) -> None:
-        """Completes what was written."""
-        ...
-
-
-class TensorBoardWriter:
+def to_tensorboard(
+    folder: epath.PathLike, records: Sequence[Record], config: Any, stack: contextlib.ExitStack
+) -> Write:
     """Event files for TensorBoard: a scalar per name and step.
 
     What an earlier part of the run wrote is replaced by its records, so that no step is there
@@ -44,89 +35,78 @@ class TensorBoardWriter:
     Args:
         folder: of the run.
         records: of metrics.jsonl so far.
-        config: not written.
+        config: content of config.json; not written.
+        stack: completes in the end what is written.
     """
+    del config
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    def __init__(self, folder: epath.PathLike, records: Sequence[Record], config: Any):
-        del config
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    logs = epath.Path(folder) / TENSORBOARD_FOLDER
+    for old in logs.glob("events.out.tfevents.*"):
+        old.unlink()
+    file = EventFileWriter(str(logs), flush_secs=10)
+    stack.callback(file.close)
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        logs = epath.Path(folder) / TENSORBOARD_FOLDER
-        for old in logs.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._file = EventFileWriter(str(logs), flush_secs=10)
-        now = time.time()
-        for record in records:
-            self._add(record, now - (records[-1]["seconds"] - record["seconds"]))
+    def write(record: Record, wall_time: float | None = None) -> None:
+        numbers = _numbers(record).items()
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in numbers]
+        wall_time, summary = wall_time or time.time(), Summary(value=values)
+        file.add_event(Event(wall_time=wall_time, step=record["step"], summary=summary))
 
-    def write(self, record: Record) -> None:
-        """Adds the record's numbers."""
-        self._add(record, time.time())
-
-    def _add(self, record: Record, wall_time: float) -> None:
-        values = [
-            self._summary.Value(tag=name, simple_value=float(value))
-            for name, value in _numbers(record).items()
-        ]
-        summary = self._summary(value=values)
-        self._file.add_event(self._event(wall_time=wall_time, step=record["step"], summary=summary))
-
-    def close(self) -> None:
-        """Writes the rest and closes the file."""
-        self._file.close()
+    now = time.time()
+    for record in records:
+        write(record, now - (records[-1]["seconds"] - record["seconds"]))
+    return write
 
 
-class WandbWriter:
+def to_wandb(
+    folder: epath.PathLike,
+    records: Sequence[Record],
+    config: dict[str, Any],
+    stack: contextlib.ExitStack,
+) -> Write:
     """A run of Weights & Biases, the same one after a resume.
 
     Weights & Biases takes no step that it has already, so those that a resume repeats are not there
-    twice. Its environment variables apply; without WANDB_PROJECT the project is "lowrank_optax".
-
-    Args:
-        folder: of the run.
-        records: of metrics.jsonl so far; sent if the run is new to Weights & Biases.
-        config: content of config.json.
+    twice. The records so far are sent if the run is new to it. Its environment variables apply;
+    without WANDB_PROJECT the project is "lowrank_optax".
 
     Raises:
         UserError: it refuses to start a run, e.g. because nobody is logged in.
     """
+    import wandb
 
-    def __init__(self, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]):
-        import wandb
+    folder = epath.Path(folder)
+    id_file = folder / WANDB_ID_FILE
+    known = id_file.exists()
+    identifier = id_file.read_text().strip() if known else uuid.uuid4().hex[:8]
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
+            id=identifier,
+            name=folder.name,
+            dir=str(folder) if is_local(folder) else None,
+            config=config,
+            resume="allow",
+            # Capturing the terminal would garble the progress line.
+            settings=wandb.Settings(console="off"),
+        )
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"--log wandb: Weights & Biases did not start a run: {error} Log in by `wandb login`, "
+            "or set WANDB_MODE=offline to keep the run in its folder."
+        ) from error
+    stack.callback(run.finish)
+    id_file.write_text(f"{identifier}\n")
 
-        id_file = epath.Path(folder) / WANDB_ID_FILE
-        known = id_file.exists()
-        identifier = id_file.read_text().strip() if known else uuid.uuid4().hex[:8]
-        try:
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", WANDB_PROJECT),
-                id=identifier,
-                name=folder.name,
-                dir=str(folder) if is_local(folder) else None,
-                config=config,
-                resume="allow",
-                # Capturing the terminal would garble the progress line.
-                settings=wandb.Settings(console="off"),
-            )
-        except wandb.errors.Error as error:
-            raise UserError(
-                f"--log wandb: Weights & Biases did not start a run: {error} Log in by `wandb "
-                "login`, or set WANDB_MODE=offline to keep the run in its folder."
-            ) from error
-        id_file.write_text(f"{identifier}\n")
-        if not known:
-            for record in records:
-                self.write(record)
+    def write(record: Record) -> None:
+        run.log(_numbers(record), step=record["step"])
 
-    def write(self, record: Record) -> None:
-        """Logs the record's numbers."""
-        self._run.log(_numbers(record), step=record["step"])
-
-    def close(self) -> None:
-        """Waits until all is sent."""
-        self._run.finish()
+    for record in () if known else records:
+        write(record)
+    return write
 
 
 def _numbers(record: Record) -> Record:
@@ -138,11 +118,8 @@ def _numbers(record: Record) -> Record:
     }
 
 
-# Option -> what writes it; its package, and the extra that installs that, are called the same.
-WRITERS: dict[str, Callable[[epath.Path, Sequence[Record], dict[str, Any]], MetricsWriter]] = {
-    "tensorboard": TensorBoardWriter,
-    "wandb": WandbWriter,
-}
+# Option -> what opens it; its package, and the extra that installs that, are called the same.
+WRITERS: dict[str, Callable[..., Write]] = {"tensorboard": to_tensorboard, "wandb": to_wandb}
 
 
 def parse_writers(text: str) -> list[str]:
@@ -161,34 +138,8 @@ def parse_writers(text: str) -> list[str]:
 def check_writers(text: str) -> None:
     """Checks before anything else that what `--log` asks for is known and installed.
 
-    Args:
-        text: of the option.
-
     Raises:
         UserError: it is not; the message has the command that installs it.
     """
     for name in parse_writers(text):
         import_extra(name, f"the records of --log {name}", extra=name)
-
-
-@contextlib.contextmanager
-def open_writers(
-    text: str, folder: epath.PathLike, records: Sequence[Record], config: dict[str, Any]
-) -> Iterator[list[MetricsWriter]]:
-    """Opens what `--log` asks for, and closes it in the end.
-
-    Args:
-        text: of the option, checked.
-        folder: of the run; exists.
-        records: of metrics.jsonl so far; empty for a new run.
-        config: content of config.json.
-
-    Raises:
-        UserError: one of them cannot be started.
-    """
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for name in parse_writers(text):
-            writers.append(WRITERS[name](folder, records, config))
-            stack.callback(writers[-1].close)
-        yield writers

@@ -25,7 +25,7 @@ from models.llama import Llama, LlamaConfig
 from models.partitioning import gather_where_read, partition_specs
 from training.config.resolved import StepOptions, Variant
 from training.errors import as_user_error
-from training.folders import cache_folder
+from training.files import cache_folder
 from training.steps.diagnostics import Bases, Look, overlaps
 from training.steps.mesh import batch_sharding, process_rows
 from training.steps.objective import NEXT_TOKEN, Objective

@@ -21,8 +21,8 @@ from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader, UnreadableCheckpointError
 from training.checkpoints.trees import by_path, tree_differences
 from training.config.groups import CheckpointOptions
-from training.disk import is_disk_full
 from training.errors import TrainingFailedError
+from training.files import is_disk_full
 from training.steps.mesh import make_mesh
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from run_folders import curve
 
 import train
 from training.checkpoints.manager import Checkpoints
@@ -13,17 +14,7 @@ from training.checkpoints.trees import by_path
 from training.config.groups import CheckpointOptions
 from training.config.options import CHANGEABLE, options_of
 from training.errors import UserError
-from training.runs.metrics import read_metrics
 from training.steps.mesh import make_mesh
-
-
-def curve(folder):
-    """The records of a run without what the clock wrote."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def one_line(printed):

@@ -8,20 +8,15 @@ import shutil
 import pytest
 from rich.console import Console
 
-import training.commands.compare
-from training.commands.compare import (
-    Comparison,
-    compare,
-    parse_learning_rates,
-    parse_optimizers,
-    run_config,
-)
+import training.runs.comparison
+from training.commands.compare import compare, parse_learning_rates, parse_optimizers
 from training.config.hyperparameters import Hyperparameters
 from training.config.options import flat, to_json, with_options
 from training.config.pretraining import CompareConfig
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import markdown_table, mean_and_deviation
+from training.runs.comparison import Comparison, run_config
 from training.runs.folder import create_run_folder
 
 
@@ -61,7 +56,7 @@ def test_a_comparison_writes_table_results_and_curves_and_reuses_its_runs(config
     assert table.startswith("| | adamw | sgd |\n")
     for row in ("Train loss", "Validation perplexity", "Optimizer state", "Training time"):
         assert f"| {row}" in table
-    monkeypatch.setattr(training.commands.compare, "train_run", None)  # would fail if called
+    monkeypatch.setattr(training.runs.comparison, "train_run", None)  # would fail if called
     assert compare(config, silent(), ["train.py", "compare"])["runs"] == results["runs"]
 
 
@@ -80,7 +75,7 @@ def test_a_comparison_on_data_that_changed_is_refused_by_their_names(config, tmp
     create_run_folder(run.folder, to_json(run.options, "checksum"))
     load_corpus(config.corpus).save_to_run(run.folder)
     (data / "3.txt").write_text("something else\n" * 100)
-    monkeypatch.setattr(training.commands.compare, "train_run", None)  # would fail if called
+    monkeypatch.setattr(training.runs.comparison, "train_run", None)  # would fail if called
     with pytest.raises(UserError) as failure:
         compare(config, silent(), ["train.py", "compare"])
     message = str(failure.value)
@@ -139,7 +134,7 @@ def test_a_diverging_run_is_kept_as_such_and_not_repeated(config, monkeypatch):
         run.folder.mkdir(parents=True)
         raise TrainingFailedError("loss is nan at step 2", diverged=True)
 
-    monkeypatch.setattr(training.commands.compare, "train_run", diverging)
+    monkeypatch.setattr(training.runs.comparison, "train_run", diverging)
     monkeypatch.setattr(Comparison, "_compiled", lambda self, run: None)
     results = compare(config, silent(), ["train.py", "compare"])
     assert results["runs"]["sgd"][0]["failure"] == "loss is nan at step 2"

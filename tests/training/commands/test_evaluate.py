@@ -19,7 +19,7 @@ from training.commands.evaluate import EvaluateConfig
 from training.data.questions import Prompt
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
-from training.inference.answers import answer, padded_width, plan_batches
+from training.inference.answers import answers, padded_width, plan_batches
 from training.inference.generate import greedy
 from training.steps.mesh import make_mesh
 
@@ -93,9 +93,9 @@ def test_accuracy_counts_outputs_whose_number_is_right(files, tmp_path, monkeypa
 
     def reply(model, tokenizer, prompts, **options):
         questions = [tokenizer.decode(tokens).removesuffix("\n") for tokens in prompts]
-        return [replies.get(question, "#### -1") for question in questions]
+        return enumerate(replies.get(question, "#### -1") for question in questions)
 
-    monkeypatch.setattr(evaluation, "answer", reply)
+    monkeypatch.setattr(evaluation, "answers", reply)
     summary, printed = run(files, tmp_path / "out")
     assert (summary["examples"], summary["correct"], summary["without_number"]) == (13, 2, 1)
     assert summary["accuracy"] == 2 / 13
@@ -128,14 +128,8 @@ def test_an_answer_ends_at_its_end_of_text():
     tokenizer = Ending(character_tokenizer(), "characters")
     tokenizer.eos_id = int(data["greedy"][0, 2])
     model = huggingface.load(DATA / "tiny_llama")
-    (text,) = answer(
-        model,
-        tokenizer,
-        [data["tokens"][0]],
-        batch_size=2,
-        max_new_tokens=8,
-        mesh=make_mesh({"data": 1}),
-    )
+    options = {"batch_size": 2, "max_new_tokens": 8, "mesh": make_mesh({"data": 1})}
+    ((_, text),) = answers(model, tokenizer, [data["tokens"][0]], **options)
     first = [int(token) for token in data["greedy"][0, :2]]
     assert text == tokenizer.decode([token for token in first if token < tokenizer.vocab_size])
 
@@ -207,15 +201,12 @@ def test_a_run_s_loss_on_a_text_is_that_of_its_windows(trainer, tmp_path, capsys
     summary = json.loads((out / "summary.json").read_text())
     model = open_model(tmp_path / "run").load(make_mesh({"data": 1}))
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
-    nats = 0.0
-    for start in range(0, len(tokens) - 1, 16):
-        window = tokens[start : start + 17]
-        logits = np.asarray(model(window[None, :-1])[0], np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = logits[np.arange(len(window) - 1), window[1:]]
-        nats += (np.log(np.exp(logits).sum(-1)) - chosen).sum()
+    windows = np.pad(tokens[:-1], (0, -(len(tokens) - 1) % 16)).reshape(-1, 16)
+    logits = np.concatenate(np.asarray(model(windows), np.float64))[: len(tokens) - 1]
+    chosen = logits[np.arange(len(tokens) - 1), tokens[1:]]
+    nats = np.mean(np.log(np.exp(logits).sum(-1)) - chosen)
     assert summary["tokens"] == summary["bytes"] == len(text)
-    assert summary["loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-5)
+    assert summary["loss"] == pytest.approx(nats, rel=1e-5)
     assert summary["perplexity"] == pytest.approx(np.exp(summary["loss"]))
     assert summary["bits_per_byte"] == pytest.approx(summary["loss"] / np.log(2))
     assert f"loss {summary['loss']:.4f}, perplexity" in printed

@@ -13,6 +13,7 @@ from flax import nnx
 from huggingface_folders import change_fields, forward, parameters
 from question_files import BOS_ID, TEMPLATE, model_folder, sums, write_questions
 from rich.console import Console
+from run_folders import curve
 
 import train
 from models import huggingface
@@ -20,14 +21,10 @@ from training.checkpoints.pretrained import open_model
 from training.commands import finetune as finetuning
 from training.config.finetuning import FinetuneConfig, QuestionOptions
 from training.config.options import with_options
-from training.config.resolved import BatchShape
 from training.data.questions import Example, split_examples
-from training.data.questions_corpus import load_finetune_data
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import ProgressLine, read_metrics
-from training.steps.answer_loss import TOKENS
 from training.steps.mesh import make_mesh
 
 
@@ -79,15 +76,6 @@ def run(config):
     """Fine-tunes; returns (summary, what was printed)."""
     console = Console(file=io.StringIO(), width=200)
     return finetuning.finetune(config, console), console.file.getvalue()
-
-
-def curve(folder):
-    """The records of a run without what the clock wrote."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +137,15 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, monkeypatch):
+def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, signal_at):
     config = config_of(
         files, tmp_path / "whole", optimizer="trion", packing=True, seq_len=60, template=None
     )
     run(config)
-    show = ProgressLine.show
-
-    def show_and_signal(self, record):
-        show(self, record)
-        if record["step"] == 2:
-            signal.raise_signal(signal.SIGTERM)
-
     parts = with_options(config, out=tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        patch.setattr(ProgressLine, "show", show_and_signal)
-        with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
-            run(parts)
+    signal_at(2, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError, match=r"stopped after step \d; saved"):
+        run(parts)
     assert len(curve(parts.out)) < 4
     with pytest.raises(UserError, match=r"parts: this fine-tuning run has not written its model"):
         open_model(parts.out)
@@ -196,22 +176,8 @@ def test_a_bfloat16_qwen_is_trained_and_written_in_bfloat16(files, tmp_path):
     assert model.config.qkv_bias
 
 
-def test_a_run_of_pretrain_is_a_model_too(files, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{i} and {i * i}\n" for i in range(400)))
-    options = {
-        "data": text,
-        "hidden-size": 32,
-        "num-layers": 1,
-        "seq-len": 16,
-        "batch-size": 8,
-        "steps": 2,
-        "optimizer": "adamw",
-        "mesh": "data=1",
-        "out": tmp_path / "base",
-    }
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    assert train.main(["pretrain", *flags]) == 0
+def test_a_run_of_pretrain_is_a_model_too(files, trainer, tmp_path):
+    trainer(trainer.config(tmp_path / "base"))
     base = open_model(tmp_path / "base")
     assert (base.config.num_layers, base.config.vocab_size) == (1, 264)
     assert base.tokenizer.name == "bytes"
@@ -223,46 +189,6 @@ def test_a_run_of_pretrain_is_a_model_too(files, tmp_path):
     one, other = (parameters(source.load(mesh)) for source in (base, tuned))
     for path in one:
         np.testing.assert_allclose(one[path], other[path], rtol=1e-5, atol=1e-9)
-
-
-def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
-    examples = [Example(**record, where="") for record in sums(30)]
-    training, held_out = split_examples(examples, 0.1)
-    assert len(held_out) == 3
-    again = split_examples(examples[::-1], 0.1)
-    assert {e.question for e in again[1]} == {e.question for e in held_out}
-    assert not {e.question for e in training} & {e.question for e in held_out}
-    doubled = split_examples(examples + examples, 0.1)
-    assert len(doubled[1]) == 6
-
-
-def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(files, tmp_path):
-    source = open_model(files / "tiny_llama")
-    config = config_of(files, tmp_path, seq_len=None)
-    padded = load_finetune_data(config.questions, source)
-    examples = (*padded.training.examples, *padded.validation.examples)
-    assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
-    packed = load_finetune_data(with_options(config, packing=True).questions, source)
-    assert packed.seq_len == 64  # as far as the model takes them
-    assert len(packed.training) < len(padded.training) / 1.5
-
-
-def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
-    config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
-    batches = data.train_batches(BatchShape(8, 40, 1), 0, 0, 1)
-    seen = [row.tobytes() for _ in range(19) for row in next(batches)[TOKENS]]
-    assert {seen.count(row) for row in seen} == {4}  # 19 batches of 8 are 4 passes over 38
-
-
-def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
-    config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
-    whole = next(data.train_batches(BatchShape(8, 40, 1), 3, 0, 1))
-    parts = [next(data.train_batches(BatchShape(8, 40, 1), 3, i, 2)) for i in range(2)]
-    for name, rows in whole.items():
-        np.testing.assert_array_equal(rows[0::2], parts[0][name])
-        np.testing.assert_array_equal(rows[1::2], parts[1][name])
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import re
 import pytest
 from rich.console import Console
 
-from training.commands.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS
-from training.commands.problems import ProblemsConfig, generate_problems, write_problems
+from training.commands.problems import ProblemsConfig, write_problems
+from training.data.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTIONS
+from training.data.problems import generate_problems
 from training.data.questions import read_examples
 from training.errors import UserError
 from training.inference.exact_match import final_number
@@ -105,9 +106,9 @@ def test_files_are_never_overwritten(tmp_path):
 
 
 def test_too_few_different_problems_is_said(monkeypatch):
-    monkeypatch.setattr("training.commands.problems.NAMES", ("Ada", "Ben"))
-    monkeypatch.setattr("training.commands.problems.OBJECTS", ("apples",))
-    monkeypatch.setattr("training.commands.problems.MOST_REPETITIONS", 100)
+    monkeypatch.setattr("training.data.problems.NAMES", ("Ada", "Ben"))
+    monkeypatch.setattr("training.data.problems.OBJECTS", ("apples",))
+    monkeypatch.setattr("training.data.problems.MOST_REPETITIONS", 100)
     with pytest.raises(
         UserError, match=r"hardly more than [\d,]+ different problems .* 6: ask for"
     ):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import train
-from training.commands.report import ReportConfig, distinct_names, find_runs, read_runs, table_rows
+from training.commands.report import ReportConfig, distinct_names, find_runs, read_runs
 from training.errors import UserError
-from training.reports.comparison_plots import Curves, draw_report, drawn_quantities, run_styles
+from training.reports.curves import draw_report, drawn_quantities, run_styles
 from training.reports.plots import COLOURS
+from training.reports.table import ReportedRun, table_rows
 
 
 def make_run(folder, *, losses=(4.0, 3.0, 2.5, 2.0), finished=True, **config):
@@ -136,7 +137,7 @@ BAD = {
     ),
     "broken config": (
         lambda folder: (make_run(folder / "r") / "config.json").write_text("{") and folder,
-        r"config\.json: not JSON",
+        r"config\.json is damaged \(Expecting.*restore it from a backup",
     ),
     "a list as config": (
         lambda folder: (make_run(folder / "r") / "config.json").write_text("[]") and folder,
@@ -179,7 +180,12 @@ def test_a_wrong_output_is_refused_before_the_runs_are_read(tmp_path, out, messa
 
 def curves(name, optimizer, losses):
     records = [{"step": i, "loss": loss, "seconds": 60.0 * i} for i, loss in enumerate(losses, 1)]
-    return Curves(name, optimizer, 4096, records)
+    return of_records(name, optimizer, records)
+
+
+def of_records(name, optimizer, records):
+    config = {"optimizer": optimizer, "batch_size": 16, "seq_len": 256}
+    return ReportedRun(name, config, records, summary={})
 
 
 def test_few_runs_have_a_colour_each_and_many_share_that_of_their_optimizer():
@@ -221,7 +227,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_end():
 def test_bits_per_byte_are_drawn_where_they_say_more_than_the_losses():
     def run(name, ratio):
         losses = {"val_loss": 2.0, "val_bits_per_byte": 2.0 * ratio} if ratio else {"val_loss": 2.0}
-        return Curves(name, "adamw", 10, [{"step": 1, "loss": 2.5, "seconds": 1.0, **losses}])
+        return of_records(name, "adamw", [{"step": 1, "loss": 2.5, "seconds": 1.0, **losses}])
 
     one_tokenizer, another, answers = run("a", 1.25), run("b", 0.5), run("c", None)
     assert drawn_quantities([one_tokenizer, run("d", 1.25)]) == ["loss", "val_loss"]

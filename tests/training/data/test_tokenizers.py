@@ -21,7 +21,7 @@ from training.data.tokenizers import (
     stored_tokenizer,
 )
 from training.errors import DataError
-from training.folders import cache_folder
+from training.files import cache_folder
 
 TEXTS = [f"line {i}: the number {i * i} is the square of {i}, naïvely.\n" for i in range(50)]
 DEFINITION = train_bpe(TEXTS, 300)

@@ -14,13 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from run_folders import values
 
 import train
 from training.config.groups import ProcessOptions
 from training.errors import UserError
 from training.runs import distributed
 from training.runs.distributed import all_or_none, processes_where
-from training.runs.metrics import read_metrics
 
 REPOSITORY = Path(train.__file__).parent
 
@@ -194,14 +194,9 @@ def undisturbed(tmp_path_factory, corpus_folder):
     return folder
 
 
-def losses(folder, name="loss"):
-    records = read_metrics(folder / "metrics.jsonl")
-    return [record[name] for record in records if name in record]
-
-
 def assert_same_curve(folder, expected):
     for name in ("loss", "val_loss"):
-        np.testing.assert_allclose(losses(folder, name), losses(expected, name), rtol=1e-5)
+        np.testing.assert_allclose(values(folder, name), values(expected, name), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -213,7 +208,7 @@ def test_two_processes_killed_at_any_step_resume_to_the_losses_of_one(
         running.wait_for_step(tmp_path / "run", random.Random(2024).randrange(6, 36))
         running.kill()
         assert [status for status, *_ in running.wait()] == [-signal.SIGKILL] * 2
-    assert 6 <= len(losses(tmp_path / "run")) < 40
+    assert 6 <= len(values(tmp_path / "run")) < 40
     with Processes(port, [*arguments, "--resume"]) as running:
         (status, printed, errors), (other_status, other_printed, other_errors) = running.wait()
     assert (status, other_status) == (0, 0), errors + other_errors
@@ -235,7 +230,7 @@ def test_a_signal_to_one_process_stops_both_and_one_continues(
         running.processes[1].send_signal(signal.SIGTERM)
         (status, _, errors), (other_status, _, other_errors) = running.wait()
     assert (status, other_status) == (143, 143), errors + other_errors
-    step = len(losses(tmp_path / "run"))
+    step = len(values(tmp_path / "run"))
     assert 3 <= step < 40
     assert f"stopped after step {step}; saved {tmp_path}/run/checkpoints/{step}\n" in errors
     assert "stopped after" not in other_errors

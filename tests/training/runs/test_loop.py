@@ -9,13 +9,12 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
+from run_folders import curve
 
 import training.runs.loop
 import training.runs.metrics
-import training.runs.run
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader
 from training.config.options import to_json
@@ -23,22 +22,18 @@ from training.errors import TrainingFailedError, UserError
 from training.runs.folder import check_run_folder
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, read_metrics
-from training.steps.schedule import learning_rate_schedule
-from training.steps.update import mean_gradient
 
 
-def curve(folder):
-    """The records of a run without what the clock wrote."""
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
+@pytest.fixture(scope="module")
+def whole(trainer, tmp_path_factory):
+    """The configuration of a run that nothing happens to, its summary and what it printed."""
+    config = trainer.config(tmp_path_factory.mktemp("whole") / "run")
+    return config, *trainer(config)
 
 
-def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, tmp_path):
-    summary, printed = trainer(trainer.config(tmp_path / "run"))
-    folder = tmp_path / "run"
+def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(whole):
+    config, summary, printed = whole
+    folder = config.folder
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "metrics.jsonl",
@@ -62,6 +57,17 @@ def test_run_folder_holds_config_metrics_summary_plot_and_checkpoints(trainer, t
     assert summary["optimizer_state_bytes"] >= 2 * 4 * summary["parameters"]
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "step 6/6 | loss" in printed
+
+
+def test_validation_losses_come_in_bits_per_byte_too(trainer, whole):
+    corpus = trainer.corpus(whole[0])
+    for record in curve(whole[0].folder):
+        assert ("val_loss" in record) == ("val_bits_per_byte" in record)
+        if "val_loss" in record:
+            assert record["val_bits_per_byte"] == corpus.bits_per_byte(record["val_loss"])
+            assert record["val_bits_per_byte"] == pytest.approx(
+                record["val_loss"] / np.log(2), rel=0.01
+            )
 
 
 def test_training_lowers_the_loss(trainer, tmp_path):
@@ -93,10 +99,9 @@ def test_resume_after_a_signal_is_bit_for_bit(trainer, tmp_path, signal_at, numb
 @pytest.mark.product(every=3)
 @pytest.mark.parametrize("moment", ["evaluate", "save", "wait"])
 def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
-    trainer, tmp_path, monkeypatch, moment
+    trainer, tmp_path, whole, monkeypatch, moment
 ):
-    whole, parts = trainer.config(tmp_path / "whole"), trainer.config(tmp_path / "parts")
-    trainer(whole)
+    parts = trainer.config(tmp_path / "parts")
     steps, sent = trainer.steps(parts), []
 
     def signalling(function):
@@ -123,13 +128,13 @@ def test_a_signal_in_an_evaluation_or_a_save_is_followed_by_a_whole_checkpoint(
     assert sent
     monkeypatch.undo()
     trainer(trainer.changed(parts, resume=True))
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "parts") == curve(whole[0].folder)
 
 
 FULL_DISKS = {
     "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
     "metrics.jsonl later": (MetricsLog, "write"),
-    "loss.png": (training.runs.run, "plot_run"),
+    "loss.png": (training.runs.loop, "plot_run"),
     "summary.json": (training.runs.loop, "write_json"),
 }
 
@@ -162,21 +167,9 @@ def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_pa
     assert not (tmp_path / "run/config.tmp").exists()
 
 
-def test_validation_losses_come_in_bits_per_byte_too(trainer, tmp_path):
-    config = trainer.config(tmp_path / "run")
-    trainer(config)
-    corpus = trainer.corpus(config)
-    for record in curve(tmp_path / "run"):
-        assert ("val_loss" in record) == ("val_bits_per_byte" in record)
-        if "val_loss" in record:
-            assert record["val_bits_per_byte"] == corpus.bits_per_byte(record["val_loss"])
-            assert record["val_bits_per_byte"] == pytest.approx(
-                record["val_loss"] / np.log(2), rel=0.01
-            )
-
-
-def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp_path, monkeypatch):
-    trainer(trainer.config(tmp_path / "whole"))
+def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(
+    trainer, tmp_path, whole, monkeypatch
+):
     write = MetricsLog.write
 
     def crash_at_step_five(self, record):
@@ -193,7 +186,7 @@ def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(trainer, tmp
     with (tmp_path / "parts/metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 6, "lo')
     trainer(trainer.changed(config, resume=True))
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert curve(tmp_path / "parts") == curve(whole[0].folder)
 
 
 def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_path):
@@ -269,46 +262,6 @@ def test_a_state_that_is_not_finite_is_never_saved(trainer, tmp_path):
     assert f"last good checkpoint: {tmp_path}/run/checkpoints/2" in str(failure.value)
 
 
-@pytest.mark.slow
-def test_eight_devices_give_the_numbers_of_one(trainer, tmp_path):
-    trainer(trainer.config(tmp_path / "one", optimizer="sgd"))
-    trainer(trainer.config(tmp_path / "eight", optimizer="sgd", mesh="data=8"))
-    for name in ("loss", "grad_norm"):
-        one, eight = (
-            [record[name] for record in curve(tmp_path / run)] for run in ("one", "eight")
-        )
-        np.testing.assert_allclose(eight, one, rtol=2e-5)
-
-
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(parts):
-    tokens = jax.random.randint(jax.random.key(0), (8, 5), 0, 9)
-    params = {"table": jax.random.normal(jax.random.key(1), (9, 9))}
-
-    def loss_fn(params, tokens):
-        logits = params["table"][tokens[:, :-1]]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
-
-    loss, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, tokens, parts)
-    expected_loss, expected = jax.value_and_grad(loss_fn)(params, tokens)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    np.testing.assert_allclose(gradient["table"], expected["table"], atol=1e-7)
-
-
-def test_small_gradients_of_many_micro_batches_are_not_lost_in_bfloat16():
-    """A bfloat16 sum of 1 and 255 times 1/256 is 1: every term is half of its last bit."""
-    coefficients = jnp.full((256, 3), 1 / 256).at[0].set(1)
-    params = {"scale": jnp.ones(3, jnp.bfloat16)}
-
-    def loss_fn(params, rows):
-        return jnp.mean(rows.astype(jnp.bfloat16) @ params["scale"]).astype(jnp.float32)
-
-    _, gradient = jax.jit(mean_gradient, static_argnums=(0, 3))(loss_fn, params, coefficients, 256)
-    assert gradient["scale"].dtype == jnp.bfloat16  # as optax's states of such parameters expect
-    expected = np.asarray(coefficients).mean(axis=0)
-    np.testing.assert_allclose(gradient["scale"].astype(np.float32), expected, rtol=2**-8)
-
-
 def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     bfloat16 = {"dtype": "bfloat16", "param_dtype": "bfloat16"}
     config = trainer.config(tmp_path / "run", accumulate_steps=2, **bfloat16)
@@ -318,23 +271,11 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize(
-    ("schedule", "last"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)]
-)
-def test_schedule_warms_up_to_the_peak_and_ends_at_its_ratio(trainer, tmp_path, schedule, last):
-    config = trainer.config(tmp_path, schedule=schedule, steps=50, warmup_steps=10)
-    rate = learning_rate_schedule(config.steps.schedule)
-    assert float(rate(0)) == pytest.approx(0.1)
-    assert float(rate(4)) == pytest.approx(0.5)
-    assert float(rate(10)) == pytest.approx(1.0)
-    assert float(rate(50)) == pytest.approx(last)
-
-
-def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        trainer(trainer.config(tmp_path / name, seed=seed))
-    assert curve(tmp_path / "a") == curve(tmp_path / "b")
-    assert curve(tmp_path / "a")[0]["loss"] != curve(tmp_path / "c")[0]["loss"]
+def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path, whole):
+    for seed in (0, 1):
+        trainer(trainer.config(tmp_path / str(seed), seed=seed))
+    assert curve(whole[0].folder) == curve(tmp_path / "0")
+    assert curve(whole[0].folder)[0]["loss"] != curve(tmp_path / "1")[0]["loss"]
 
 
 def test_a_folder_in_use_is_refused_and_named(trainer, tmp_path):

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from training.config.options import to_json
 from training.errors import UserError
-from training.json_files import write_json
+from training.files import write_json
 from training.runs.folder import check_run_folder, create_run_folder
-from training.runs.metrics import RECENT, MetricsLog, ProgressLine, read_metrics
+from training.runs.metrics import RECENT, MetricsLog, read_metrics
+from training.runs.progress import ProgressLine
 from training.runs.summary import final_train_loss
 
 

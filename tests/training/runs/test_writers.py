@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 import struct
@@ -9,10 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from training.errors import UserError
-from training.runs import writers
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import MetricsLog, ProgressLine, read_metrics
-from training.runs.writers import TensorBoardWriter, WandbWriter, check_writers, parse_writers
+from training.runs.metrics import MetricsLog, read_metrics
+from training.runs.writers import check_writers, parse_writers, to_tensorboard, to_wandb
 
 
 def records(*steps):
@@ -29,15 +29,17 @@ def scalars(folder):
     }
 
 
-def write(writer, records):
-    for record in records:
-        writer.write(record)
-    writer.close()
+def write(open_writer, folder, before, after, config=None):
+    """As a run does that has some records and makes others."""
+    with contextlib.ExitStack() as stack:
+        writer = open_writer(folder, before, config or {}, stack)
+        for record in after:
+            writer(record)
 
 
 def test_tensorboard_reads_every_number_at_its_step(tmp_path):
     named = [{**record, "note": "text is no scalar"} for record in records(1, 2, 3)]
-    write(TensorBoardWriter(tmp_path, [], {}), named)
+    write(to_tensorboard, tmp_path, [], named)
     assert scalars(tmp_path) == {
         "loss": [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))],
         "seconds": [(1, 0.5), (2, 1.0), (3, 1.5)],
@@ -45,24 +47,16 @@ def test_tensorboard_reads_every_number_at_its_step(tmp_path):
 
 
 def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
-    write(TensorBoardWriter(tmp_path, [], {}), records(1, 2, 3, 4, 5))
-    write(TensorBoardWriter(tmp_path, records(1, 2, 3), {}), records(4, 5, 6))
+    write(to_tensorboard, tmp_path, [], records(1, 2, 3, 4, 5))
+    write(to_tensorboard, tmp_path, records(1, 2, 3), records(4, 5, 6))
     assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, monkeypatch):
+def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, signal_at):
     config = trainer.config(tmp_path / "run", log="tensorboard")
-    show = ProgressLine.show
-
-    def show_and_signal(self, record):
-        show(self, record)
-        if record["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+    signal_at(3, signal.SIGTERM)
     with pytest.raises(InterruptedRunError):
         trainer(config)
-    monkeypatch.undo()
     trainer(trainer.changed(config, resume=True))
     metrics, found = read_metrics(config.folder / "metrics.jsonl"), scalars(config.folder)
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
@@ -122,10 +116,10 @@ def sent(folder):
 
 def test_weights_and_biases_keeps_a_run_as_one_over_a_resume(tmp_path, offline):
     config = {"optimizer": "trion"}
-    write(WandbWriter(tmp_path, [], config), records(1, 2, 3))
+    write(to_wandb, tmp_path, [], records(1, 2, 3), config)
     # Its folders are named by the second that they are made in.
     (tmp_path / "wandb").rename(tmp_path / "before")
-    write(WandbWriter(tmp_path, records(1, 2), config), records(3, 4))
+    write(to_wandb, tmp_path, records(1, 2), records(3, 4), config)
     identifier = (tmp_path / "wandb_id.txt").read_text().strip()
     loss = lambda *steps: [(step, 1 / step) for step in steps]
     name = tmp_path.name
@@ -136,7 +130,7 @@ def test_weights_and_biases_keeps_a_run_as_one_over_a_resume(tmp_path, offline):
 
 
 def test_weights_and_biases_gets_the_records_before_it_came(tmp_path, offline):
-    write(WandbWriter(tmp_path, records(1, 2), {}), records(3))
+    write(to_wandb, tmp_path, records(1, 2), records(3))
     assert sent(tmp_path)[0][-1] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
@@ -146,7 +140,7 @@ def test_a_refusal_of_weights_and_biases_names_the_remedies(tmp_path, monkeypatc
 
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(UserError, match=r"--log wandb: .*No API key.*wandb login.*WANDB_MODE=off"):
-        WandbWriter(tmp_path, [], {})
+        write(to_wandb, tmp_path, [], [])
     assert not list(tmp_path.iterdir())
 
 
@@ -172,39 +166,9 @@ def test_names_are_a_list_without_repetition():
 
 
 def test_only_the_process_that_writes_metrics_writes_copies(tmp_path):
-    class Copy:
-        def __init__(self):
-            self.records = []
-
-        def write(self, record):
-            self.records.append(record)
-
-        def close(self):
-            pass
-
     for write, expected in ((True, records(1)), (False, [])):
-        log, copy = MetricsLog(tmp_path / f"{write}.jsonl", 0, write=write), Copy()
-        log.copy_to([copy])
+        log, copied = MetricsLog(tmp_path / f"{write}.jsonl", 0, write=write), []
+        log.copy_to(copied.append)
         log.write(records(1)[0])
         log.close()
-        assert copy.records == expected
-
-
-def test_writers_are_closed_when_a_later_one_cannot_start(tmp_path, monkeypatch):
-    closed = []
-
-    class Writer:
-        def close(self):
-            closed.append(self)
-
-    def fail(*_):
-        raise UserError("no")
-
-    monkeypatch.setitem(writers.WRITERS, "tensorboard", lambda *_: Writer())
-    monkeypatch.setitem(writers.WRITERS, "wandb", fail)
-    with (
-        pytest.raises(UserError, match="no"),
-        writers.open_writers("tensorboard,wandb", tmp_path, [], {}),
-    ):
-        pass
-    assert len(closed) == 1
+        assert copied == expected

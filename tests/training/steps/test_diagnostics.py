@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from run_folders import curve
 
 import lowrank_optax as lro
 from models.llama import Llama
@@ -20,7 +21,7 @@ from training.errors import UserError
 from training.reports.diagnostics_plots import MOST_LABELS, plot_diagnostics, row_labels
 from training.runs.diagnostics import DIAGNOSTICS_FILE
 from training.runs.interruption import InterruptedRunError
-from training.runs.metrics import ProgressLine, read_metrics
+from training.runs.metrics import read_metrics
 from training.runs.resolve import resolve_pretraining
 from training.steps.diagnostics import fixed_projection, look, overlaps
 from training.steps.optimizers import OPTIMIZERS, accepted_options, build_optimizer
@@ -158,14 +159,6 @@ def test_staggered_groups_are_all_found():
     assert list(found.measures["captured_energy"]) == ["layers/proj/kernel"]
 
 
-TIMED = ("seconds", "tokens_per_second")
-
-
-def curve(folder):
-    records = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
-
-
 def test_looks_change_nothing_of_a_run_and_are_written_and_drawn(trainer, tmp_path):
     trainer(trainer.config(tmp_path / "plain", optimizer="trion"))
     config = trainer.config(tmp_path / "watched", optimizer="trion", diagnostics_every=2)
@@ -196,21 +189,13 @@ def test_without_looks_their_function_is_never_called(trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_every_look_once(trainer, tmp_path, monkeypatch):
+def test_a_resumed_run_has_every_look_once(trainer, tmp_path, signal_at):
     whole = trainer.config(tmp_path / "whole", optimizer="trion", diagnostics_every=2)
     parts = trainer.changed(whole, out=tmp_path / "parts")
     trainer(whole)
-    show = ProgressLine.show
-
-    def show_and_signal(self, record):
-        show(self, record)
-        if record["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(ProgressLine, "show", show_and_signal)
+    signal_at(3, signal.SIGTERM)
     with pytest.raises(InterruptedRunError):
         trainer(parts)
-    monkeypatch.undo()
     with (parts.folder / DIAGNOSTICS_FILE).open("a") as file:  # as a crash would
         file.write(json.dumps({"step": 6, "update_rms": {}}) + "\n")
     trainer(trainer.changed(parts, resume=True))

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from run_folders import curve
 
 import lowrank_optax as lro
 from training.config.groups import SpikeOptions
 from training.config.model import preset_model
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError
-from training.runs.metrics import read_metrics
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
 from training.steps.objective import NEXT_TOKEN
@@ -206,14 +206,6 @@ def spoiled_steps(config, steps):
     batches = corpus.train_batches(config.steps.batch, config.variant.seed, 0, 1)
     remainder = harmless(config)
     return [step for step in range(1, steps + 1) if next(batches).sum() % 3 == remainder]
-
-
-def curve(folder):
-    timed = ("seconds", "tokens_per_second")
-    return [
-        {key: value for key, value in record.items() if key not in timed}
-        for record in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer, tmp_path, spoil):

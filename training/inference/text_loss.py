@@ -1,0 +1,76 @@
+"""A model's loss on all of a text."""
+
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from models.llama import Llama
+from training.data.documents import find_sources, read_documents
+from training.data.token_arrays import is_prepared
+from training.data.tokenizers import Tokenizer
+from training.errors import DataError
+from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
+from training.steps.mesh import batch_sharding
+
+
+def read_text(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+    """All documents of a text as one stream of tokens, the end of text between them; their bytes.
+
+    Args:
+        data: as for `train.py pretrain`.
+        tokenizer: of the model.
+
+    Raises:
+        DataError: the data cannot be read, or are less than two tokens.
+    """
+    if is_prepared(data):
+        raise DataError(f"{data} is prepared already: give the text itself.")
+    texts = [document.text for document in read_documents(find_sources(data))]
+    if not texts:
+        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
+    separator = np.array([tokenizer.eos_id])
+    pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, separator)]
+    tokens = np.concatenate(pieces[:-1])
+    if len(tokens) < 2:
+        raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
+    return tokens, sum(len(text.encode()) for text in texts)
+
+
+def text_loss(
+    model: Llama,
+    tokens: np.ndarray,
+    mesh: Mesh,
+    batch_size: int,
+    seq_len: int,
+    end_of_text: int | None = None,
+) -> float:
+    """Nats per token: every token but the first is predicted once, from those before it in its
+    window.
+
+    Args:
+        model: its parameters are on the mesh.
+        tokens: int (tokens,), at least two.
+        mesh: that batches are split over.
+        batch_size: windows at a time.
+        seq_len: tokens of a window.
+        end_of_text: if tokens see none of what is before this one.
+    """
+    count = len(tokens) - 1
+    rows = -(-count // (seq_len * batch_size)) * batch_size
+    padded = np.zeros(rows * seq_len + 1, np.int32)
+    padded[: len(tokens)] = tokens
+    weights = (np.arange(rows * seq_len) < count).astype(np.float32).reshape(rows, seq_len)
+    structure, params = nnx.split(model)
+    loss = jax.jit(functools.partial(answer_loss, structure))
+    total = 0.0
+    for first in range(0, rows, batch_size):
+        window = (first + np.arange(batch_size))[:, None] * seq_len + np.arange(seq_len + 1)
+        batch = {TOKENS: padded[window], WEIGHTS: weights[first : first + batch_size]}
+        if end_of_text is not None:
+            batch[SEGMENTS] = np.cumsum(batch[TOKENS][:, :-1] == end_of_text, axis=1)
+        with jax.set_mesh(mesh):
+            total += float(loss(params, jax.device_put(batch, batch_sharding(mesh))))
+    return total / count

@@ -1,0 +1,111 @@
+"""The table of a report: what is known of its runs, and how far they can be compared."""
+
+import dataclasses
+from typing import Any
+
+from rich.filesize import decimal
+from rich.table import Table
+
+# Columns that fit a terminal; the page has them all.
+CONSOLE_COLUMNS = (
+    *("run", "tokens", "training loss", "validation loss", "bits per byte", "optimizer state"),
+    "seconds",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportedRun:
+    """What is known of a run.
+
+    Attributes:
+        name: tells it from the others.
+        config: content of config.json.
+        records: of metrics.jsonl, at least one.
+        summary: content of summary.json; empty for a run that has not finished.
+    """
+
+    name: str
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def optimizer(self) -> str:
+        """Its name."""
+        return self.config["optimizer"]
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of a batch."""
+        return self.config["batch_size"] * self.config["seq_len"]
+
+    @property
+    def tokens(self) -> int:
+        """Of all steps so far."""
+        return self.records[-1]["step"] * self.tokens_per_step
+
+    def final(self, quantity: str) -> float | None:
+        """The last value of a quantity of metrics.jsonl."""
+        values = [record[quantity] for record in self.records if quantity in record]
+        return values[-1] if values else None
+
+
+def table_rows(runs: list[ReportedRun]) -> list[dict[str, str]]:
+    """The table: column -> cell per run; columns that no run has a value for are left out."""
+    rows = [_row(run) for run in runs]
+    return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
+
+
+def _row(run: ReportedRun) -> dict[str, str]:
+    config, summary, last = run.config, run.summary, run.records[-1]
+    steps, planned = last["step"], config.get("steps", last["step"])
+    state = summary.get("optimizer_state_bytes")
+    return {
+        "run": run.name,
+        "optimizer": run.optimizer,
+        "learning rate": _text(config.get("learning_rate"), "g"),
+        "rank": _text(config.get("rank"), "g"),
+        "seed": _text(config.get("seed"), "d"),
+        "steps": f"{steps:,}" if steps >= planned else f"{steps:,} of {planned:,}",
+        "tokens": f"{run.tokens:,}",
+        "training loss": _text(summary.get("train_loss", last["loss"]), ".4f"),
+        "validation loss": _text(run.final("val_loss"), ".4f"),
+        "bits per byte": _text(run.final("val_bits_per_byte"), ".4f"),
+        "optimizer state": "" if state is None else decimal(state, precision=2),
+        "seconds": _text(last["seconds"], ",.1f"),
+        "tokens/s": _text(summary.get("tokens_per_second"), ",.0f"),
+    }
+
+
+def _text(value: Any, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def console_table(rows: list[dict[str, str]]) -> Table:
+    """As much of the table as fits a terminal."""
+    table = Table()
+    names = [name for name in CONSOLE_COLUMNS if name in rows[0]]
+    for name in names:
+        table.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
+
+
+def notes(runs: list[ReportedRun]) -> list[str]:
+    """What a reader must know to compare the runs."""
+    found = [
+        "Training loss is smoothed. Time is that of training steps: without compiling, evaluating "
+        "and saving."
+    ]
+    for option, consequence in (
+        ("tokenizer", "their losses per token are of different tokens; compare bits per byte"),
+        ("data", "their losses are of different texts"),
+    ):
+        values = sorted({str(run.config.get(option)) for run in runs})
+        if len(values) > 1:
+            found.append(f"The runs differ in {option} ({', '.join(values)}): {consequence}.")
+    unfinished = [run.name for run in runs if not run.summary]
+    if unfinished:
+        found.append(f"Not finished: {', '.join(unfinished)}.")
+    return found
