@@ -22,6 +22,9 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+# What is imported stays: the collector of garbage need not go through it, now or later.
+gc.disable()
+
 jaxtyping.install_import_hook("lowrank_optax", "beartype.beartype")
 
 settings.register_profile("lowrank_optax", deadline=None, max_examples=10, derandomize=True)
@@ -67,9 +70,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """What has been imported stays: the collector of garbage need not go through it again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 compiled = collections.Counter()
