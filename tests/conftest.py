@@ -1,29 +1,29 @@
 """Shared test set-up: eight host devices, run-time shape checks, float64 on request."""
 
 import collections
+import gc
 import os
-from importlib.metadata import version
+import tempfile
 
-# Before jax is imported anywhere: the sharding tests need several devices on one host. And most of
-# the time goes into compiling programs that run once: LLVM takes a sixth of it when it leaves them
-# as they are. What XLA makes of a program before that, which the tests of HLO read, is the same.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        # Later versions know no such flag, and end the process.
-        "--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
-    ]
-)
+from compilation import xla_flags
+
+# Before jax is imported anywhere: the sharding tests need several devices on one host.
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), xla_flags(devices=8)])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What is compiled twice, by another test, by the other worker or in a child process, is read the
+# second time.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compilations = tempfile.TemporaryDirectory(prefix="compilations-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compilations.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
+
+# What is imported stays: the collector of garbage need not go through it, now or later.
+gc.disable()
 
 jaxtyping.install_import_hook("lowrank_optax", "beartype.beartype")
 
@@ -67,6 +67,11 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 compiled = collections.Counter()

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from covers import in_turn
 from optax.contrib import MuonDimensionNumbers
 
 FOLDER = pathlib.Path(__file__).parent / "data" / "golden"
@@ -15,6 +17,23 @@ TORCH_LAYOUT = MuonDimensionNumbers(reduction_axis=1, output_axis=0)  # W is (ou
 
 def names(prefix):
     return sorted(path.stem for path in FOLDER.glob(f"{prefix}*.npz"))
+
+
+def cases(prefix):
+    """(name, dtype): every trajectory once; quick are few of them in which every word occurs."""
+    quick = fewest_with_every_word(names(prefix))
+    return [
+        pytest.param(name, dtype, marks=() if name in quick else pytest.mark.slow)
+        for name, dtype in in_turn(names(prefix), ("float64", "float32"))
+    ]
+
+
+def fewest_with_every_word(names):
+    missing, chosen = {word for name in names for word in name.split("_")}, []
+    while missing:
+        chosen.append(max(names, key=lambda name: len(missing.intersection(name.split("_")))))
+        missing -= {*chosen[-1].split("_")}
+    return chosen
 
 
 def load(name):

@@ -1,11 +1,14 @@
 """Named methods with small settings, for promises that all of them keep."""
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from covers import in_turn
 from drawing import draw
 
 import lowrank_optax as lro
@@ -27,14 +30,22 @@ METHODS = {
 every_method = pytest.mark.parametrize("name", METHODS)
 """For promises that cost little."""
 
-QUICK = ("trion", "galore")
-"""A momentum in a fixed basis, and a learned one that is held for some steps."""
+QUICK = ("galore",)
+"""A learned basis that is held for some steps, which has the most parts at work."""
 
 each_method = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS],
 )
 """For promises that a program has to be compiled for."""
+
+
+def each_method_with(parameter: str, values: Iterable[Any]) -> pytest.MarkDecorator:
+    """Every method with one value of another parameter in turn, those of `QUICK` with all."""
+    values = list(values)
+    others = [name for name in METHODS if name not in QUICK]
+    slow = [pytest.param(*case, marks=pytest.mark.slow) for case in in_turn(others, values)]
+    return pytest.mark.parametrize(("name", parameter), [*itertools.product(QUICK, values), *slow])
 
 
 def make(

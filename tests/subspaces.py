@@ -1,5 +1,7 @@
 """Subspaces chosen for given matrices, without an engine around the projection."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +10,18 @@ import jax.numpy as jnp
 from lowrank_optax.axes.projections.base import Choice, Moment, Projection
 
 KEY = jax.random.key(0)
+
+
+@functools.cache
+def _compiled(projection: Projection, rank: int) -> Callable[..., Any]:
+    """A refresh as one program: an eager one would compile every operation."""
+
+    @jax.jit
+    def refresh(A: jax.Array, basis: Any, key: jax.Array, count: jax.Array, moment: Any) -> Any:
+        moment = None if moment is None else Moment(*moment)
+        return projection.refresh(Choice(A, basis, rank, key, count, moment))
+
+    return refresh
 
 
 def refreshed(
@@ -21,7 +35,9 @@ def refreshed(
     moment: Moment | None = None,
 ) -> Any:
     """The basis that follows another one, for A (..., n, m) in the projection's domain."""
-    return projection.refresh(Choice(A, basis, rank, key, jnp.asarray(count, jnp.int32), moment))
+    refresh = _compiled(projection, rank)
+    tracked = None if moment is None else (moment.mu, moment.count)
+    return refresh(A, basis, key, jnp.asarray(count, jnp.int32), tracked)
 
 
 def chosen(projection: Projection, A: jax.Array, rank: int, key: jax.Array = KEY) -> Any:

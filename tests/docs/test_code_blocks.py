@@ -28,8 +28,17 @@ def run(page):
     return names
 
 
+# It takes a step with every recipe; what they are made of has tests of its own.
+SLOW = ("cookbook",)
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if [*blocks(page)]], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=pytest.mark.slow if page.stem in SLOW else ())
+        for page in PAGES
+        if [*blocks(page)]
+    ],
 )
 def test_the_blocks_of_a_page_run_in_turn_after_the_prelude(page, capsys):
     run(page)

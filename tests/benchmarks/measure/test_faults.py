@@ -17,7 +17,7 @@ def data(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_killed_in_a_save_and_between_two_ends_as_if_nothing_had_happened(tmp_path, data):
     options = {"optimizer": "adamw", "steps": 30, "validation-fraction": 0.2}
-    runs = Runs(tmp_path, data, OPTIONS | options)
+    runs = Runs(tmp_path, data, OPTIONS | options, cache=True)
     expected = runs.undisturbed()
     assert [record["step"] for record in expected["metrics"]] == list(range(1, 31))
     assert sum("val_loss" in record for record in expected["metrics"]) == 5

@@ -131,7 +131,7 @@ def test_layers_and_matrices_of_a_stack_start_in_random_subspaces_of_their_own(
     (state,) = run(tx, [{"first": A, "second": A, "stack": jnp.stack([A, A])}])
     bases = [state.basis["first"], state.basis["second"], *state.basis["stack"]]
     for P, Q in itertools.combinations(bases, 2):
-        assert float(lro.diagnostics.subspace_overlap(P, Q)) < 0.99
+        assert np.sum(np.square(np.asarray(P).T @ np.asarray(Q))) / 4 < 0.99
 
 
 def test_the_rank_can_follow_a_schedule():
@@ -141,12 +141,13 @@ def test_the_rank_can_follow_a_schedule():
     tx = lro.scale_by_low_rank(optax.scale_by_adam(), projection, update_interval=2)
     A = draw(SHAPE)
     states = run(tx, [A] * 8)
-    columns = [int(jnp.sum(jnp.any(state.basis.P != 0, axis=-2))) for state in states]
+    bases = [np.asarray(state.basis.P) for state in states]
+    columns = [int(np.any(P != 0, axis=-2).sum()) for P in bases]
     assert columns == [1, 1, 2, 2, 3, 3, 4, 4]
-    for state, rank in zip(states, columns, strict=True):
-        captured = jnp.sum(jnp.square(state.basis.P.T @ A)) / jnp.sum(jnp.square(A))
-        best = lro.diagnostics.captured_energy(A, lro.projections.svd(rank))
-        np.testing.assert_allclose(captured, best, rtol=1e-4)
+    energies = np.linalg.svd(A, compute_uv=False) ** 2
+    for P, rank in zip(bases, columns, strict=True):
+        captured = np.sum(np.square(P.T @ np.asarray(A)))
+        np.testing.assert_allclose(captured, energies[:rank].sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,12 @@ MOVABLE = {
     "rotate_moments": ("adam",),
 }
 SCHEDULES = {"every step": 1, "interval": 2, "adaptive": lro.adaptive(1, threshold=0.1, longest=4)}
-AXES = (tuple(PROJECTIONS), TRANSPORTS, tuple(RESIDUALS), INNERS, tuple(SCHEDULES))
+MATRICES = ("w", "scanned")  # each compiled by itself, beside what is no matrix
+AXES = (tuple(PROJECTIONS), TRANSPORTS, tuple(RESIDUALS), INNERS, tuple(SCHEDULES), MATRICES)
 
 
 def valid(combination):
-    projection, transport, residual, inner, _ = combination
+    projection, transport, residual, inner, *_ = combination
     mixes_rows = projection == "two_sided" and residual in ("norm_scaling", "column_scaling")
     return inner in MOVABLE[transport] and not mixes_rows
 
@@ -86,7 +87,7 @@ def pairwise():
 
 
 def build(combination, rank):
-    projection, transport, residual, inner, schedule = combination
+    projection, transport, residual, inner, schedule, matrix = combination
     return optax.chain(
         lro.scale_by_low_rank(
             lro.transforms.resolve(inner),
@@ -94,7 +95,7 @@ def build(combination, rank):
             update_interval=SCHEDULES[schedule],
             transport=transport,
             residual=RESIDUALS[residual],
-            dimension_numbers=NUMBERS,
+            dimension_numbers=beside(NUMBERS, matrix),
         ),
         optax.scale_by_learning_rate(0.1),
     )
@@ -104,15 +105,21 @@ def model(seed):
     return {name: draw(shape, 10 * seed + i) for i, (name, shape) in enumerate(SHAPES.items())}
 
 
-@pytest.mark.product(every=16)
+def beside(tree, matrix):
+    """One of the matrices, and what is no matrix."""
+    return {name: leaf for name, leaf in tree.items() if name not in MATRICES or name == matrix}
+
+
+@pytest.mark.product(every=28)
 @pytest.mark.parametrize("combination", pairwise(), ids=lambda c: "-".join(c).replace(" ", "_"))
 def test_every_pair_of_axis_values_steps_and_keeps_its_state(combination, tmp_path):
     rank = (1, 2, 1.0)[sum(map(len, combination)) % 3]
     tx = build(combination, rank)
-    params = model(0)
+    gradients = [beside(model(seed), combination[-1]) for seed in range(1, 5)]
+    params = beside(model(0), combination[-1])
     state = first = jax.jit(tx.init)(params)
     update = jax.jit(tx.update)
-    for grads in (model(1), jax.tree.map(jnp.zeros_like, params), model(2), model(3)):
+    for grads in (gradients[0], jax.tree.map(jnp.zeros_like, params), *gradients[1:3]):
         updates, state = update(grads, state, params)
         chex.assert_tree_all_finite((updates, state))
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
@@ -122,7 +129,8 @@ def test_every_pair_of_axis_values_steps_and_keeps_its_state(combination, tmp_pa
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params))
-    chex.assert_trees_all_equal(update(model(4), restored, params), update(model(4), state, params))
+    after, expected = (update(gradients[3], each, params) for each in (restored, state))
+    chex.assert_trees_all_equal(after, expected)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -16,8 +16,8 @@ APART = {
     "other": FUSED["other"],
 }
 OPTIMIZERS = {
-    "tandem": lro.tandem(0.1, 2),
     "trion": lro.trion(0.1, 2),
+    "tandem": lro.tandem(0.1, 2),
     "optax.contrib.muon": optax.contrib.muon(0.1),
 }
 

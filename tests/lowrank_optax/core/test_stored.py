@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from drawing import draw
+from methods import compiled
 
 import lowrank_optax as lro
 
@@ -23,10 +24,10 @@ def moments(mu_dtype, steps=3, inner=None, projection=ALL, transport="keep"):
         mu_dtype=mu_dtype,
         dimension_numbers=KERNEL,
     )
-    state, update = tx.init(draw((8, 300))), jax.jit(tx.update)
-    found = []
+    tx = compiled(tx)
+    state, found = tx.init(draw((8, 300))), []
     for i in range(steps):
-        direction, state = update(draw((8, 300), i), state)
+        direction, state = tx.update(draw((8, 300), i), state)
         found.append(direction)
     return found, state
 
@@ -122,7 +123,7 @@ def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
         mu_dtype=mu_dtype,
         dimension_numbers=KERNEL,
     )
-    params = {"a": draw((4, 9)), "b": draw((6, 5), 1)}
+    tx, params = compiled(tx), {"a": draw((4, 9)), "b": draw((6, 5), 1)}
     state = tx.init(params)
     for _ in range(2):
         _, new = tx.update(params, state)

@@ -39,6 +39,7 @@ def dynamic_map(signed):
     return dequantize_dynamic(codes, signed=signed)
 
 
+@functools.partial(jax.jit, static_argnames=("signed", "block_size"))
 def round_trip(x, signed, **options):
     return dequantize_dynamic(quantize_dynamic(x, signed=signed, **options), signed=signed)
 

@@ -35,7 +35,7 @@ BLOCKS = {
 }
 # "a" comes before "b" and has its shape: by position b's gradient would be taken for a's.
 SHAPES = {"a": (6, 9), "b": (6, 9), "bias": (9,), "list": [(9, 6), (6, 9)]}
-QUICK = ("trion", "galore", "scale_by_low_rank")
+QUICK = ("galore", "scale_by_low_rank")
 each_method = pytest.mark.parametrize(
     "name",
     [

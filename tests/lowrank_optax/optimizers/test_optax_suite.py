@@ -5,6 +5,7 @@ import itertools
 
 import jax.numpy as jnp
 import pytest
+from covers import in_turn
 from methods import METHODS
 from optax.contrib import _common_test as suite
 
@@ -46,13 +47,19 @@ def bodies():
     return {test.__name__: test for test in found}
 
 
+def variants(test):
+    options = VARIANTS[test]
+    for values in itertools.product(*options.values()):
+        words = [getattr(value, "__name__", str(value)) for value in values]
+        yield "-".join([test, *words]), dict(zip(options, values, strict=True))
+
+
 def cases():
-    for test, options in VARIANTS.items():
-        marks = pytest.mark.slow if test == LONG else ()
-        for values in itertools.product(*options.values()):
-            variant = dict(zip(options, values, strict=True))
-            words = [getattr(value, "__name__", str(value)) for value in values]
-            yield pytest.param(test, variant, id="-".join([test, *words]), marks=marks)
+    """Every method in every test, with the targets or dtypes of each test in turn."""
+    for test in VARIANTS:
+        marks, times = (pytest.mark.slow, 2) if test == LONG else ((), 1)
+        for name, (words, variant) in in_turn(METHODS, list(variants(test)), times=times):
+            yield pytest.param(test, variant, name, id=f"{words}-{name}", marks=marks)
 
 
 def test_every_test_of_the_suite_is_run():
@@ -60,8 +67,7 @@ def test_every_test_of_the_suite_is_run():
 
 
 @pytest.mark.product
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("test", "variant"), list(cases()))
+@pytest.mark.parametrize(("test", "variant", "name"), list(cases()))
 def test_the_suite_for_contributed_optimizers_passes(test, variant, name, monkeypatch):
     monkeypatch.setattr(suite, "_get_opt_factory", lambda name: getattr(lro, name))
     run = bodies()[test]

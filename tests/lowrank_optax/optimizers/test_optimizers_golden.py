@@ -94,9 +94,7 @@ def in_weight_space(config, coefficients):
     return transposed_back(config, [inverse(c, axis=-2) for c in coefficients])
 
 
-@pytest.mark.product
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", golden.names("trion"))
+@pytest.mark.parametrize(("name", "dtype"), golden.cases("trion"))
 def test_trion_follows_the_golden_trajectory(name, dtype, request):
     if dtype == "float64":
         request.getfixturevalue("float64")
@@ -106,9 +104,7 @@ def test_trion_follows_the_golden_trajectory(name, dtype, request):
     assert golden.state_error(momentum, arrays["M"]) <= LIMITS[dtype]
 
 
-@pytest.mark.product
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", golden.names("dct_adamw"))
+@pytest.mark.parametrize(("name", "dtype"), golden.cases("dct_adamw"))
 def test_dct_adamw_follows_the_golden_trajectory(name, dtype, request):
     if dtype == "float64":
         request.getfixturevalue("float64")

@@ -3,7 +3,7 @@
 import chex
 import pytest
 from drawing import draw
-from methods import compiled, each_method, make
+from methods import compiled, each_method_with, make
 
 import lowrank_optax as lro
 
@@ -29,9 +29,7 @@ def updates(tx, smaller):
         yield update
 
 
-@pytest.mark.product
-@each_smaller
-@each_method
+@each_method_with("smaller", SHAPES)
 def test_a_rank_above_the_smaller_dimension_is_that_dimension(name, smaller):
     compress = {side: [side] * len(SHAPES[smaller]) for side in SIDES}
     large = list(updates(make(name, rank=100, compress=compress), smaller))

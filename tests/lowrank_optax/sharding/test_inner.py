@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from covers import in_turn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import AXES, KINDS, Case, Layout, eight_devices, misplaced, normal
@@ -37,17 +38,9 @@ INNER = {
 }
 
 
-# Both kinds of axes in turn, so that every inner optimizer and every layout has both.
-CASES = [
-    (inner, layout, KINDS[(i + j) % 2])
-    for i, inner in enumerate(INNER)
-    for j, layout in enumerate(LAYOUTS)
-]
-
-
-@pytest.mark.product(every=9)
-@pytest.mark.parametrize(("inner", "layout", "kind"), CASES)
-def test_the_direction_is_that_of_one_device(inner, layout, kind):
+@pytest.mark.product(every=7)
+@pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS, times=2))
+def test_the_direction_is_that_of_one_device(inner, kind, layout):
     make = functools.partial(lro.low_rank, 0.01, RANK, update_interval=2, inner=INNER[inner])
     case = Case(make, LAYOUTS[layout], kind)
     places = case.state_shardings()

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import xla_flags
+from covers import in_turn
 from jax.sharding import PartitionSpec as P
 from layouts import AXES, KINDS, METHODS, RANK, Case, Layout, misplaced
 
@@ -28,19 +30,14 @@ UNEVEN = {
 }
 # Hadamard's n is a power of two; the DCT's is any.
 ANY_SIZE = METHODS | {"low_rank": functools.partial(lro.low_rank, 0.01, RANK)}
-# Both kinds of axes in turn, so that every method and every layout has both.
-CASES = [
-    (method, layout, KINDS[(i + j) % 2])
-    for i, method in enumerate(ANY_SIZE)
-    for j, layout in enumerate(UNEVEN)
-]
+CASES = in_turn(ANY_SIZE, KINDS, UNEVEN, times=2)
 # These begin with singular vectors: from the Gram matrix on several devices, exact on one.
 GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
 
 
-@pytest.mark.product(every=11)
-@pytest.mark.parametrize(("method", "layout", "kind"), CASES)
-def test_two_steps_are_those_of_one_device(method, layout, kind):
+@pytest.mark.product(every=7)
+@pytest.mark.parametrize(("method", "kind", "layout"), CASES)
+def test_two_steps_are_those_of_one_device(method, kind, layout):
     case = Case(ANY_SIZE[method], UNEVEN[layout], kind)
     places = case.state_shardings()
     state = jax.jit(case.optimizer.init, out_shardings=places)(case.params)
@@ -100,7 +97,7 @@ for make in (lro.trion, lro.dct_adamw, lro.tandem):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_72_rows_over_16_devices_stay_whole_and_are_right(kind):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=16", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": xla_flags(devices=16), "JAX_PLATFORMS": "cpu"}
     program = SIXTEEN.replace("{kind}", kind)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compilation import xla_flags
 from run_folders import values
 
 import train
@@ -141,7 +142,7 @@ class Processes:
     """
 
     def __init__(self, port, arguments, seconds=300):
-        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+        flags = {"XLA_FLAGS": xla_flags(devices=4), "JAX_PLATFORMS": "cpu"}
         numbers = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
         self._deadline = time.monotonic() + seconds
         self.processes = [

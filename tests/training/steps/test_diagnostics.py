@@ -47,8 +47,12 @@ def one_step(name, **hyperparameters):
     is_shape = lambda node: isinstance(node, tuple)
     params, gradient = (jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2))
     optimizer = build_optimizer(method, learning_rate=0.1, fallback_learning_rate=0.1, seed=0)
-    updates, state = optimizer.update(gradient, optimizer.init(params), params)
-    return method, params, gradient, updates, state
+
+    @jax.jit
+    def first(gradient, params):
+        return optimizer.update(gradient, optimizer.init(params), params)
+
+    return method, params, gradient, *first(gradient, params)
 
 
 def kernel(tree):

@@ -139,7 +139,7 @@ TINY = {
     "hidden_size": 64,
     "num_layers": 1,
     "batch_size": 16,
-    "steps": 50,
+    "steps": 20,
 }
 
 
@@ -165,10 +165,7 @@ def continued(trainer, config, state, count, data_state=None):
 # that differs becomes a step of the quantiser. 32 bits have none.
 LAYOUTS = [
     ("trion", "data=8", False, {}),
-    ("trion", "data=8", True, {}),
     ("trion", "fsdp=8", False, {}),
-    ("trion", "data=4,fsdp=2", False, {}),
-    ("trion", "data=2,fsdp=2,tensor=2", False, {}),
     ("dct_adamw", "data=2,fsdp=2,tensor=2", True, {"error_feedback": "float32"}),
     ("adamw", "data=4,fsdp=2", True, {}),
 ]
@@ -191,7 +188,7 @@ def one_device(trainer):
     return train
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(("optimizer", "mesh", "zero", "hyperparameters"), LAYOUTS)
 def test_every_layout_trains_to_the_losses_of_one_device(
     trainer, tmp_path, one_device, optimizer, mesh, zero, hyperparameters

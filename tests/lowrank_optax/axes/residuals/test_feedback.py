@@ -20,12 +20,11 @@ def apply_all(residual, grads, projection=None):
     """Sum of the steps of plain low-rank gradient descent, and the final state."""
     projection = projection or lro.projections.dct(RANK)
     tx = lro.scale_by_low_rank(optax.identity(), projection, residual=residual)
-    state = jax.jit(tx.init)(grads[0])
-    update = jax.jit(tx.update)
-    applied = jnp.zeros_like(grads[0])
-    for grad in grads:
-        step, state = update(grad, state)
-        applied += step
+    tx = compiled(tx)
+    state, applied = tx.init(grads[0]), 0.0
+    for grad in np.asarray(grads):
+        step, state = tx.update(grad, state)
+        applied += np.asarray(step)
     return applied, state
 
 
@@ -34,14 +33,14 @@ def gradients(seed):
     return draw((STEPS, N, M), seed)
 
 
-def in_weight_space(coefficients):
-    return lro.orthogonal_idct(coefficients, axis=-2)
+coefficients_of = jax.jit(lambda G: lro.orthogonal_dct(G, axis=-2))
+in_weight_space = jax.jit(lambda S: lro.orthogonal_idct(S, axis=-2))
+read = jax.jit(lambda stored: dequantize(stored, size=N, axis=-2))
+store = jax.jit(lambda E, storage: quantize(E, storage, axis=-2), static_argnums=1)
 
 
 def stored_error(state, storage):
-    if storage == "float32":
-        return state.residual
-    return dequantize(state.residual, size=N, axis=-2)
+    return np.asarray(state.residual if storage == "float32" else read(state.residual))
 
 
 @pytest.mark.parametrize("storage", ["float32", "int8", "int4"])
@@ -54,14 +53,15 @@ def test_error_feedback_stores_what_it_does_not_apply_up_to_the_rounding_of_the_
         )
     )
     grads = gradients(0)
-    state, stored = tx.init(grads[0]), jnp.zeros((N, M))
-    for grad in grads:
+    state, stored = tx.init(grads[0]), np.zeros((N, M), np.float32)
+    for grad in np.asarray(grads):
         step, state = tx.update(grad, state)
-        A = lro.orthogonal_dct(grad, axis=-2) + stored
-        rest = A.at[state.basis].set(0.0)
+        A = np.asarray(coefficients_of(grad)) + stored
+        rest = A.copy()
+        rest[np.asarray(state.basis)] = 0.0
         np.testing.assert_allclose(step, in_weight_space(A - rest), atol=1e-5)
         if storage != "float32":
-            rest = dequantize(quantize(rest, storage, axis=-2), size=N, axis=-2)
+            rest = read(store(rest, storage))
         stored = stored_error(state, storage)
         np.testing.assert_allclose(stored, rest, atol=1e-5)
 
@@ -85,8 +85,8 @@ def test_error_feedback_telescopes_in_subspaces_of_any_kind(projection):
 def test_the_chosen_rows_of_a_stored_error_are_zero_and_come_back_as_zero(storage):
     _, state = apply_all(lro.residuals.error_feedback(storage), gradients(2))
     error = stored_error(state, storage)
-    np.testing.assert_array_equal(error[state.basis], 0.0)
-    assert jnp.sum(jnp.any(error != 0, axis=-1)) == N - RANK
+    np.testing.assert_array_equal(error[np.asarray(state.basis)], 0.0)
+    assert np.any(error != 0, axis=-1).sum() == N - RANK
 
 
 def test_stored_error_takes_the_bytes_of_its_bits():
