@@ -42,7 +42,7 @@ def find_origin(folder: epath.PathLike) -> Origin:
 
 
 def read_parameters(
-    origin: Origin, expected: Any, more: dict[str, Any] | None = None
+    origin: Origin, expected: Any, more: dict[str, Any] | None = None, *, place: str = "params"
 ) -> tuple[Any, dict[str, Any]]:
     """The parameters in a checkpoint, and no other arrays but those that are asked for.
 
@@ -50,6 +50,7 @@ def read_parameters(
         origin: the checkpoint.
         expected: pure dict of the parameters' shapes, types and shardings.
         more: the same of other arrays, by their paths in the checkpoint.
+        place: of the parameters in the checkpoint.
 
     Returns:
         (parameters, the other arrays by path).
@@ -57,12 +58,14 @@ def read_parameters(
     Raises:
         UserError: it is damaged or of another model.
     """
-    saved = origin.reader.read_tree(origin.step)["params"]
+    saved = origin.reader.read_tree(origin.step)
+    for name in place.split("/"):
+        saved = saved[name]
     if differences := tree_differences(saved, expected):
         raise UserError(
             f"checkpoint {origin.folder} is of another model than the options describe. Its "
             f"parameters differ in\n{differences}\nThe config.json of its run has its options"
         )
-    wanted = {f"params/{path}": array for path, array in by_path(expected).items()}
+    wanted = {f"{place}/{path}": array for path, array in by_path(expected).items()}
     arrays = origin.reader.read_some(origin.step, wanted | (more or {}))
-    return map_by_path(lambda path, _: arrays.pop(f"params/{path}"), expected), arrays
+    return map_by_path(lambda path, _: arrays.pop(f"{place}/{path}"), expected), arrays

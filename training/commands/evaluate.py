@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from models.llama import Llama
-from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
@@ -39,6 +39,9 @@ class EvaluateConfig:
     data: Path
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
     file, a folder, a glob or hf:NAME as for pretraining."""
+    weights: Weights = "last"
+    """Of a run: those after its last step, or their running average (ema) if it was trained with
+    --ema-decay."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
@@ -74,7 +77,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     """
     sizes = parse_mesh(config.mesh, jax.device_count())
     _check(config, batch_shards(sizes), mesh_text(sizes))
-    source = open_model(config.model)
+    source = open_model(config.model, config.weights)
     if not has_questions(config.data):
         return _evaluate_text(config, source, make_mesh(sizes), console)
     prompt = source.prompt
@@ -100,8 +103,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     ordered = [json.dumps(records[i]) + "\n" for i in range(len(examples))]
     (folder / OUTPUTS_FILE).write_text("".join(ordered), "utf-8")
     summary = {
-        "model": str(config.model),
-        "data": str(config.data),
+        **_subject(config),
         "template": prompt.template,
         "examples": len(records),
         "correct": _num_correct(records),
@@ -151,9 +153,14 @@ def _evaluate_text(
         seq_len=config.seq_len,
         console=console,
     )
-    summary = {"model": str(config.model), "data": str(config.data), **measures}
+    summary = {**_subject(config), **measures}
     write_json(folder / SUMMARY_FILE, summary)
     return summary
+
+
+def _subject(config: EvaluateConfig) -> dict[str, str]:
+    """What is evaluated, for summary.json."""
+    return {"model": str(config.model), "weights": config.weights, "data": str(config.data)}
 
 
 def _record(example: Example, reference: str, output: str) -> dict[str, Any]:

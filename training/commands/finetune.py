@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
@@ -65,8 +64,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
     steps = compile_for(config, run, source, mesh)
     summary = train_run(run, steps, data, console)
     with all_or_none():
-        write_model(run.folder, with_numbers(source, config.numbers), source, data, mesh)
-    console.print(summary_table(summary, f"{run.folder / MODEL} (step {summary['step']})"))
+        write_models(run, with_numbers(source, config.numbers), source, data, mesh)
+    console.print(summary_table(summary, f"{run.folder / MODEL['last']} (step {summary['step']})"))
     return summary
 
 
@@ -122,21 +121,24 @@ def compile_for(
 
 def remove_model_of_fewer_steps(run: ResolvedRun) -> None:
     """Removes RUN/model if the run is to go on from where that is."""
-    model = run.folder / MODEL
-    if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
-        model.rmtree()
+    for name in MODEL.values():
+        model = run.folder / name
+        if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
+            model.rmtree()
 
 
-def write_model(
-    run: epath.Path, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
+def write_models(
+    run: ResolvedRun, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
 ) -> None:
-    """Writes RUN/model from the run's last checkpoint, unless it is there already.
+    """Writes RUN/model from the run's last checkpoint, unless it is there already; and with the
+    average of the weights RUN/model-ema, if there is one.
 
     Raises:
         UserError: it cannot be written.
     """
-    folder = run / MODEL
-    if folder.exists():
-        return
-    params = newest_parameters(run, model, mesh)
-    save_model(with_parameters(model, params), source, data.prompt, folder)
+    decays = {"last": 0.0} | ({"ema": run.steps.ema_decay} if run.steps.ema_decay else {})
+    for weights, decay in decays.items():
+        folder = run.folder / MODEL[weights]
+        if not folder.exists():
+            params = newest_parameters(run.folder, model, mesh, decay)
+            save_model(with_parameters(model, params), source, data.prompt, folder)

@@ -195,6 +195,8 @@ class ProgressLine:
         new = ""
         if "val_loss" in record:
             new = f" | val loss {record['val_loss']:.4f}"
+            if "ema_val_loss" in record:
+                new += f" (average {record['ema_val_loss']:.4f})"
             self._validation = f"{new} at step {step}"
         self._bar.update(
             self._task, completed=step, text=f"loss {loss:.4f}{self._validation} | {rate}"

@@ -131,17 +131,23 @@ class Run:
         """Writes the newest step's metrics with the validation loss."""
         jax.block_until_ready(self.pending)
         self.clock.stop()
-        losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
-        val_loss = float(np.mean([float(loss) for loss in losses]))
+        val_loss = self.loss_of(self.state.params)
+        average = self.steps.average
         self.write_pending(
             val_loss=val_loss,
             val_perplexity=perplexity(val_loss),
+            **({"ema_val_loss": self.loss_of(average(self.state))} if average else {}),
             **self.corpus.validation_metrics(val_loss),
         )
         if not math.isfinite(val_loss):
             raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
         self.val_loss, self.evaluated_step = val_loss, self.step
         self.clock.start()
+
+    def loss_of(self, params: Any) -> float:
+        """On the validation batches."""
+        losses = [self.steps.evaluate(params, batch) for batch in self.validation]
+        return float(np.mean([float(loss) for loss in losses]))
 
     def save(self) -> None:
         """Writes the newest step's metrics, then a checkpoint of its state, if that is finite."""

@@ -44,6 +44,13 @@ def summarize(
         memory = lro.memory_report(steps.optimizer, params)
     seconds = records[-1]["seconds"]
     train_loss = final_train_loss(records)
+    average = {}
+    if "ema_val_loss" in records[-1]:
+        ema = jax.tree.leaves(steps.abstract_state.ema)
+        average = {
+            "ema_val_loss": records[-1]["ema_val_loss"],
+            "ema_bytes": sum(x.size * x.dtype.itemsize for x in ema),
+        }
     return {
         "optimizer": steps.options.method.optimizer,
         "learning_rate": variant.learning_rate,
@@ -62,6 +69,7 @@ def summarize(
         "optimizer_state_bytes": memory.total_bytes,
         "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
         "adamw_state_bytes": memory.adamw_bytes,
+        **average,
     }
 
 
@@ -113,6 +121,10 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
         "parameters": f"{summary['parameters']:,}",
         "optimizer state": f"{readable_bytes(state)} (AdamW would hold {readable_bytes(adamw)})",
     }
+    if "ema_bytes" in summary:
+        rows["average of the weights"] = (
+            f"validation loss {summary['ema_val_loss']:.4f}, {readable_bytes(summary['ema_bytes'])}"
+        )
     on_device = summary["optimizer_state_bytes_per_device"]
     if on_device < state:
         rows["optimizer state per device"] = readable_bytes(on_device)
