@@ -58,6 +58,16 @@ def test_a_step_is_compiled_without_plotting_or_reading():
     assert packages(reached("training.runs.loop")) >= unwanted - {"datasets"}
 
 
+BELOW_RUNS = ("config", "data", "steps", "checkpoints", "inference")
+
+
+def test_rooms_that_runs_are_made_of_know_no_run():
+    rooms = ("training.runs", "training.reports", "training.commands")
+    below = [name for name in FILES if name.startswith(tuple(f"training.{x}" for x in BELOW_RUNS))]
+    found = {name: {x for x in IMPORTS[name] if x.startswith(rooms)} for name in below}
+    assert {name: modules for name, modules in found.items() if modules} == {}
+
+
 def test_nothing_imports_a_command():
     commands = {name for name in imports(REPOSITORY / "train.py") if name in FILES}
     commands = {name for name in commands if name.startswith("training.commands.")}

@@ -13,13 +13,13 @@ from typing import Any
 
 import jax
 import optax
+from rich.filesize import decimal
 
 from training.checkpoints.origin import Origin, read_parameters
 from training.checkpoints.trees import by_path, describe, map_by_path
 from training.config.options import flat
+from training.config.record import read_config
 from training.config.resolved import Variant
-from training.runs.folder import read_config
-from training.runs.summary import readable_bytes
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import SkipSpikesState
 from training.steps.update import TrainState
@@ -86,7 +86,7 @@ def init_from(
 
 
 def _size(arrays: Iterable[Any]) -> str:
-    return readable_bytes(sum(x.size * x.dtype.itemsize for x in arrays))
+    return decimal(sum(x.size * x.dtype.itemsize for x in arrays), precision=2)
 
 
 def shared_arrays(

@@ -29,12 +29,12 @@ from models.partitioning import partition_specs
 from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
+from training.config.record import CONFIG_FILE
+from training.config.record import read_config as read_run_config
 from training.data.questions import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.folders import is_local
-from training.runs.folder import CONFIG_FILE
-from training.runs.folder import read_config as read_run_config
 from training.steps.ema import mean_weights
 
 Weights = Literal["last", "ema"]  # of a run: the last step's, or the average of --ema-decay

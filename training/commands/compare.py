@@ -16,6 +16,7 @@ from training.config.options import flat, to_json, with_options
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, check_unchanged, load_corpus
+from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import (
     describe_device,
@@ -24,7 +25,6 @@ from training.reports.results import (
     git_commit,
     write_results,
 )
-from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import resolve_pretraining

@@ -19,10 +19,11 @@ from training.checkpoints.pretrained import (
 from training.config.finetuning import FinetuneConfig
 from training.config.model import NumberOptions
 from training.config.options import with_options
+from training.config.record import read_config
 from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data, steps_of
-from training.runs.distributed import all_or_none, is_first
-from training.runs.folder import check_run_folder, read_config
+from training.distributed import all_or_none, is_first
+from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import check_config, resolve
 from training.runs.summary import announce, summary_table

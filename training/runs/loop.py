@@ -15,9 +15,9 @@ from training.config.finetuning import FinetuneConfig
 from training.config.options import to_json
 from training.config.pretraining import InitOptions, PretrainConfig
 from training.config.resolved import ResolvedRun
+from training.distributed import all_or_none, is_first
 from training.json_files import write_json
 from training.runs.diagnostics import Diagnostics
-from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import RunData, check_extension, create_run_folder
 from training.runs.interruption import StopRequest
 from training.runs.metrics import (

@@ -10,10 +10,10 @@ from etils import epath
 
 from training.checkpoints.manager import Checkpoints
 from training.data.batches import BatchIterator
+from training.distributed import is_first
 from training.errors import TrainingFailedError
 from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
-from training.runs.distributed import is_first
 from training.runs.folder import RunData
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.runs.metrics import (
@@ -131,12 +131,15 @@ class Run:
         """Writes the newest step's metrics with the validation loss."""
         jax.block_until_ready(self.pending)
         self.clock.stop()
-        val_loss = self.loss_of(self.state.params)
-        average = self.steps.average
+        val_loss = self.mean_loss(self.state.params, self.validation)
+        average: dict[str, float] = {}
+        if self.steps.average is not None:
+            weights = self.steps.average(self.state)
+            average = {"ema_val_loss": self.mean_loss(weights, self.validation)}
         self.write_pending(
             val_loss=val_loss,
             val_perplexity=perplexity(val_loss),
-            **({"ema_val_loss": self.loss_of(average(self.state))} if average else {}),
+            **average,
             **self.corpus.validation_metrics(val_loss),
         )
         if not math.isfinite(val_loss):
@@ -144,9 +147,9 @@ class Run:
         self.val_loss, self.evaluated_step = val_loss, self.step
         self.clock.start()
 
-    def loss_of(self, params: Any) -> float:
-        """On the validation batches."""
-        losses = [self.steps.evaluate(params, batch) for batch in self.validation]
+    def mean_loss(self, params: Any, batches: list[Any]) -> float:
+        """Over some batches, without a change of anything."""
+        losses = [self.steps.evaluate(params, batch) for batch in batches]
         return float(np.mean([float(loss) for loss in losses]))
 
     def save(self) -> None:

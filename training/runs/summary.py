@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 import lowrank_optax as lro
@@ -123,7 +124,8 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
     }
     if "ema_bytes" in summary:
         rows["average of the weights"] = (
-            f"validation loss {summary['ema_val_loss']:.4f}, {readable_bytes(summary['ema_bytes'])}"
+            f"validation loss {summary['ema_val_loss']:.4f}, "
+            f"{decimal(summary['ema_bytes'], precision=2)}"
         )
     on_device = summary["optimizer_state_bytes_per_device"]
     if on_device < state:

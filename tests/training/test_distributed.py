@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import train
+from training import distributed
 from training.config.groups import ProcessOptions
+from training.distributed import all_or_none, processes_where
 from training.errors import UserError
-from training.runs import distributed
-from training.runs.distributed import all_or_none, processes_where
 from training.runs.metrics import read_metrics
 
 REPOSITORY = Path(train.__file__).parent
