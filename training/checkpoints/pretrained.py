@@ -15,18 +15,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from models import huggingface
 from models.configs import LlamaConfig
 from models.huggingface_config import read_config
 from models.llama import Llama
-from models.partitioning import partition_specs
-from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
+from training.checkpoints.origin import CHECKPOINTS, newest_parameters, with_parameters
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
 from training.config.record import CONFIG_FILE
@@ -35,7 +33,6 @@ from training.data.questions import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.folders import is_local
-from training.steps.ema import mean_weights
 
 Weights = Literal["last", "ema"]  # of a run: the last step's, or the average of --ema-decay
 MODEL: dict[Weights, str] = {"last": "model", "ema": "model-ema"}  # of a fine-tuning run
@@ -209,51 +206,6 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
             f"{config.vocab_size} (vocab_size in config.json): they do not belong together"
         )
-
-
-def newest_parameters(
-    run: epath.PathLike, config: LlamaConfig, mesh: Mesh, ema_decay: float = 0.0
-) -> Any:
-    """The parameters in a run's newest checkpoint; the optimizer's state is not read.
-
-    Args:
-        run: its folder; nothing in it is changed.
-        config: of the model.
-        mesh: that the parameters are spread over.
-        ema_decay: of the average that is to be taken instead; 0 for the last ones.
-
-    Returns:
-        A pure dict of arrays.
-
-    Raises:
-        UserError: there is no checkpoint, or it is damaged or of another model.
-    """
-    shapes = nnx.to_pure_dict(_abstract(config)[1])
-    expected = jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-        shapes,
-        partition_specs(shapes, mesh),
-    )
-    if not ema_decay:
-        return read_parameters(find_origin(run), expected)[0]
-    wide = jax.tree.map(lambda x: x.update(dtype=jnp.float32), expected)
-    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
-    more = {"ema/count": count}
-    ema, found = read_parameters(find_origin(run), wide, more, place="ema/ema")
-    with jax.set_mesh(mesh):
-        return mean_weights(optax.EmaState(found["ema/count"], ema), ema_decay, expected)
-
-
-def with_parameters(config: LlamaConfig, params: Any) -> Llama:
-    """The model that has these parameters, a pure dict."""
-    structure, state = _abstract(config)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(structure, state)
-
-
-def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and shapes of a model, nothing allocated."""
-    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
 def save_model(

@@ -8,14 +8,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from models.configs import LlamaConfig
-from training.checkpoints.pretrained import (
-    MODEL,
-    PretrainedModel,
-    newest_parameters,
-    open_model,
-    save_model,
-    with_parameters,
-)
+from training.checkpoints.origin import newest_parameters, with_parameters
+from training.checkpoints.pretrained import MODEL, PretrainedModel, open_model, save_model
 from training.config.finetuning import FinetuneConfig
 from training.config.model import NumberOptions
 from training.config.options import with_options
