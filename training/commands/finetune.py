@@ -9,7 +9,7 @@ from rich.console import Console
 
 from models.configs import LlamaConfig
 from training.checkpoints.origin import newest_parameters, with_parameters
-from training.checkpoints.pretrained import MODEL, PretrainedModel, open_model, save_model
+from training.checkpoints.pretrained import MODEL, PretrainedModel, Weights, open_model, save_model
 from training.config.finetuning import FinetuneConfig
 from training.config.model import NumberOptions
 from training.config.options import with_options
@@ -131,7 +131,9 @@ def write_models(
     Raises:
         UserError: it cannot be written.
     """
-    decays = {"last": 0.0} | ({"ema": run.steps.ema_decay} if run.steps.ema_decay else {})
+    decays: dict[Weights, float] = {"last": 0.0}
+    if run.steps.ema_decay:
+        decays["ema"] = run.steps.ema_decay
     for weights, decay in decays.items():
         folder = run.folder / MODEL[weights]
         if not folder.exists():

@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar, steps done
     params: Any  # pure dict of arrays
     optimizer_state: optax.OptState
-    ema: optax.EmaState | optax.EmptyState  # of the parameters; see `ema.py`
+    ema: Any  # optax.EmaState of the parameters under --ema-decay, else without arrays
 
 
 class StepArguments(NamedTuple):
