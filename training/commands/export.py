@@ -22,8 +22,7 @@ class ExportConfig:
     folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""
     weights: Weights = "last"
-    """Those after the last step, or their running average (ema) if the run was trained with
-    --ema-decay."""
+    """The last ones, or their running average (pretrain: --ema-decay)."""
 
 
 def export(config: ExportConfig, console: Console) -> None:

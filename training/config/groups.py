@@ -34,7 +34,7 @@ class MethodOptions:
     """Largest global norm of the gradient; 0 switches clipping off."""
     ema_decay: float = 0.0
     """Keep a running average of the weights, of about the last 1 / (1 - this) steps, and evaluate
-    it too (ema_val_loss); evaluate, generate and export take it by --weights ema. 0: none."""
+    it too (ema_val_loss); evaluate, generate and export take it (--weights ema). 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
