@@ -40,7 +40,7 @@ class EvaluateConfig:
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
     file, a folder, a glob or hf:NAME as for pretraining."""
     weights: Weights = "last"
-    """Of a run: the last ones, or their running average (pretrain: --ema-decay)."""
+    """Of a run: the last ones, or their running average (--ema-decay)."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None

@@ -22,7 +22,7 @@ class ExportConfig:
     folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""
     weights: Weights = "last"
-    """The last ones, or their running average (pretrain: --ema-decay)."""
+    """The last ones, or their running average (--ema-decay)."""
 
 
 def export(config: ExportConfig, console: Console) -> None:

@@ -25,7 +25,7 @@ class GenerateConfig:
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     weights: Weights = "last"
-    """Of a run: the last ones, or their running average (pretrain: --ema-decay)."""
+    """Of a run: the last ones, or their running average (--ema-decay)."""
     prompt: str = ""
     """The text to continue; without one, a text from its beginning."""
     max_new_tokens: int = 200
