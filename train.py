@@ -39,8 +39,8 @@ from training.config.files import with_config_file
 from training.config.finetuning import FinetuneConfig
 from training.config.groups import TrainingOptions
 from training.config.pretraining import CompareConfig, PretrainConfig
+from training.distributed import is_first, start
 from training.errors import TrainingFailedError, UserError
-from training.runs.distributed import is_first, start
 from training.runs.interruption import InterruptedRunError
 from training.steps.compiled import keep_compilations
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from models.fused_attention import fused_attention, is_fusible
 from models.rope_scaling import RopeScaling
 
 MIN_QUERY_CHUNK = 64
@@ -64,8 +65,9 @@ def causal_attention(
 ) -> Float[Array, "batch time heads head_dim"]:
     """Exact softmax attention of every position to itself and the earlier ones.
 
-    Query head h reads key/value head ``h // (heads // kv_heads)`` (arXiv 2305.13245). Queries go
-    in chunks that only see the keys up to their own end, which saves up to half of the scores.
+    Query head h reads key/value head ``h // (heads // kv_heads)`` (arXiv 2305.13245). Where cuDNN
+    has no kernel for it, queries go in chunks that only see the keys up to their own end, which
+    saves up to half of the scores.
 
     Args:
       query: of every position.
@@ -74,6 +76,18 @@ def causal_attention(
       segments: where several texts share a row, the number of each position's text: it attends to
         positions of its own text only. ``None``: a row is one text.
     """
+    if is_fusible(query, jax.devices()[0]):
+        return fused_attention(query, key, value, segments, "cudnn")
+    return chunked_attention(query, key, value, segments)
+
+
+def chunked_attention(
+    query: Float[Array, "batch time heads head_dim"],
+    key: Float[Array, "batch time kv_heads head_dim"],
+    value: Float[Array, "batch time kv_heads head_dim"],
+    segments: Int[Array, "batch time"] | None = None,
+) -> Float[Array, "batch time heads head_dim"]:
+    """``causal_attention`` in products and softmaxes, for any backend, shape and type."""
     batch, time, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     query = query.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)

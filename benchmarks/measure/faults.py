@@ -1,10 +1,11 @@
 """Does a run that is killed at any moment end as if nothing had happened?
 
 Run from the repository's root: ``python -m benchmarks.measure.faults``. Trains a tiny model once
-undisturbed; then again and again, each time killed by SIGKILL at a random moment (some of them
-while a checkpoint is being written) and resumed. Compares metrics.jsonl, summary.json and the
-fingerprints of all arrays in the last checkpoint: all but what the clock says. Prints a table and
-writes benchmarks/results/faults.json.
+undisturbed; then again and again, each time killed by SIGKILL at a random moment and resumed. Half
+of the moments are within a save, half between two: the run is stopped (SIGSTOP), its folder looked
+at, and it goes on until one of the wanted kind has come. Compares metrics.jsonl, summary.json and
+the fingerprints of all arrays in the last checkpoint: all but what the clock says. Prints a table
+and writes benchmarks/results/faults.json.
 """
 
 import dataclasses
@@ -43,39 +44,39 @@ OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When a run is killed: some seconds after its n-th save begins, or after a step is reported
-    and no save is under way.
+    """When a run is killed: at the first moment of its kind, some time after a step is reported.
 
-    Step 0 is when the run's folder appears.
+    Attributes:
+        step: of metrics.jsonl; 0 for the moment at which the run's folder appears.
+        delay: seconds after it.
+        in_save: whether a checkpoint is being written at the moment, or none.
     """
 
+    step: int
     delay: float
-    step: int = 0
-    save: int | None = None
+    in_save: bool
 
     @property
     def description(self) -> str:
         """For the table."""
-        where = f"step {self.step}" if self.save is None else f"the start of save {self.save}"
-        return f"{self.delay * 1000:.0f} ms after {where}"
+        where = "in a save" if self.in_save else "between saves"
+        return f"{where}, {self.delay * 1000:.0f} ms or more after step {self.step}"
 
 
-def random_kills(count: int, in_saves: int, steps: int, saves: int, seed: int) -> list[Kill]:
-    """Kills at random moments, the first `in_saves` of them in random saves.
+def random_kills(count: int, in_saves: int, steps: int, seed: int) -> list[Kill]:
+    """Kills at random moments, the first `in_saves` of them in saves, the others between.
 
     Args:
         count: of kills.
-        in_saves: how many of them are timed to a save.
-        steps: that a run makes.
-        saves: that it makes.
+        in_saves: how many of them fall into a save.
+        steps: the step that they are timed to is one of so many.
         seed: of the moments.
     """
     draw = random.Random(seed)
-    delay = lambda: draw.uniform(0, LONGEST_DELAY)
-    kills = [Kill(delay(), save=draw.randrange(1, saves)) for _ in range(in_saves)]
-    # Soon, as the next save is never far.
-    between = lambda: Kill(delay() / 10, step=draw.randrange(steps))
-    return kills + [between() for _ in range(count - in_saves)]
+    return [
+        Kill(draw.randrange(steps), draw.uniform(0, LONGEST_DELAY), number < in_saves)
+        for number in range(count)
+    ]
 
 
 class Runs:
@@ -135,7 +136,7 @@ class Runs:
         folder, found, more = self.folder / name, [], []
         for kill in kills:
             process = self.start(name, *more)
-            self._wait_until(process, folder, kill)
+            self._stop_at(process, folder, kill)
             process.send_signal(signal.SIGKILL)
             process.communicate()
             found.append(
@@ -159,20 +160,18 @@ class Runs:
                 raise RuntimeError(f"no {path}:\n{process.communicate()[1]}")
             time.sleep(POLL_SECONDS)
 
-    def _wait_until(self, process: subprocess.Popen, run: pathlib.Path, kill: Kill) -> None:
-        """Returns at the moment of a kill, or at the end of the run."""
+    def _stop_at(self, process: subprocess.Popen, run: pathlib.Path, kill: Kill) -> None:
+        """Returns at the moment of a kill, with the run stopped, or at the end of the run."""
         self._wait_for(process, run / "config.json")
-        seen: set[str] = set()
+        while len(read_metrics(run / "metrics.jsonl")) < kill.step and process.poll() is None:
+            time.sleep(POLL_SECONDS)
+        time.sleep(kill.delay)
         while process.poll() is None:
-            now = unfinished(run)
-            seen |= now
-            if kill.save is None:
-                reached = len(read_metrics(run / "metrics.jsonl")) >= kill.step and not now
-            else:
-                reached = len(seen) >= kill.save and bool(now)
-            if reached:
-                time.sleep(kill.delay)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            if bool(unfinished(run)) == kill.in_save:
                 return
+            process.send_signal(signal.SIGCONT)
             time.sleep(POLL_SECONDS)
 
 
@@ -206,15 +205,16 @@ def main() -> None:
     """Kills, resumes, compares; prints a table and writes the JSON."""
     parser = command_line(__doc__, "faults", rounds=None)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--in-saves", type=int, default=8)
+    parser.add_argument("--in-saves", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="stdlib")
     parser.add_argument("--optimizer", default="trion")
     parser.add_argument("--cache", action="store_true", help="compile once for all runs")
     arguments = begin(parser)
     options = OPTIONS | {"optimizer": arguments.optimizer}
-    steps, every = options["steps"], options["checkpoint-every"]
-    kills = random_kills(arguments.kills, arguments.in_saves, steps, steps // every, arguments.seed)
+    # Before the last save but one, so that there is a moment of either kind to come.
+    steps = options["steps"] - options["checkpoint-every"]
+    kills = random_kills(arguments.kills, arguments.in_saves, steps, arguments.seed)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(pathlib.Path(folder), arguments.data, options, cache=arguments.cache)

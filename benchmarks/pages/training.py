@@ -14,13 +14,14 @@ PAGE = DOCS / "training.md"
 
 
 def faults(results: dict[str, Any]) -> str:
-    """How many kills there were, and after how many the metrics differed."""
+    """How many kills there were, where, and after how many all was as if there had been none."""
     kills = results["kills"]
     in_saves = sum(row["save_interrupted"] for row in kills)
     same = sum(not row["differs_in"] for row in kills)
     return (
-        f"{len(kills)} kills, {in_saves} of them in the middle of a save; after {same} of them "
-        "everything was the same, bit for bit."
+        f"{len(kills)} kills, {in_saves} of them in the middle of a save and "
+        f"{len(kills) - in_saves} between two; after {same} of them everything was the same, bit "
+        "for bit."
     )
 
 

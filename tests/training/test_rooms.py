@@ -67,6 +67,16 @@ def test_reports_are_made_of_values():
     assert {name for name in rooms if not name.startswith(known)} == set()
 
 
+BELOW_RUNS = ("config", "data", "steps", "checkpoints", "inference")
+
+
+def test_rooms_that_runs_are_made_of_know_no_run():
+    rooms = ("training.runs", "training.reports", "training.commands")
+    below = [name for name in FILES if name.startswith(tuple(f"training.{x}" for x in BELOW_RUNS))]
+    found = {name: {x for x in IMPORTS[name] if x.startswith(rooms)} for name in below}
+    assert {name: modules for name, modules in found.items() if modules} == {}
+
+
 def test_nothing_imports_a_command():
     commands = {name for name in imports(REPOSITORY / "train.py") if name in FILES}
     commands = {name for name in commands if name.startswith("training.commands.")}

@@ -18,8 +18,8 @@ from rich.filesize import decimal
 from training.checkpoints.origin import Origin, read_parameters
 from training.checkpoints.trees import by_path, describe, map_by_path
 from training.config.options import flat
+from training.config.record import read_config
 from training.config.resolved import Variant
-from training.runs.folder import read_config
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import SkipSpikesState
 from training.steps.update import TrainState

@@ -25,9 +25,9 @@ from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.reader import CheckpointReader, checksum
 from training.checkpoints.sizes import record_sizes
 from training.config.groups import CheckpointOptions
+from training.distributed import is_first, processes_where
 from training.errors import TrainingFailedError
 from training.files import is_disk_full, is_local
-from training.runs.distributed import is_first, processes_where
 
 # Beside the checkpoints, in a run's folder: those that could not be read.
 UNREADABLE_FOLDER = "unreadable-checkpoints"

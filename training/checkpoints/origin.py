@@ -2,11 +2,20 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
 from etils import epath
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from models.configs import LlamaConfig
+from models.llama import Llama
+from models.partitioning import partition_specs
 from training.checkpoints.reader import CheckpointReader
 from training.checkpoints.trees import by_path, map_by_path, tree_differences
 from training.errors import UserError
+from training.steps.ema import mean_weights
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 
@@ -42,7 +51,7 @@ def find_origin(folder: epath.PathLike) -> Origin:
 
 
 def read_parameters(
-    origin: Origin, expected: Any, more: dict[str, Any] | None = None
+    origin: Origin, expected: Any, more: dict[str, Any] | None = None, *, place: str = "params"
 ) -> tuple[Any, dict[str, Any]]:
     """The parameters in a checkpoint, and no other arrays but those that are asked for.
 
@@ -50,6 +59,7 @@ def read_parameters(
         origin: the checkpoint.
         expected: pure dict of the parameters' shapes, types and shardings.
         more: the same of other arrays, by their paths in the checkpoint.
+        place: of the parameters in the checkpoint.
 
     Returns:
         (parameters, the other arrays by path).
@@ -57,12 +67,59 @@ def read_parameters(
     Raises:
         UserError: it is damaged or of another model.
     """
-    saved = origin.reader.read_tree(origin.step)["params"]
+    saved = origin.reader.read_tree(origin.step)
+    for name in place.split("/"):
+        saved = saved[name]
     if differences := tree_differences(saved, expected):
         raise UserError(
             f"checkpoint {origin.folder} is of another model than the options describe. Its "
             f"parameters differ in\n{differences}\nThe config.json of its run has its options"
         )
-    wanted = {f"params/{path}": array for path, array in by_path(expected).items()}
+    wanted = {f"{place}/{path}": array for path, array in by_path(expected).items()}
     arrays = origin.reader.read_some(origin.step, wanted | (more or {}))
-    return map_by_path(lambda path, _: arrays.pop(f"params/{path}"), expected), arrays
+    return map_by_path(lambda path, _: arrays.pop(f"{place}/{path}"), expected), arrays
+
+
+def newest_parameters(
+    run: epath.PathLike, config: LlamaConfig, mesh: Mesh, ema_decay: float = 0.0
+) -> Any:
+    """The parameters in a run's newest checkpoint; the optimizer's state is not read.
+
+    Args:
+        run: its folder; nothing in it is changed.
+        config: of the model.
+        mesh: that the parameters are spread over.
+        ema_decay: of the average that is to be taken instead; 0 for the last ones.
+
+    Returns:
+        A pure dict of arrays.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged or of another model.
+    """
+    shapes = nnx.to_pure_dict(_abstract(config)[1])
+    expected = jax.tree.map(
+        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        partition_specs(shapes, mesh),
+    )
+    if not ema_decay:
+        return read_parameters(find_origin(run), expected)[0]
+    wide = jax.tree.map(lambda x: x.update(dtype=jnp.float32), expected)
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    more = {"ema/count": count}
+    ema, found = read_parameters(find_origin(run), wide, more, place="ema/ema")
+    with jax.set_mesh(mesh):
+        return mean_weights(optax.EmaState(found["ema/count"], ema), ema_decay, expected)
+
+
+def with_parameters(config: LlamaConfig, params: Any) -> Llama:
+    """The model that has these parameters, a pure dict."""
+    structure, state = _abstract(config)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(structure, state)
+
+
+def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and shapes of a model, nothing allocated."""
+    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))

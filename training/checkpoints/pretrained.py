@@ -3,6 +3,7 @@
 DIR                     config.json, *.safetensors, tokenizer.json: a Hugging Face model
 DIR                     config.json, checkpoints/: a run of `train.py pretrain`
 DIR                     config.json, checkpoints/, model/: one of `train.py finetune`; its model
+                        beside it model-ema/, if it was trained with --ema-decay
 """
 
 import abc
@@ -10,31 +11,31 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from models import huggingface
 from models.configs import LlamaConfig
 from models.huggingface_config import read_config
 from models.llama import Llama
-from models.partitioning import partition_specs
-from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
+from training.checkpoints.origin import CHECKPOINTS, newest_parameters, with_parameters
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
+from training.config.record import CONFIG_FILE
+from training.config.record import read_config as read_run_config
 from training.data.questions import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.files import is_local
-from training.runs.folder import CONFIG_FILE
-from training.runs.folder import read_config as read_run_config
 
-MODEL = "model"  # of a fine-tuning run
+Weights = Literal["last", "ema"]  # of a run: the last step's, or the average of --ema-decay
+MODEL: dict[Weights, str] = {"last": "model", "ema": "model-ema"}  # of a fine-tuning run
 
 # Beside the weights in Hugging Face folders: what tokenises, and what generates.
 TOKENIZER_FILES = (
@@ -95,11 +96,18 @@ class HuggingFaceModel(PretrainedModel):
                 shutil.copyfile(self.folder / name, folder / name)
 
 
+@dataclasses.dataclass(frozen=True)
 class RunModel(PretrainedModel):
-    """The newest checkpoint of a pretraining run."""
+    """The newest checkpoint of a pretraining run.
+
+    Attributes:
+        ema_decay: of the average to take; 0 for the last weights.
+    """
+
+    ema_decay: float = 0.0
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        params = newest_parameters(self.folder, self.config, mesh)
+        params = newest_parameters(self.folder, self.config, mesh, self.ema_decay)
         config = dataclasses.replace(
             self.config,
             dtype=dtype or self.config.dtype,
@@ -113,12 +121,17 @@ class RunModel(PretrainedModel):
         self.tokenizer.save(folder)
 
 
-def open_model(folder: Path) -> PretrainedModel:
+def open_model(folder: Path, weights: Weights = "last") -> PretrainedModel:
     """Looks at a model's folder without reading its parameters.
+
+    Args:
+        folder: of a model or a run.
+        weights: which of a run's.
 
     Raises:
         UserError: there is no model in it, or not one that can be used, or its tokenizer is missing
-            or has tokens that the model does not know; the message names the file.
+            or has tokens that the model does not know; the message names the file. Or no average
+            of the weights was kept.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
@@ -127,17 +140,25 @@ def open_model(folder: Path) -> PretrainedModel:
             "one with `hf download NAME --local-dir FOLDER`), or the folder of a run of "
             "`train.py pretrain`"
         )
-    if not (folder / CHECKPOINTS).is_dir():
+    is_run = (folder / CHECKPOINTS).is_dir()
+    fields = _run_fields(folder) if is_run else {}
+    ema_decay = fields.get("ema_decay", 0.0) if weights == "ema" else 0.0
+    if weights == "ema" and not ema_decay:
+        kind = "a run trained without --ema-decay" if is_run else "a Hugging Face model"
+        raise UserError(
+            f"--weights ema: {folder} is {kind}, and has no average of its weights; leave "
+            "--weights out to take those that it has"
+        )
+    if not is_run:
         return _open_huggingface(folder)
-    fields = _run_fields(folder)
     if "model" not in fields:
-        return _open_run(folder, fields)
-    if not (folder / MODEL).is_dir():
+        return _open_run(folder, fields, ema_decay)
+    if not (folder / MODEL[weights]).is_dir():
         raise UserError(
             f"--model {folder}: this fine-tuning run has not written its model yet; finish it with "
             "`train.py finetune ... --resume`"
         )
-    return _open_huggingface(folder / MODEL)
+    return _open_huggingface(folder / MODEL[weights])
 
 
 def _open_huggingface(folder: Path) -> HuggingFaceModel:
@@ -155,7 +176,7 @@ def _open_huggingface(folder: Path) -> HuggingFaceModel:
     )
 
 
-def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
+def _open_run(folder: Path, fields: dict[str, Any], ema_decay: float) -> RunModel:
     with as_user_error():
         tokenizer = stored_tokenizer(folder, fields["tokenizer"])
     options, numbers = part(ModelOptions, fields), part(NumberOptions, fields)
@@ -168,6 +189,7 @@ def _open_run(folder: Path, fields: dict[str, Any]) -> RunModel:
         prompt=Prompt(),
         fine_tuned=False,
         document_mask=fields.get("document_mask", False),
+        ema_decay=ema_decay,
     )
 
 
@@ -184,41 +206,6 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
             f"{config.vocab_size} (vocab_size in config.json): they do not belong together"
         )
-
-
-def newest_parameters(run: Path, config: LlamaConfig, mesh: Mesh) -> Any:
-    """The parameters in a run's newest checkpoint; the optimizer's state is not read.
-
-    Args:
-        run: its folder; nothing in it is changed.
-        config: of the model.
-        mesh: that the parameters are spread over.
-
-    Returns:
-        A pure dict of arrays.
-
-    Raises:
-        UserError: there is no checkpoint, or it is damaged or of another model.
-    """
-    shapes = nnx.to_pure_dict(_abstract(config)[1])
-    expected = jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-        shapes,
-        partition_specs(shapes, mesh),
-    )
-    return read_parameters(find_origin(run), expected)[0]
-
-
-def with_parameters(config: LlamaConfig, params: Any) -> Llama:
-    """The model that has these parameters, a pure dict."""
-    structure, state = _abstract(config)
-    nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(structure, state)
-
-
-def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and shapes of a model, nothing allocated."""
-    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
 
 
 def save_model(

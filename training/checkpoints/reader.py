@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from training.checkpoints.fingerprints import fingerprints
 from training.checkpoints.sizes import check_sizes
 from training.checkpoints.trees import by_path, map_by_path
+from training.distributed import processes_where
 from training.errors import UserError
-from training.runs.distributed import processes_where
 
 _LONGEST_REASON = 200
 _MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other

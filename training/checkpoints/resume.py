@@ -12,9 +12,9 @@ from training.checkpoints.origin import find_origin
 from training.checkpoints.reader import UnreadableCheckpointError
 from training.checkpoints.trees import tree_differences
 from training.config.pretraining import InitOptions
+from training.config.record import recorded_init
 from training.config.resolved import Variant
 from training.errors import UserError
-from training.runs.folder import recorded_init
 from training.steps.compiled import CompiledSteps
 from training.steps.update import TrainState
 

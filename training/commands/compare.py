@@ -10,10 +10,10 @@ from rich.markdown import Markdown
 from training.config.options import flat, to_json
 from training.config.pretraining import CompareConfig
 from training.data.corpus import load_corpus
+from training.distributed import all_or_none, is_first
 from training.errors import UserError
 from training.reports.results import environment, finished, write_results
 from training.runs.comparison import Comparison, run_config
-from training.runs.distributed import all_or_none, is_first
 from training.runs.metrics import METRICS_FILE, read_metrics
 from training.steps.optimizers import check_accepted, get_entry
 

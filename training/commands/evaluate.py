@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
 from training.data.questions import Example, Prompt, has_questions, read_examples
@@ -39,6 +39,8 @@ class EvaluateConfig:
     data: Path
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
     file, a folder, a glob or hf:NAME as for pretraining."""
+    weights: Weights = "last"
+    """Of a run: the last ones, or their running average (--ema-decay)."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
@@ -71,12 +73,13 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     sizes = parse_mesh(config.mesh, jax.device_count())
     check_ranges(vars(config))
     check_batch_size(config.batch_size, sizes)
-    source, mesh = open_model(config.model), make_mesh(sizes)
+    source, mesh = open_model(config.model, config.weights), make_mesh(sizes)
     if has_questions(config.data):
         folder, measures, said = _evaluate_answers(config, source, mesh, console)
     else:
         folder, measures, said = _evaluate_text(config, source, mesh)
-    summary = {"model": str(config.model), "data": str(config.data), **measures}
+    subject = {"model": str(config.model), "weights": config.weights, "data": str(config.data)}
+    summary = subject | measures
     write_json(folder / "summary.json", summary)
     console.print(said, highlight=False, markup=False)
     return summary
@@ -127,6 +130,11 @@ def _evaluate_answers(
         f"outputs without a number) in {seconds:.0f} s; outputs in {path}"
     )
     return folder, measures, said
+
+
+def _subject(config: EvaluateConfig) -> dict[str, str]:
+    """What is evaluated, for summary.json."""
+    return {"model": str(config.model), "weights": config.weights, "data": str(config.data)}
 
 
 def _record(example: Example, reference: str, output: str) -> dict[str, Any]:

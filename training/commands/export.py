@@ -7,7 +7,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from training.checkpoints.pretrained import open_model, save_model
+from training.checkpoints.pretrained import Weights, open_model, save_model
 from training.errors import UserError
 from training.files import Folder
 from training.steps.mesh import make_mesh, parse_mesh
@@ -21,6 +21,8 @@ class ExportConfig:
     """Folder of a run of train.py; its newest checkpoint is taken."""
     folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""
+    weights: Weights = "last"
+    """The last ones, or their running average (--ema-decay)."""
 
 
 def export(config: ExportConfig, console: Console) -> None:
@@ -32,7 +34,7 @@ def export(config: ExportConfig, console: Console) -> None:
     folder = config.folder.expanduser()
     if folder.exists():
         raise UserError(f"{folder} exists already: give another folder")
-    source = open_model(config.run)
+    source = open_model(config.run, config.weights)
     model = source.load(make_mesh(parse_mesh("data=1", jax.device_count())))
     save_model(model, source, source.prompt if source.fine_tuned else None, folder)
     console.print(f"wrote {folder}: {source.config.num_layers} layers", highlight=False)

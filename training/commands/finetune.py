@@ -3,27 +3,21 @@
 import dataclasses
 from typing import Any
 
-from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
 from models.configs import LlamaConfig
-from training.checkpoints.pretrained import (
-    MODEL,
-    PretrainedModel,
-    newest_parameters,
-    open_model,
-    save_model,
-    with_parameters,
-)
+from training.checkpoints.origin import newest_parameters, with_parameters
+from training.checkpoints.pretrained import MODEL, PretrainedModel, Weights, open_model, save_model
 from training.config.finetuning import FinetuneConfig
 from training.config.model import NumberOptions
 from training.config.options import with_options
+from training.config.record import read_config
 from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data, steps_of
-from training.runs.distributed import all_or_none, is_first
-from training.runs.folder import check_run_folder, read_config
+from training.distributed import all_or_none, is_first
+from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import check_config, resolve
 from training.runs.summary import announce, summary_table
@@ -65,8 +59,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
     steps = compile_for(config, run, source, mesh)
     summary = train_run(run, steps, data, console)
     with all_or_none():
-        write_model(run.folder, with_numbers(source, config.numbers), source, data, mesh)
-    console.print(summary_table(summary, f"{run.folder / MODEL} (step {summary['step']})"))
+        write_models(run, with_numbers(source, config.numbers), source, data, mesh)
+    console.print(summary_table(summary, f"{run.folder / MODEL['last']} (step {summary['step']})"))
     return summary
 
 
@@ -122,21 +116,26 @@ def compile_for(
 
 def remove_model_of_fewer_steps(run: ResolvedRun) -> None:
     """Removes RUN/model if the run is to go on from where that is."""
-    model = run.folder / MODEL
-    if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
-        model.rmtree()
+    for name in MODEL.values():
+        model = run.folder / name
+        if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
+            model.rmtree()
 
 
-def write_model(
-    run: epath.Path, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
+def write_models(
+    run: ResolvedRun, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
 ) -> None:
-    """Writes RUN/model from the run's last checkpoint, unless it is there already.
+    """Writes RUN/model from the run's last checkpoint, unless it is there already; and with the
+    average of the weights RUN/model-ema, if there is one.
 
     Raises:
         UserError: it cannot be written.
     """
-    folder = run / MODEL
-    if folder.exists():
-        return
-    params = newest_parameters(run, model, mesh)
-    save_model(with_parameters(model, params), source, data.prompt, folder)
+    decays: dict[Weights, float] = {"last": 0.0}
+    if run.steps.ema_decay:
+        decays["ema"] = run.steps.ema_decay
+    for weights, decay in decays.items():
+        folder = run.folder / MODEL[weights]
+        if not folder.exists():
+            params = newest_parameters(run.folder, model, mesh, decay)
+            save_model(with_parameters(model, params), source, data.prompt, folder)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from training.checkpoints.pretrained import PretrainedModel, open_model
+from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
 from training.errors import UserError
@@ -24,6 +24,8 @@ class GenerateConfig:
 
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
+    weights: Weights = "last"
+    """Of a run: the last ones, or their running average (--ema-decay)."""
     prompt: str = ""
     """The text to continue; without one, a text from its beginning."""
     max_new_tokens: int = 200
@@ -53,7 +55,7 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
     check_ranges(vars(config))
     if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
         raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
-    source = open_model(config.model)
+    source = open_model(config.model, config.weights)
     prompt = _prompt_tokens(config, source)
     mesh = make_mesh(parse_mesh("data=1", jax.device_count()))
     model = source.load(mesh, config.dtype)

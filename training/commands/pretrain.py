@@ -7,7 +7,7 @@ from rich.console import Console
 from training.config.model import preset_model
 from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
-from training.runs.distributed import all_or_none
+from training.distributed import all_or_none
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import resolve_pretraining

@@ -32,6 +32,9 @@ class MethodOptions:
     """Decoupled weight decay of matrices and embeddings; norms and biases are never decayed."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0 switches clipping off."""
+    ema_decay: float = 0.0
+    """Keep a running average of the weights, of about the last 1 / (1 - this) steps, and evaluate
+    it too (ema_val_loss); evaluate, generate and export take it (--weights ema). 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)

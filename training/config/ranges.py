@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: 0 < value < math.inf,
         "learning_rate fallback_learning_rate epochs",
     ),
+    "0 or more and less than 1": (lambda value: 0 <= value < 1, "ema_decay"),
     "between 0 and 1": (lambda value: 0 < value < 1, "validation_fraction"),
     "above 0 and at most 1": (lambda value: 0 < value <= 1, "top_p"),
     "from 0 to 1": (lambda value: 0 <= value <= 1, "final_learning_rate_ratio decay_fraction"),

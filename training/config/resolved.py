@@ -65,6 +65,7 @@ class StepOptions:
     schedule: Schedule
     batch: BatchShape
     accumulate_steps: int
+    ema_decay: float  # 0: no average of the weights is kept
     rounding: Literal["nearest", "stochastic"]
 
 

@@ -10,10 +10,10 @@ from training.config.options import flat, part
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
 from training.data.corpus import Corpus, check_unchanged
+from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError
 from training.files import read_json
 from training.reports.results import Summary
-from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import CONFIG_FILE, check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import resolve_pretraining

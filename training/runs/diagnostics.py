@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from training.distributed import is_first
 from training.reports.diagnostics_plots import plot_diagnostics
-from training.runs.distributed import is_first
 from training.runs.metrics import MetricsLog, read_metrics
 from training.steps.diagnostics import Bases, Look
 

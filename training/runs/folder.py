@@ -8,15 +8,14 @@ from etils import epath
 
 from training.config.finetuning import FinetuneConfig
 from training.config.options import CHANGEABLE, options_of, to_json
-from training.config.pretraining import InitOptions
+from training.config.record import CONFIG_FILE, read_config
 from training.config.resolved import BatchShape, ResolvedRun
 from training.data.batches import BatchIterator
 from training.data.corpus import check_unchanged
+from training.distributed import is_first
 from training.errors import UserError
-from training.files import read_json, write_json
-from training.runs.distributed import is_first
+from training.files import write_json
 
-CONFIG_FILE = "config.json"
 # Schedules whose rates do not depend on where the run ends, at first or at all.
 EXTENSIBLE = ("wsd", "constant")
 
@@ -40,16 +39,6 @@ class RunData(Protocol):
     def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
 
     def save_to_run(self, folder: epath.Path) -> None: ...
-
-
-def read_config(folder: epath.PathLike) -> dict[str, Any]:
-    """The content of a run's config.json; empty if there is none.
-
-    Raises:
-        UserError: if it is not JSON.
-    """
-    path = epath.Path(folder) / CONFIG_FILE
-    return read_json(path) if path.exists() else {}
 
 
 def check_run_folder(run: ResolvedRun, data: RunData) -> None:
@@ -96,14 +85,6 @@ def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
         write_json(folder / CONFIG_FILE, record)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def recorded_init(folder: epath.PathLike) -> InitOptions:
-    """What a run began with, by its config.json."""
-    saved = read_config(folder)
-    if not saved.get("init_from"):
-        return InitOptions()
-    return InitOptions(epath.Path(saved["init_from"]), saved["init_state"])
 
 
 def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -18,11 +18,11 @@ from training.checkpoints.resume import Start, begin, find_start
 from training.config.options import to_json
 from training.config.pretraining import PretrainConfig
 from training.config.resolved import ResolvedRun
+from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError
 from training.files import write_json
 from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
-from training.runs.distributed import all_or_none, is_first
 from training.runs.folder import RunData, check_extension, create_run_folder
 from training.runs.interruption import AgreedStop, InterruptedRunError, StopRequest
 from training.runs.metrics import METRICS_FILE, MetricsLog, TrainingClock, perplexity, read_metrics
@@ -205,13 +205,20 @@ class Run:
     def evaluate(self) -> None:
         """Writes the newest step's metrics with the validation loss."""
         with self.clock_stopped():
-            losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
-            val_loss = float(np.mean([float(loss) for loss in losses]))
+            val_loss = self.mean_loss(self.state.params, self.validation)
             more = self.corpus.validation_metrics(val_loss)
+            if self.steps.average is not None:
+                weights = self.steps.average(self.state)
+                more |= {"ema_val_loss": self.mean_loss(weights, self.validation)}
             self.write_pending(val_loss=val_loss, val_perplexity=perplexity(val_loss), **more)
             if not math.isfinite(val_loss):
                 raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
             self.val_loss = val_loss
+
+    def mean_loss(self, params: Any, batches: list[Any]) -> float:
+        """Over some batches, without a change of anything."""
+        losses = [self.steps.evaluate(params, batch) for batch in batches]
+        return float(np.mean([float(loss) for loss in losses]))
 
     def save(self) -> None:
         """Writes the newest step's metrics, then a checkpoint of its state, if that is finite."""

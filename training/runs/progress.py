@@ -66,8 +66,11 @@ class ProgressLine(ProgressBar):
         """Shows a record of metrics.jsonl; a validation loss once, and live with its step."""
         step, per_second = record["step"], record["tokens_per_second"]
         loss = math.nan if record["loss"] is None else record["loss"]
-        new = f" | val loss {record['val_loss']:.4f}" if "val_loss" in record else ""
-        if new:
+        new = ""
+        if "val_loss" in record:
+            new = f" | val loss {record['val_loss']:.4f}"
+            if "ema_val_loss" in record:
+                new += f" (average {record['ema_val_loss']:.4f})"
             self._validation = f"{new} at step {step}"
         rate, left = f"{per_second:,.0f} tokens/s", self._tokens_left(step) / max(per_second, 0.1)
         self.update(

@@ -59,6 +59,13 @@ def summarize(
     with jax.set_mesh(steps.mesh):
         memory = lro.memory_report(steps.optimizer, params)
     train_loss = final_train_loss(records)
+    average = {}
+    if "ema_val_loss" in last:
+        ema = jax.tree.leaves(steps.abstract_state.ema)
+        average = {
+            "ema_val_loss": last["ema_val_loss"],
+            "ema_bytes": sum(x.size * x.dtype.itemsize for x in ema),
+        }
     tokens = last["step"] * steps.options.batch.num_tokens
     return {
         "optimizer": steps.options.method.optimizer,
@@ -76,6 +83,7 @@ def summarize(
         "optimizer_state_bytes": memory.total_bytes,
         "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
         "adamw_state_bytes": memory.adamw_bytes,
+        **average,
     }
 
 
@@ -101,6 +109,10 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
         "parameters": f"{summary['parameters']:,}",
         "optimizer state": f"{state} (AdamW would hold {adamw})",
     }
+    if "ema_bytes" in summary:
+        rows["average of the weights"] = (
+            f"validation loss {summary['ema_val_loss']:.4f}, {size('ema_bytes')}"
+        )
     if summary["optimizer_state_bytes_per_device"] < summary["optimizer_state_bytes"]:
         rows["optimizer state per device"] = size("optimizer_state_bytes_per_device")
     table = Table(title=title, title_justify="left", show_header=False)

@@ -27,6 +27,7 @@ from training.config.resolved import StepOptions, Variant
 from training.errors import as_user_error
 from training.files import cache_folder
 from training.steps.diagnostics import Bases, Look, overlaps
+from training.steps.ema import mean_weights
 from training.steps.mesh import batch_sharding, process_rows
 from training.steps.objective import NEXT_TOKEN, Objective
 from training.steps.update import StepArguments, TrainState, Update, step_arguments
@@ -42,6 +43,7 @@ class CompiledSteps:
             every batch.
         optimizer: at any learning rates.
         init_from: the same as `init`, with these parameters; it takes them over.
+        average: of the weights so far, as parameters; None where none is kept.
         look: at the step that `train` would make, without making it.
         overlaps: of the subspaces of two looks.
         abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
@@ -55,6 +57,7 @@ class CompiledSteps:
     init_from: Callable[[Variant, Any], TrainState]
     train: Callable[[TrainState, Any, StepArguments], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Any, Any], jax.Array]
+    average: Callable[[TrainState], Any] | None
     all_finite: Callable[[TrainState], jax.Array]
     look: Callable[[TrainState, Any, StepArguments], Look]
     overlaps: Callable[[Bases, Bases], dict[str, jax.Array]]
@@ -121,7 +124,11 @@ def compile_steps(
         state = _abstract_state(update, model)
     init_params, init_from = _initialisers(update, model, state)
 
+    def average(train_state: TrainState) -> Any:
+        return mean_weights(train_state.ema, options.ema_decay, train_state.params)
+
     replicated = NamedSharding(mesh, PartitionSpec())
+    param_shardings = jax.tree.map(lambda x: x.sharding, state.params)
     in_mesh = lambda function, out: _in_mesh(mesh, jax.jit(function, out_shardings=out))
     start = time.perf_counter()
     train = _compile_training(update, state)
@@ -134,6 +141,7 @@ def compile_steps(
         init_from=_in_mesh(mesh, init_from),
         train=train,
         evaluate=in_mesh(update.loss, replicated),
+        average=in_mesh(average, param_shardings) if options.ema_decay else None,
         all_finite=in_mesh(_all_finite, replicated),
         look=in_mesh(update.look, Look(replicated, None)),  # type: ignore[arg-type] # shardings
         overlaps=in_mesh(overlaps, replicated),
@@ -150,14 +158,14 @@ def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
     params = jax.eval_shape(functools.partial(_init_params, model), _key_data(0))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(params, mesh))
     params = jax.tree.map(_with_sharding, params, shardings)
-    optimizer = update.optimizer(1.0, 1.0, seed=0)
-    optimizer_state = jax.tree.map(
-        _with_sharding,
-        jax.eval_shape(optimizer.init, params),
-        lro.state_shardings(optimizer, params, shardings),
-    )
+
+    def kept_by(transform: optax.GradientTransformation) -> Any:
+        places = lro.state_shardings(transform, params, shardings)
+        return jax.tree.map(_with_sharding, jax.eval_shape(transform.init, params), places)
+
     step = _with_sharding(jnp.int32(0), NamedSharding(mesh, PartitionSpec()))
-    return TrainState(step, params, optimizer_state)
+    optimizer = update.optimizer(1.0, 1.0, seed=0)
+    return TrainState(step, params, kept_by(optimizer), kept_by(update.ema))
 
 
 def _initialisers(
@@ -171,8 +179,9 @@ def _initialisers(
         rates = (variant.learning_rate, variant.fallback_learning_rate)
         optimizer = update.optimizer(*rates, variant.seed)
         init = jax.jit(optimizer.init, out_shardings=shardings.optimizer_state)
+        init_ema = jax.jit(update.ema.init, out_shardings=shardings.ema)
         step = jax.jit(lambda: jnp.int32(0), out_shardings=shardings.step)()
-        return TrainState(step, params, init(params))
+        return TrainState(step, params, init(params), init_ema(params))
 
     return jax.jit(init_params, out_shardings=shardings.params), init_from
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 import lowrank_optax as lro
 from training.config.resolved import StepOptions, Variant
 from training.steps.diagnostics import Look, look
+from training.steps.ema import follow, weight_ema
 from training.steps.mesh import batch_sharding
 from training.steps.objective import Objective
 from training.steps.optimizers import build_optimizer
@@ -31,6 +32,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 scalar, steps done
     params: Any  # pure dict of arrays
     optimizer_state: optax.OptState
+    ema: Any  # optax.EmaState of the parameters under --ema-decay, else without arrays
 
 
 class StepArguments(NamedTuple):
@@ -115,6 +117,11 @@ class Update:
         )
         return without_spikes(optimizer, self.options.spikes)
 
+    @property
+    def ema(self) -> optax.GradientTransformation:
+        """What keeps the average of the weights."""
+        return weight_ema(self.options.ema_decay)
+
     def loss(self, params: Any, batch: Any) -> jax.Array:
         """Of a batch or a micro-batch."""
         # A micro-batch of a split batch is not necessarily split any more.
@@ -151,7 +158,8 @@ class Update:
             "learning_rate": step.learning_rates[0],
             **spike_metrics(step.optimizer_state),
         }
-        return TrainState(state.step + 1, params, step.optimizer_state), metrics
+        ema = follow(self.ema, state.ema, params)
+        return TrainState(state.step + 1, params, step.optimizer_state, ema), metrics
 
     def look(self, state: TrainState, batch: Any, arguments: StepArguments) -> Look:
         """What the diagnostics say of the step."""

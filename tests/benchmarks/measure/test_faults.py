@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.measure.faults import OPTIONS, Kill, Runs, differences, random_kills, unfinished
+from benchmarks.pages.training import faults
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,9 @@ def test_a_run_killed_in_a_save_and_between_two_ends_as_if_nothing_had_happened(
     expected = runs.undisturbed()
     assert [record["step"] for record in expected["metrics"]] == list(range(1, 31))
     assert sum("val_loss" in record for record in expected["metrics"]) == 5
-    found, ending = runs.killed("killed", Kill(0.0, save=5), Kill(0.01, step=17))
+    found, ending = runs.killed("killed", Kill(8, 0.0, in_save=True), Kill(17, 0.01, in_save=False))
     assert [each["hit"] for each in found] == [True, True]
+    assert [each["save_interrupted"] for each in found] == [True, False]
     assert found[0]["steps_written"] < 30
     assert differences(expected, ending) == []
     assert not unfinished(tmp_path / "killed")
@@ -34,8 +36,17 @@ def test_differences_are_found():
     assert differences(one, {**one, "arrays": {"w": 4}}) == ["arrays"]
 
 
-def test_moments_are_drawn_by_the_seed():
-    kills = random_kills(20, 8, 60, 30, seed=0)
-    assert kills == random_kills(20, 8, 60, 30, seed=0) != random_kills(20, 8, 60, 30, seed=1)
-    assert [kill.save is not None for kill in kills] == [True] * 8 + [False] * 12
-    assert all(0 <= kill.step < 60 for kill in kills)
+def test_moments_are_drawn_by_the_seed_half_of_them_in_saves():
+    kills = random_kills(20, 10, 56, seed=0)
+    assert kills == random_kills(20, 10, 56, seed=0) != random_kills(20, 10, 56, seed=1)
+    assert [kill.in_save for kill in kills] == [True] * 10 + [False] * 10
+    assert len({kill.step for kill in kills}) > 10
+    assert all(0 <= kill.step < 56 for kill in kills)
+
+
+def test_the_page_says_how_many_fell_where():
+    rows = [{"save_interrupted": i < 2, "differs_in": []} for i in range(5)]
+    assert faults({"kills": rows}) == (
+        "5 kills, 2 of them in the middle of a save and 3 between two; after 5 of them everything "
+        "was the same, bit for bit."
+    )

@@ -17,6 +17,7 @@ from run_folders import curve
 
 import train
 from models import huggingface
+from models.configs import parameter_count
 from training.checkpoints.pretrained import open_model
 from training.commands import finetune as finetuning
 from training.config.finetuning import FinetuneConfig, QuestionOptions
@@ -63,6 +64,7 @@ def config_of(files, out, **changes):
         "learning_rate": 1e-3,
         "batch_size": 8,
         "steps": 4,
+        "ema_decay": 0.5,
         "mesh": "data=1",
         "checkpoint_every": 1,
         "eval_every": 2,
@@ -117,6 +119,17 @@ def test_the_model_is_the_last_checkpoints_and_reads_back_with_its_prompt(files,
     assert (folder / "model/tokenizer.json").read_bytes() == original
 
 
+def test_the_average_of_the_weights_is_a_model_beside_the_last_ones(tuned):
+    folder, summary, printed = tuned
+    mesh = make_mesh({"data": 1})
+    last, mean = (parameters(open_model(folder, which).load(mesh)) for which in ("last", "ema"))
+    config = open_model(folder).config
+    assert summary["ema_bytes"] == 4 + 4 * parameter_count(config)
+    assert f"validation loss {summary['ema_val_loss']:.4f}" in " ".join(printed.split())
+    moved = [float(np.abs(last[path] - mean[path]).max()) for path in last]
+    assert 0 < min(moved) <= max(moved) < 2e-3  # of four steps of AdamW at 1e-3
+
+
 def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_path):
     """Counted apart from the training step: every answer's mean, on the whole validation part."""
     summary, _ = run(config_of(files, tmp_path / "run", learning_rate=1e-12))
@@ -151,8 +164,9 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, signal_at):
         open_model(parts.out)
     run(with_options(parts, resume=True))
     assert curve(parts.out) == curve(config.out)
-    one, other = (out / "model/model.safetensors" for out in (parts.out, config.out))
-    assert one.read_bytes() == other.read_bytes()
+    for name in ("model", "model-ema"):
+        one, other = (out / name / "model.safetensors" for out in (parts.out, config.out))
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.slow

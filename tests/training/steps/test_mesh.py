@@ -140,6 +140,7 @@ TINY = {
     "num_layers": 1,
     "batch_size": 16,
     "steps": 20,
+    "ema_decay": 0.9,
 }
 
 
@@ -206,8 +207,12 @@ def test_every_layout_trains_to_the_losses_of_one_device(
     largest = max(jax.tree.leaves(state.optimizer_state), key=lambda array: array.size)
     on_device = largest.addressable_shards[0].data.size
     assert (on_device < largest.size) == (zero or "fsdp" in mesh)
-    for array, stored in zip(jax.tree.leaves(state), jax.tree.leaves(abstract_state), strict=True):
-        assert array.sharding.is_equivalent_to(stored.sharding, array.ndim)
+    jax.tree.map(lambda mean, x: _same_place(mean, x.sharding), state.ema.ema, state.params)
+    jax.tree.map(lambda x, stored: _same_place(x, stored.sharding), state, abstract_state)
+
+
+def _same_place(array, sharding):
+    assert array.sharding.is_equivalent_to(sharding, array.ndim)
 
 
 @pytest.mark.slow

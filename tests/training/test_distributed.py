@@ -18,10 +18,10 @@ from compilation import xla_flags
 from run_folders import values
 
 import train
+from training import distributed
 from training.config.groups import ProcessOptions
+from training.distributed import all_or_none, processes_where
 from training.errors import UserError
-from training.runs import distributed
-from training.runs.distributed import all_or_none, processes_where
 
 REPOSITORY = Path(train.__file__).parent
 
