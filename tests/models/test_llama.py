@@ -1,6 +1,7 @@
 """The model computes what Hugging Face's Llama and Qwen2 do, and has the promised structure."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from huggingface_folders import forward
 from safetensors.numpy import load_file
 
 from models.attention import apply_rotary, causal_attention, rotary_tables
@@ -43,6 +45,17 @@ HF_OTHER_NAMES = {
 }
 
 
+@functools.cache
+def initial_parts(config, seed):
+    return nnx.split(Llama(config, rngs=nnx.Rngs(seed)))
+
+
+def initial(config, seed=0):
+    """A model of its own, of arrays that are drawn once."""
+    structure, state = initial_parts(config, seed)
+    return nnx.merge(structure, jax.tree.map(lambda leaf: leaf, state))
+
+
 def parameters(model):
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
@@ -74,14 +87,12 @@ def nest(flat):
     return tree
 
 
-def forward(model, tokens):
-    structure, state = nnx.split(model)
-    return jax.jit(lambda state, tokens: nnx.merge(structure, state)(tokens))(state, tokens)
-
-
 def loss(structure, state, tokens):
     logits = nnx.merge(structure, state)(tokens[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+
+value_and_gradients = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
 
 
 def abstract(config):
@@ -90,8 +101,7 @@ def abstract(config):
 
 
 def loss_and_gradients(config):
-    structure, state = nnx.split(Llama(config, rngs=nnx.Rngs(0)))
-    value_and_gradients = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
+    structure, state = nnx.split(initial(config))
     value, gradients = value_and_gradients(structure, state, TOKENS)
     return value, nnx.to_pure_dict(gradients)
 
@@ -113,7 +123,7 @@ def load_golden(name):
         qkv_bias=fields["model_type"] == "qwen2",
         tie_embeddings=fields["tie_word_embeddings"],
     )
-    model = Llama(config, rngs=nnx.Rngs(0))
+    model = initial(config)
     tensors = load_file(DATA / name / "model.safetensors")
     flat = {}
     for path in by_path(parameters(model)):
@@ -136,7 +146,7 @@ def test_logits_match_hugging_face(name):
 
 
 def test_a_later_token_leaves_earlier_logits_unchanged():
-    model = Llama(CONFIG, rngs=nnx.Rngs(0))
+    model = initial(CONFIG)
     tokens = jax.random.randint(jax.random.key(1), (1, 100), 0, CONFIG.vocab_size)
     position = 50  # in the first of two chunks of queries
     changed = tokens.at[0, position].set((tokens[0, position] + 1) % CONFIG.vocab_size)
@@ -158,8 +168,8 @@ def test_chunked_attention_is_exact(time):
 
 
 def test_grouped_query_attention_equals_repeated_key_value_heads():
-    grouped = Llama(QWEN, rngs=nnx.Rngs(0))
-    full = Llama(dataclasses.replace(QWEN, num_kv_heads=QWEN.num_heads), rngs=nnx.Rngs(1))
+    grouped = initial(QWEN)
+    full = initial(dataclasses.replace(QWEN, num_kv_heads=QWEN.num_heads), seed=1)
     flat = by_path(parameters(grouped))
     for path in flat:
         if "k_proj" in path or "v_proj" in path:
@@ -186,10 +196,7 @@ def test_rotary_scores_depend_on_relative_position_only():
 
 
 def test_parameter_paths_and_shapes_are_as_documented():
-    shapes = {
-        path: leaf.shape
-        for path, leaf in by_path(parameters(Llama(CONFIG, rngs=nnx.Rngs(0)))).items()
-    }
+    shapes = {path: leaf.shape for path, leaf in by_path(parameters(initial(CONFIG))).items()}
     assert shapes == {
         "embed_tokens/embedding": (32, 16),
         "layers/input_norm/scale": (3, 16),
@@ -207,25 +214,25 @@ def test_parameter_paths_and_shapes_are_as_documented():
 
 
 def test_tied_model_has_no_head_and_qkv_bias_adds_three_biases():
-    plain = by_path(parameters(Llama(CONFIG, rngs=nnx.Rngs(0)))).keys()
-    qwen = by_path(parameters(Llama(QWEN, rngs=nnx.Rngs(0)))).keys()
+    plain = by_path(parameters(initial(CONFIG))).keys()
+    qwen = by_path(parameters(initial(QWEN))).keys()
     assert plain - qwen == {"lm_head/kernel"}
     assert qwen - plain == {f"layers/attention/{p}_proj/bias" for p in "qkv"}
 
 
 def test_tied_head_is_the_transposed_embedding():
-    untied = Llama(CONFIG, rngs=nnx.Rngs(0))
+    untied = initial(CONFIG)
     flat = by_path(parameters(untied))
     flat["lm_head/kernel"] = flat["embed_tokens/embedding"].T
     expected = forward(with_parameters(untied, flat), TOKENS)
     del flat["lm_head/kernel"]
-    tied = Llama(dataclasses.replace(CONFIG, tie_embeddings=True), rngs=nnx.Rngs(1))
+    tied = initial(dataclasses.replace(CONFIG, tie_embeddings=True), seed=1)
     np.testing.assert_allclose(forward(with_parameters(tied, flat), TOKENS), expected, atol=1e-6)
 
 
 def test_initial_scales_are_as_documented():
     config = LlamaConfig(64, hidden_size=64, intermediate_size=64, num_layers=3, num_heads=4)
-    for path, leaf in by_path(parameters(Llama(config, rngs=nnx.Rngs(0)))).items():
+    for path, leaf in by_path(parameters(initial(config))).items():
         if path.endswith("scale"):
             np.testing.assert_array_equal(leaf, 1.0)
         else:
@@ -235,20 +242,24 @@ def test_initial_scales_are_as_documented():
 
 
 def test_layers_start_different_from_each_other():
-    kernel = Llama(CONFIG, rngs=nnx.Rngs(0)).layers.mlp.up_proj.kernel[...]
+    kernel = initial(CONFIG).layers.mlp.up_proj.kernel[...]
     assert not jnp.any(kernel[0] == kernel[1])
 
 
 def test_scan_equals_a_loop_over_the_layers():
-    model = Llama(QWEN, rngs=nnx.Rngs(0))
+    model = initial(QWEN)
     tables = rotary_tables(jnp.arange(TOKENS.shape[1]), QWEN.head_dim, QWEN.rope_theta)
-    structure, stacked = nnx.split(model.layers)
-    x = model.embed_tokens(TOKENS)
-    for layer in range(QWEN.num_layers):
-        block = nnx.merge(structure, jax.tree.map(lambda leaf, i=layer: leaf[i], stacked))
-        x = block(x, *tables)
-    logits = model.norm(x) @ model.embed_tokens.embedding[...].T
-    np.testing.assert_allclose(forward(model, TOKENS), logits, atol=1e-6)
+
+    @nnx.jit
+    def looped(model):
+        structure, stacked = nnx.split(model.layers)
+        x = model.embed_tokens(TOKENS)
+        for layer in range(QWEN.num_layers):
+            block = nnx.merge(structure, jax.tree.map(lambda leaf, i=layer: leaf[i], stacked))
+            x = block(x, *tables)
+        return model.norm(x) @ model.embed_tokens.embedding[...].T
+
+    np.testing.assert_allclose(forward(model, TOKENS), looped(model), atol=1e-6)
 
 
 def test_compiled_program_does_not_grow_with_depth():
@@ -281,9 +292,9 @@ def stored_floats(config):
 @pytest.mark.parametrize("config", [CONFIG, QWEN], ids=["llama", "qwen2"])
 def test_bfloat16_compute_keeps_float32_logits_and_gradients(config):
     half = dataclasses.replace(config, dtype="bfloat16")
-    logits = forward(Llama(half, rngs=nnx.Rngs(0)), TOKENS)
+    logits = forward(initial(half), TOKENS)
     assert logits.dtype == jnp.float32
-    exact = forward(Llama(config, rngs=nnx.Rngs(0)), TOKENS)
+    exact = forward(initial(config), TOKENS)
     np.testing.assert_allclose(logits, exact, atol=0.02 * float(jnp.abs(exact).max()))
     assert not jnp.array_equal(logits, exact)
     structure, state = abstract(half)
@@ -301,7 +312,7 @@ def test_parameters_take_the_parameter_dtype():
 
 
 def test_matrix_dimension_numbers_mark_exactly_the_stacked_kernels():
-    params = parameters(Llama(dataclasses.replace(CONFIG, qkv_bias=True), rngs=nnx.Rngs(0)))
+    params = parameters(initial(dataclasses.replace(CONFIG, qkv_bias=True)))
     kernel = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     numbers = by_path(matrix_dimension_numbers(params))
     assert numbers.keys() == by_path(params).keys()
@@ -313,7 +324,7 @@ def test_matrix_dimension_numbers_mark_exactly_the_stacked_kernels():
 
 
 def test_matrix_dimension_numbers_drive_optax_muon():
-    params = parameters(Llama(CONFIG, rngs=nnx.Rngs(0)))
+    params = parameters(initial(CONFIG))
     optimizer = optax.contrib.muon(0.02, muon_weight_dimension_numbers=matrix_dimension_numbers)
     state = jax.eval_shape(optimizer.init, params)
     updates, _ = jax.eval_shape(optimizer.update, params, state, params)
@@ -322,7 +333,7 @@ def test_matrix_dimension_numbers_drive_optax_muon():
 
 def test_too_long_a_sequence_names_the_limit():
     with pytest.raises(ValueError, match="129 tokens exceeds max_position=128; shorten it"):
-        Llama(CONFIG, rngs=nnx.Rngs(0))(jnp.zeros((1, 129), jnp.int32))
+        initial(CONFIG)(jnp.zeros((1, 129), jnp.int32))
 
 
 @pytest.mark.parametrize(
@@ -330,4 +341,4 @@ def test_too_long_a_sequence_names_the_limit():
 )
 def test_tokens_of_the_wrong_kind_are_refused(tokens):
     with pytest.raises(ValueError, match=r"tokens must be an integer array \(batch, time\), got"):
-        Llama(CONFIG, rngs=nnx.Rngs(0))(tokens)
+        initial(CONFIG)(tokens)
