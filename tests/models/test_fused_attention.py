@@ -37,7 +37,7 @@ def value_and_gradients(attention, *more):
         (SEGMENTS, {"tensor": 4}),  # more devices than heads of keys
         (SEGMENTS, {"data": 4}),  # and than rows
     ],
-    ids=str,
+    ids=["split", "one device", "few heads", "few rows"],
 )
 def test_it_is_the_attention_of_the_chunks(segments, sizes):
     arrays = queries_keys_values()
