@@ -93,7 +93,7 @@ def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
     # The tokenizer knows the answers' signs, as those of real models do; the model has seen none.
     solved = (f"{example.question}\n{example.answer}" for example in examples)
     Tokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
-    options = BASE | {"out": base, "data": str(texts), "tokenizer": str(tokenizer)}
+    options = BASE | {"out": base, "data": (str(texts),), "tokenizer": str(tokenizer)}
     pretrain(with_options(PretrainConfig(), **options), console)
     return base
 

@@ -15,7 +15,8 @@ from training.config.model import preset_model
 from training.config.options import flat, to_json, with_options
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
-from training.data.corpus import Corpus, check_unchanged, load_corpus
+from training.data.changes import check_unchanged
+from training.data.corpus import Corpus, load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import (
     describe_device,

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel
-from training.data.documents import find_sources, read_documents
 from training.data.token_arrays import is_prepared
-from training.data.tokenizers import Tokenizer
+from training.data.tokenization import text_stream
 from training.errors import DataError
 from training.runs.metrics import perplexity
 from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
@@ -58,7 +57,7 @@ def evaluate_text(
         raise DataError(f"{data} is prepared already: give the text itself.")
     seq_len = seq_len or min(LONGEST_WINDOW, source.config.max_position)
     start = time.perf_counter()
-    tokens, num_bytes = _tokens(data, source.tokenizer)
+    tokens, num_bytes = text_stream(data, source.tokenizer)
     if len(tokens) < 2:
         raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
     end_of_text = source.tokenizer.eos_id if source.document_mask else None
@@ -79,16 +78,6 @@ def evaluate_text(
         "seq_len": seq_len,
         "seconds": round(time.perf_counter() - start, 3),
     }
-
-
-def _tokens(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """All documents as one stream, the end of text between them; and their bytes."""
-    texts = [document.text for document in read_documents(find_sources(data))]
-    if not texts:
-        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
-    separator = np.array([tokenizer.eos_id])
-    pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, separator)]
-    return np.concatenate(pieces[:-1]), sum(len(text.encode()) for text in texts)
 
 
 def _mean_loss(

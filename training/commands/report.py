@@ -1,6 +1,7 @@
 """`train.py report`: runs as curves against tokens and time, and as a table, in one file."""
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from training.errors import UserError
 from training.reports.comparison_plots import Curves, draw_report, write_png
 from training.reports.html import write_html
-from training.runs.metrics import read_metrics
+from training.runs.metrics import losses_of_sets, read_metrics
 from training.runs.summary import readable_bytes
 
 FORMATS = (".html", ".png")
@@ -176,13 +177,16 @@ def _read_object(path: Path) -> dict[str, Any]:
 def table_rows(runs: list[ReportedRun]) -> list[dict[str, str]]:
     """The table: column -> cell per run; columns that no run has a value for are left out."""
     rows = [_row(run) for run in runs]
-    return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
+    names = dict.fromkeys(itertools.chain(*rows))
+    shown = [name for name in names if any(row.get(name) for row in rows)]
+    return [{name: row.get(name, "") for name in shown} for row in rows]
 
 
 def _row(run: ReportedRun) -> dict[str, str]:
     config, last = run.config, run.records[-1]
     steps, planned = last["step"], config.get("steps", last["step"])
     state = run.summary.get("optimizer_state_bytes")
+    sets = losses_of_sets({key: value for record in run.records for key, value in record.items()})
     return {
         "run": run.name,
         "optimizer": config["optimizer"],
@@ -197,6 +201,7 @@ def _row(run: ReportedRun) -> dict[str, str]:
         "optimizer state": "" if state is None else readable_bytes(state),
         "seconds": _text(last["seconds"], ",.1f"),
         "tokens/s": _text(run.summary.get("tokens_per_second"), ",.0f"),
+        **{f"validation loss, {name}": _text(loss, ".4f") for name, loss in sets.items()},
     }
 
 
@@ -214,7 +219,8 @@ def notes(runs: list[ReportedRun]) -> list[str]:
         ("tokenizer", "their losses per token are of different tokens; compare bits per byte"),
         ("data", "their losses are of different texts"),
     ):
-        values = sorted({str(run.config.get(option)) for run in runs})
+        given = [run.config.get(option) for run in runs]
+        values = sorted({" ".join(x) if isinstance(x, list) else str(x) for x in given})
         if len(values) > 1:
             found.append(f"The runs differ in {option} ({', '.join(values)}): {consequence}.")
     unfinished = [run.name for run in runs if not run.summary]

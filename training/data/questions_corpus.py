@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import grain
 import numpy as np
 
 from training.checkpoints.pretrained import PretrainedModel
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
-from training.data.batches import BatchIterator, endless_batches
-from training.data.corpus import DATA_FILE
+from training.data.batches import endless_batches
+from training.data.changes import DATA_FILE
 from training.data.questions import EncodedExample, Prompt, read_examples, split_examples
 from training.data.token_arrays import file_checksum
 from training.errors import UserError
@@ -159,14 +160,13 @@ class FinetuneData:
 
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator:
+    ) -> grain.DatasetIterator:
         """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
-        batches = endless_batches(self.training, batch.batch_size, seed, shard_index, shard_count)
-        return iter(batches)
+        return endless_batches([self.training], batch.batch_size, seed, shard_index, shard_count)
 
-    def validation_batches(self, batch: BatchShape) -> list[dict[str, np.ndarray]]:
-        """At most `eval_batches` batches, the same in every run."""
-        return answer_batches(self.validation, batch.batch_size, batch.eval_batches)
+    def validation_batches(self, batch: BatchShape) -> dict[str, list[dict[str, np.ndarray]]]:
+        """Metric -> at most `eval_batches` batches, the same in every run."""
+        return {"val_loss": answer_batches(self.validation, batch.batch_size, batch.eval_batches)}
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """Nothing: answers have no common measure beside the loss of their tokens."""

@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import grain
 from etils import epath
 
 from training.config.finetuning import FinetuneConfig
-from training.config.options import CHANGEABLE, options_of, to_json
+from training.config.options import CHANGEABLE, as_json, options_of, to_json
 from training.config.pretraining import InitOptions
 from training.config.resolved import BatchShape, ResolvedRun
-from training.data.batches import BatchIterator
-from training.data.corpus import check_unchanged
+from training.data.changes import check_unchanged
 from training.errors import UserError
 from training.json_files import write_json
 from training.runs.distributed import is_first
@@ -38,9 +38,9 @@ class RunData(Protocol):
 
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator: ...
+    ) -> grain.DatasetIterator: ...
 
-    def validation_batches(self, batch: BatchShape) -> list[Any]: ...
+    def validation_batches(self, batch: BatchShape) -> dict[str, list[Any]]: ...
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
 
@@ -135,8 +135,11 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
         ignored.add("steps")  # see check_extension
     if run.options.run.allow_changed_data:
         ignored.add("data_checksum")
-    defaults = {option.name: option.default for option in known if option.name in current}
-    defaults = {key: value for key, value in defaults.items() if value is not dataclasses.MISSING}
+    defaults = {
+        option.name: as_json(option.default)
+        for option in known
+        if option.name in current and option.default is not dataclasses.MISSING
+    }
     saved = defaults | saved
     if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done

@@ -86,7 +86,10 @@ def open_run(
             clock=TrainingClock(_seconds_at(start.step, log)),
             corpus=corpus,
             data=data,
-            validation=[steps.shard_whole_batch(rows) for rows in validation],
+            validation={
+                metric: [steps.shard_whole_batch(rows) for rows in batches]
+                for metric, batches in validation.items()
+            },
             state=start.state,
             step=start.step,
         )

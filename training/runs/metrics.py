@@ -5,7 +5,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from etils import epath
@@ -24,6 +24,16 @@ RECENT = 100  # records in memory: as many as the training loss of summary.json 
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+def losses_of_sets(record: Mapping[str, Any]) -> dict[str, float]:
+    """The losses on `--validation-sets` in a record of metrics.jsonl or a summary, by their names.
+
+    >>> losses_of_sets({"step": 3, "val_loss": 2.5, "val_loss/code": 1.5})
+    {'code': 1.5}
+    """
+    prefix = "val_loss/"
+    return {key.removeprefix(prefix): x for key, x in record.items() if key.startswith(prefix)}
 
 
 class TrainingClock:
@@ -195,6 +205,8 @@ class ProgressLine:
         new = ""
         if "val_loss" in record:
             new = f" | val loss {record['val_loss']:.4f}"
+            for name, loss_of_set in losses_of_sets(record).items():
+                new += f", {name} {loss_of_set:.4f}"
             self._validation = f"{new} at step {step}"
         self._bar.update(
             self._task, completed=step, text=f"loss {loss:.4f}{self._validation} | {rate}"

@@ -4,12 +4,12 @@ import dataclasses
 import math
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 from etils import epath
 
 from training.checkpoints.manager import Checkpoints
-from training.data.batches import BatchIterator
 from training.errors import TrainingFailedError
 from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
@@ -51,8 +51,8 @@ class Run:
     progress: ProgressLine
     clock: TrainingClock
     corpus: RunData
-    data: BatchIterator  # of this process's rows
-    validation: list[Any]  # batches on the devices
+    data: grain.DatasetIterator  # of this process's rows
+    validation: dict[str, list[Any]]  # metric -> batches on the devices
     state: TrainState
     step: int  # steps dispatched
     pending: dict[str, jax.Array] | None = None  # metrics of a step, not read yet
@@ -128,13 +128,16 @@ class Run:
         return tokens / max(seconds - before["seconds"], 1e-9)
 
     def evaluate(self) -> None:
-        """Writes the newest step's metrics with the validation loss."""
+        """Writes the newest step's metrics with the validation losses."""
         jax.block_until_ready(self.pending)
         self.clock.stop()
-        losses = [self.steps.evaluate(self.state.params, batch) for batch in self.validation]
-        val_loss = float(np.mean([float(loss) for loss in losses]))
+        losses = {}
+        for metric, batches in self.validation.items():
+            values = [self.steps.evaluate(self.state.params, batch) for batch in batches]
+            losses[metric] = float(np.mean([float(value) for value in values]))
+        val_loss = losses["val_loss"]
         self.write_pending(
-            val_loss=val_loss,
+            **losses,
             val_perplexity=perplexity(val_loss),
             **self.corpus.validation_metrics(val_loss),
         )

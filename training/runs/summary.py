@@ -11,7 +11,7 @@ from rich.table import Table
 
 import lowrank_optax as lro
 from training.config.resolved import ResolvedRun, Variant
-from training.runs.metrics import RECENT, perplexity
+from training.runs.metrics import RECENT, losses_of_sets, perplexity
 from training.steps.compiled import CompiledSteps
 
 
@@ -53,6 +53,7 @@ def summarize(
         "train_perplexity": perplexity(train_loss),
         "val_loss": records[-1]["val_loss"],
         "val_perplexity": perplexity(records[-1]["val_loss"]),
+        **{f"val_loss/{name}": loss for name, loss in losses_of_sets(records[-1]).items()},
         "seconds": seconds,
         "compile_seconds": round(steps.compile_seconds, 3),
         "tokens_per_second": round(
@@ -107,6 +108,10 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
         f"({summary['train_perplexity']:.2f})",
         "validation loss (perplexity)": f"{summary['val_loss']:.4f} "
         f"({summary['val_perplexity']:.2f})",
+        **{
+            f"validation loss, {name}": f"{loss:.4f}"
+            for name, loss in losses_of_sets(summary).items()
+        },
         "training time": f"{summary['seconds']:.1f} s "
         f"(+ {summary['compile_seconds']:.1f} s to compile)",
         "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
