@@ -168,7 +168,8 @@ def step_times(
     for run in chosen:
         config = run_config(run["method"], run["learning_rate"], run["rank"], base, out)
         config = with_options(config, resume=False)
-        data = load_finetune_data(config.questions, source)
+        longest = source.config.max_position
+        data = load_finetune_data(config.questions, source.tokenizer, source.prompt, longest)
         resolved = resolve_for(config, data)
         steps = compile_for(config, resolved, source, mesh)
         samplers[_label(run)] = Sampler(resolved, steps, data)

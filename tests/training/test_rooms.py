@@ -58,6 +58,13 @@ def test_a_step_is_compiled_without_plotting_or_reading():
     assert packages(reached("training.runs.loop")) >= unwanted - {"datasets", "tokenizers"}
 
 
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("training.data")])
+def test_data_are_read_without_a_model_or_a_run(module):
+    rooms = ("checkpoints", "runs", "inference", "reports", "commands")
+    unwanted = tuple(f"training.{room}" for room in rooms)
+    assert {name for name in reached(module) if name.startswith(unwanted)} == set()
+
+
 def test_nothing_imports_a_command():
     commands = {name for name in imports(REPOSITORY / "train.py") if name in FILES}
     commands = {name for name in commands if name.startswith("training.commands.")}

@@ -27,7 +27,7 @@ from models.partitioning import partition_specs
 from training.checkpoints.origin import CHECKPOINTS, find_origin, read_parameters
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
-from training.data.questions import Prompt, stored_prompt
+from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.folders import is_local

@@ -17,7 +17,8 @@ from training.checkpoints.pretrained import PretrainedModel, open_model
 from training.commands.evaluate_text import evaluate_text
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
-from training.data.questions import Example, Prompt, has_questions, read_examples
+from training.data.prompts import prompt_for
+from training.data.questions import Example, has_questions, read_examples
 from training.errors import UserError
 from training.inference.answers import answer, plan_batches
 from training.inference.exact_match import final_number, is_exact_match, reference_number
@@ -37,13 +38,15 @@ class EvaluateConfig:
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     data: Path
-    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
-    file, a folder, a glob or hf:NAME as for pretraining."""
+    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl, or with messages, of
+    which the last is the answer; or text: stdlib, a file, a folder, a glob or hf:NAME as for
+    pretraining."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
-    r"""Prompt, with {question} for the question; \n ends a line (default: that which the model was
-    fine-tuned with, else "Question: {question}\nAnswer:\n")."""
+    r"""Prompt, with {question} for the question; \n ends a line. Or chat, for the tokenizer's chat
+    template, which messages have anyway (default: that which the model was fine-tuned with, else
+    "Question: {question}\nAnswer:\n")."""
     batch_size: int = 32
     """Questions answered, or windows of text read, at a time."""
     seq_len: Annotated[int | None, UNSET] = None
@@ -77,12 +80,11 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
     source = open_model(config.model)
     if not has_questions(config.data):
         return _evaluate_text(config, source, make_mesh(sizes), console)
-    prompt = source.prompt
-    if config.template is not None:
-        prompt = Prompt.of_option(config.template, prompt.prefix_ids)
-    examples = read_examples(config.data.expanduser())[: config.limit]
+    data = config.data.expanduser()
+    prompt = prompt_for(data, config.template, source.prompt)
+    examples = read_examples(data)[: config.limit]
     references = [reference_number(example) for example in examples]
-    prompts = prompt.encode([example.question for example in examples], source.tokenizer)
+    prompts = prompt.encode(examples, source.tokenizer)
     _check_lengths(config, source, examples, [len(tokens) for tokens in prompts])
     folder = _create_folder(config)
     mesh = make_mesh(sizes)

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 from huggingface_folders import change_fields, forward, parameters
-from question_files import BOS_ID, TEMPLATE, model_folder, sums, write_questions
+from question_files import (
+    BOS_ID,
+    CHAT_TEMPLATE,
+    TEMPLATE,
+    as_conversations,
+    model_folder,
+    sums,
+    write_questions,
+)
 from rich.console import Console
 
 import train
@@ -73,6 +81,13 @@ def config_of(files, out, **changes):
     questions = QuestionOptions(data=str(files / "train.jsonl"))
     config = FinetuneConfig(model=files / "tiny_llama", questions=questions)
     return with_options(config, **(defaults | changes), out=out)
+
+
+def load(config):
+    """The data of a configuration."""
+    source = open_model(config.model)
+    longest = source.config.max_position
+    return load_finetune_data(config.questions, source.tokenizer, source.prompt, longest)
 
 
 def run(config):
@@ -146,6 +161,23 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         losses += [-log_p[i - 1, tokens[i]] for i in range(len(prompt), len(tokens))]
     assert summary["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_conversations_are_learnt_as_the_chat_template_puts_them(files, tuned, tmp_path):
+    data = write_questions(tmp_path / "chat.jsonl", as_conversations(sums(40)))
+    config = config_of(files, tmp_path / "run", data=str(data), template=None)
+    with pytest.raises(UserError, match=r"row \d+: the tokenizer of --model has no chat template"):
+        run(config)
+    folder = model_folder(tmp_path / "chatting")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    config = with_options(config, model=folder)
+    run(config)
+    assert curve(config.out) == curve(tuned[0])
+    assert json.loads((config.out / "config.json").read_text())["template"] == "chat"
+    source = open_model(config.out)  # and so are questions that are put to it
+    asked = [source.prompt.encode([Example("1+1?", "", "")], source.tokenizer)]
+    asked += [open_model(tuned[0]).prompt.encode([Example("1+1?", "", "")], source.tokenizer)]
+    np.testing.assert_array_equal(*asked)
 
 
 @pytest.mark.slow
@@ -237,19 +269,18 @@ def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
 
 
 def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(files, tmp_path):
-    source = open_model(files / "tiny_llama")
     config = config_of(files, tmp_path, seq_len=None)
-    padded = load_finetune_data(config.questions, source)
+    padded = load(config)
     examples = (*padded.training.examples, *padded.validation.examples)
     assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
-    packed = load_finetune_data(with_options(config, packing=True).questions, source)
+    packed = load(with_options(config, packing=True))
     assert packed.seq_len == 64  # as far as the model takes them
     assert len(packed.training) < len(padded.training) / 1.5
 
 
 def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
     config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
+    data = load(config)
     batches = data.train_batches(BatchShape(8, 40, 1), 0, 0, 1)
     seen = [row.tobytes() for _ in range(19) for row in next(batches)[TOKENS]]
     assert {seen.count(row) for row in seen} == {4}  # 19 batches of 8 are 4 passes over 38
@@ -257,7 +288,7 @@ def test_batches_hold_every_example_once_an_epoch(files, tmp_path):
 
 def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
     config = config_of(files, tmp_path)
-    data = load_finetune_data(config.questions, open_model(config.model))
+    data = load(config)
     whole = next(data.train_batches(BatchShape(8, 40, 1), 3, 0, 1))
     parts = [next(data.train_batches(BatchShape(8, 40, 1), 3, i, 2)) for i in range(2)]
     for name, rows in whole.items():
@@ -277,7 +308,7 @@ def test_shards_hold_together_the_rows_of_the_whole_batch(files, tmp_path):
         ({"batch_size": 0}, "--batch-size is 0, but must be at least 1"),
         ({"epochs": 0.0, "steps": None}, "--epochs is 0.0, but must be greater than 0"),
         ({"seq_len": 20}, r"examples are longer than --seq-len 20; the longest, .*row \d+, takes"),
-        ({"seq_len": 65}, r"--seq-len 65 is longer than .*tiny_llama takes \(64\)"),
+        ({"seq_len": 65}, r"--seq-len 65 is longer than --model takes \(64\)"),
         ({"seq_len": 5, "skip_long": True}, r"no example of .*train.jsonl fits --seq-len 5"),
         (
             {"template": "x" * 60 + "{question}", "seq_len": None},
