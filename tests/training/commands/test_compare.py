@@ -42,7 +42,7 @@ def config(corpus_folder, tmp_path):
         steps=4,
         eval_every=2,
         eval_batches=2,
-        data=str(corpus_folder),
+        data=(str(corpus_folder),),
         validation_fraction=0.2,
         mesh="data=1",
         out=tmp_path / "comparison",
