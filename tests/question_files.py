@@ -9,6 +9,10 @@ CHARACTERS = ["\n", *map(chr, range(ord(" "), ord("~") + 1))]
 EOS_ID, BOS_ID = len(CHARACTERS), len(CHARACTERS) + 1
 
 TEMPLATE = "{question}\n"
+# Puts a question and its answer as TEMPLATE does.
+CHAT_TEMPLATE = """<s>{% for message in messages %}
+{{ message.content }}{{ "\n" if message.role == "user" else "</s>" }}
+{%- endfor %}"""
 
 
 def sums(count, start=0):
@@ -27,6 +31,15 @@ def write_questions(path, records):
     """A file of JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def as_conversations(records):
+    """The same as messages."""
+    roles = {"question": "user", "answer": "assistant"}
+    return [
+        {"messages": [{"role": role, "content": record[field]} for field, role in roles.items()]}
+        for record in records
+    ]
 
 
 def character_tokenizer():

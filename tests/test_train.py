@@ -39,7 +39,7 @@ def test_pretrain_is_the_default_command():
     assert train.parse([]) == train.parse(["pretrain"])
     assert train.parse(["--steps", "3"]) == train.parse(["pretrain", "--steps", "3"])
     values = flat(train.parse([]))
-    assert values == values | {"preset": "small", "optimizer": "trion", "data": "stdlib"}
+    assert values == values | {"preset": "small", "optimizer": "trion", "data": ("stdlib",)}
 
 
 def test_rank_is_an_integer_or_a_fraction():
@@ -84,6 +84,11 @@ def test_help_explains_every_option(command, capsys):
         (["--norm", "l2"], "--norm is called --select now"),
         (["--momentum_dtype=bfloat16"], "--momentum-dtype is called --mu-dtype now"),
         (["--data", "no-such-folder"], "no-such-folder"),
+        (["--data"], "--data names nothing: give a file"),
+        (["--data-weights", "3", "1"], "--data-weights 3 1: expected a number for each of --data"),
+        (["--data-weights", "0"], "--data-weights 0: all must be greater than 0; leave out of"),
+        (["--validation-sets", "a.txt"], "--validation-sets a.txt: expected NAME=DATA, another"),
+        (["--validation-sets", "a=none"], "'none': no such file or folder"),
         (["--tokenizer", "byte"], "unknown tokenizer 'byte'. Did you mean 'bytes'"),
         (["--seq-len", "99999"], "--seq-len 99999 is longer than preset 'small' takes"),
         (["--hidden-size", "33"], "--hidden-size 33"),

@@ -104,7 +104,7 @@ def prepare(out: pathlib.Path, console: Console) -> pathlib.Path:
     # The tokenizer knows the answers' signs, as those of real models do; the model has seen none.
     solved = (f"{example.question}\n{example.answer}" for example in examples)
     Tokenizer(train_bpe(solved, VOCABULARY), "base").save(tokenizer)
-    options = BASE | {"out": base, "data": str(texts), "tokenizer": str(tokenizer)}
+    options = BASE | {"out": base, "data": (str(texts),), "tokenizer": str(tokenizer)}
     pretrain(with_options(PretrainConfig(), **options), console)
     return base
 
@@ -179,7 +179,8 @@ def step_times(
     for run in chosen:
         config = run_config(run["method"], run["learning_rate"], run["rank"], base, out)
         config = with_options(config, resume=False)
-        data = load_finetune_data(config.questions, source)
+        longest = source.config.max_position
+        data = load_finetune_data(config.questions, source.tokenizer, source.prompt, longest)
         resolved = resolve_for(config, data)
         compiled = compile_for(config, resolved, source, mesh)
         bare[_label(run)] = BareSteps(resolved, compiled, data)

@@ -127,12 +127,12 @@ def overhead(samples: dict[str, list[float]]) -> Spread:
 
 def pipeline_rates(config: ResolvedRun, folder: pathlib.Path) -> dict[str, list[float]]:
     """Tokens per second of batches from memory and from mapped files, one number a round."""
-    prepared, data = folder / "prepared", config.options.corpus.data
+    prepared, (data,) = folder / "prepared", config.options.corpus.data
     prepare(PrepareConfig(data=data, out=prepared), Console(file=io.StringIO()))
     sources = {"in memory": data, "memory-mapped": str(prepared)}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     batches = {
-        name: load_corpus(CorpusOptions(source)).train_batches(config.steps.batch, 0, 0, 1)
+        name: load_corpus(CorpusOptions((source,))).train_batches(config.steps.batch, 0)
         for name, source in sources.items()
     }
     for _ in range(ROUNDS):

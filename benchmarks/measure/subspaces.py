@@ -30,7 +30,7 @@ from lowrank_optax.tools.diagnostics import projection_error
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from training.config.pretraining import CorpusOptions
-from training.data.batches import train_loader
+from training.config.resolved import BatchShape
 from training.data.corpus import load_corpus
 from training.reports.plots import COLOURS
 from training.steps.objective import next_token_loss
@@ -156,12 +156,12 @@ def train(steps: Sequence[int] = STEPS) -> tuple[dict[str, dict[int, Matrices]],
         return optax.apply_updates(params, updates), state, momenta, gradients, loss
 
     corpus = load_corpus(CorpusOptions())
-    batches = train_loader(corpus.training, BATCH, TIME, seed=0)
+    batches = corpus.train_batches(BatchShape(BATCH, TIME, eval_batches=1), seed=0)
     state, momenta = optimizer.init(params), jax.tree.map(jnp.zeros_like, block_matrices(params))
     kept: dict[str, dict[int, Matrices]] = {"gradient": {}, "momentum": {}}
     losses = []
     for number in range(1, max(steps) + 1):
-        tokens = next(batches)["tokens"]
+        tokens = next(batches)
         params, state, momenta, gradients, loss = step(params, state, momenta, tokens)
         losses.append(float(loss))
         if {number, number + 1} & set(steps):

@@ -30,7 +30,7 @@ from benchmarks.tables import markdown_table
 from models.configs import get_config
 from models.llama import Llama, matrix_dimension_numbers
 from training.config.pretraining import CorpusOptions
-from training.data.batches import train_loader, validation_batches
+from training.config.resolved import BatchShape
 from training.data.corpus import load_corpus
 from training.steps.objective import next_token_loss
 
@@ -86,16 +86,17 @@ def train(method: str, sync: str | None, seed: int, steps: int) -> dict[str, Any
 
     init = jax.shard_map(tx.init, mesh=mesh, in_specs=P(), out_specs=specs)
     state = jax.jit(init)(params)
-    batches = train_loader(corpus.training, BATCH, SEQ_LEN, seed)
-    first = next(batches)["tokens"]
+    shape = BatchShape(BATCH, SEQ_LEN, 16)
+    batches = corpus.train_batches(shape, seed)
+    first = next(batches)
     compiled = step.lower(params, state, first).compile()
     found = collectives(compiled.as_text())
     tokens = first
     for _ in range(steps):
         params, state, _ = compiled(params, state, tokens)
-        tokens = next(batches)["tokens"]
+        tokens = next(batches)
     evaluate = jax.jit(functools.partial(next_token_loss, graphdef))
-    held_out = validation_batches(corpus.validation, BATCH, SEQ_LEN, 16)
+    held_out = corpus.validation_batches(shape)["val_loss"]
     val_loss = float(np.mean([evaluate(params, batch) for batch in held_out]))
     return {
         "method": method,

@@ -131,7 +131,8 @@ def measure(
         console.print(f"{corpus.tokenizer.name}, learning rate {rate}: {bits}")
     num_steps, batch = config.steps.schedule.steps, config.steps.batch
     tokens = num_steps * batch.num_tokens
-    bytes_per_token = corpus.validation_bytes / len(corpus.validation)
+    (source,) = corpus.sources
+    bytes_per_token = source.num_bytes("validation") / len(source.validation)
     return {
         "vocabulary": corpus.vocab_size,
         "bytes_per_token": round(bytes_per_token, 4),
@@ -140,7 +141,7 @@ def measure(
         "steps": num_steps,
         "flops": flops * num_steps,
         "tokens": tokens,
-        "text_bytes": round(tokens * corpus.training_bytes / len(corpus.training)),
+        "text_bytes": round(tokens * source.num_bytes("training") / len(source.training)),
         "context_bytes": round(batch.seq_len * bytes_per_token),
         "runs": runs,
         "best": min(runs, key=lambda run: run["val_bits_per_byte"])["val_bits_per_byte"],

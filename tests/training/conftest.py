@@ -43,7 +43,7 @@ class Trainer:
             "batch_size": 8,
             "eval_batches": 2,
             "steps": 6,
-            "data": str(self.corpus_folder),
+            "data": (str(self.corpus_folder),),
             "validation_fraction": 0.2,
             "mesh": "data=1",
             "checkpoint_every": 2,

@@ -55,7 +55,14 @@ def test_options_know_no_other_room(module):
 def test_a_step_is_compiled_without_plotting_or_reading():
     unwanted = {"matplotlib", "rich", "datasets", "grain", "orbax", "tokenizers"}
     assert packages(reached("training.steps.compiled")) & unwanted == set()
-    assert packages(reached("training.runs.loop")) >= unwanted - {"datasets"}
+    assert packages(reached("training.runs.loop")) >= unwanted - {"datasets", "tokenizers"}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("training.data")])
+def test_data_are_read_without_a_model_or_a_run(module):
+    rooms = ("checkpoints", "runs", "inference", "reports", "commands")
+    unwanted = tuple(f"training.{room}" for room in rooms)
+    assert {name for name in reached(module) if name.startswith(unwanted)} == set()
 
 
 def test_reports_are_made_of_values():

@@ -29,7 +29,7 @@ from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
 from training.config.record import CONFIG_FILE
 from training.config.record import read_config as read_run_config
-from training.data.questions import Prompt, stored_prompt
+from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.files import is_local

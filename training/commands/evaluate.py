@@ -14,7 +14,8 @@ from rich.console import Console
 from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
-from training.data.questions import Example, Prompt, has_questions, read_examples
+from training.data.prompts import prompt_for
+from training.data.questions import Example, has_questions, read_examples
 from training.errors import UserError
 from training.files import write_json
 from training.inference.answers import answers
@@ -37,15 +38,17 @@ class EvaluateConfig:
     model: Path
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     data: Path
-    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl; or text: stdlib, a
-    file, a folder, a glob or hf:NAME as for pretraining."""
+    """JSON lines with the fields question and answer, as GSM-8k's test.jsonl, or with messages, of
+    which the last is the answer; or text: stdlib, a file, a folder, a glob or hf:NAME as for
+    pretraining."""
     weights: Weights = "last"
     """Of a run: the last ones, or their running average (--ema-decay)."""
     out: Annotated[Path | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
-    r"""Prompt, with {question} for the question; \n ends a line (default: that which the model was
-    fine-tuned with, else "Question: {question}\nAnswer:\n")."""
+    r"""Prompt, with {question} for the question; \n ends a line. Or chat, for the tokenizer's chat
+    template, which messages have anyway (default: that which the model was fine-tuned with, else
+    "Question: {question}\nAnswer:\n")."""
     batch_size: int = 32
     """Questions answered, or windows of text read, at a time."""
     seq_len: Annotated[int | None, UNSET] = None
@@ -89,12 +92,11 @@ def _evaluate_answers(
     config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
 ) -> tuple[Path, dict[str, Any], str]:
     """Writes the answers; returns the folder, what its summary.json holds, and what is printed."""
-    prompt = source.prompt
-    if config.template is not None:
-        prompt = Prompt.of_option(config.template, prompt.prefix_ids)
-    examples = read_examples(config.data.expanduser())[: config.limit]
+    data = config.data.expanduser()
+    prompt = prompt_for(data, config.template, source.prompt)
+    examples = read_examples(data)[: config.limit]
     references = [reference_number(example) for example in examples]
-    prompts = prompt.encode([example.question for example in examples], source.tokenizer)
+    prompts = prompt.encode(examples, source.tokenizer)
     _check_lengths(config, source, examples, [len(tokens) for tokens in prompts])
     folder = _create_folder(config)
     model = source.load(mesh, config.dtype)
@@ -130,11 +132,6 @@ def _evaluate_answers(
         f"outputs without a number) in {seconds:.0f} s; outputs in {path}"
     )
     return folder, measures, said
-
-
-def _subject(config: EvaluateConfig) -> dict[str, str]:
-    """What is evaluated, for summary.json."""
-    return {"model": str(config.model), "weights": config.weights, "data": str(config.data)}
 
 
 def _record(example: Example, reference: str, output: str) -> dict[str, Any]:

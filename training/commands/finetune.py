@@ -49,7 +49,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
     with all_or_none():
         check_config(config)
         source = open_model(config.model)
-        data = load_finetune_data(config.questions, source)
+        longest = source.config.max_position
+        data = load_finetune_data(config.questions, source.tokenizer, source.prompt, longest)
         run = resolve_for(config, data)
         check_run_folder(run, data)
         if is_first():

@@ -12,6 +12,8 @@ from rich.console import Console
 from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.config.options import UNSET
 from training.config.ranges import check_ranges
+from training.data.prompts import CHAT, Prompt
+from training.data.questions import Example
 from training.errors import UserError
 from training.inference.answers import text_of
 from training.inference.generate import greedy, sample
@@ -28,6 +30,8 @@ class GenerateConfig:
     """Of a run: the last ones, or their running average (--ema-decay)."""
     prompt: str = ""
     """The text to continue; without one, a text from its beginning."""
+    chat: bool = False
+    """The prompt is a message to the model: put it by the tokenizer's chat template."""
     max_new_tokens: int = 200
     """Longest continuation; the end of text ends one sooner."""
     temperature: float = 0.0
@@ -79,7 +83,11 @@ def _prompt_tokens(config: GenerateConfig, source: PretrainedModel) -> np.ndarra
         UserError: the model cannot read so much.
     """
     tokenizer = source.tokenizer
-    tokens = np.concatenate([source.prompt.prefix_ids, tokenizer.encode(config.prompt)])
+    if config.chat:
+        question = Example(config.prompt, answer="", where="--chat")
+        (tokens,) = Prompt(CHAT).encode([question], tokenizer)
+    else:
+        tokens = np.concatenate([source.prompt.prefix_ids, tokenizer.encode(config.prompt)])
     if not tokens.size:  # texts of pretraining begin after the end of another one
         tokens = np.array([tokenizer.eos_id])
     most = source.config.max_position - len(tokens) + 1

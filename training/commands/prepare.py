@@ -11,8 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from training.data.corpus import describe_differences, open_corpus
-from training.data.token_arrays import is_prepared, read_manifest
+from training.data.changes import describe_differences
+from training.data.corpus import open_tokens
+from training.data.token_arrays import describe_manifest, is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
 from training.errors import TrainingFailedError, UserError
 from training.files import is_disk_full
@@ -59,15 +60,15 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
         _check_same(config.out, plan)
     else:
         _create(config, plan, console)
-    corpus = open_corpus(config.out, verify=config.verify)
+    tokens = open_tokens(config.out, verify=config.verify)
     done = "was complete already" if finished else "is complete"
-    ratio = corpus.training_bytes / len(corpus.training)
+    ratio = tokens.num_bytes("training") / len(tokens.training)
     console.print(
-        f"{config.out} {done}: {corpus.description}, {ratio:.2f} bytes per token. Train with "
-        f"--data {config.out} --tokenizer {corpus.tokenizer.name}",
+        f"{config.out} {done}: {describe_manifest(tokens.manifest)}, {ratio:.2f} bytes per token. "
+        f"Train with --data {config.out} --tokenizer {tokens.tokenizer.name}",
         highlight=False,
     )
-    return dict(corpus.manifest)
+    return dict(tokens.manifest)
 
 
 def _check_same(folder: Path, plan: Plan) -> None:

@@ -28,8 +28,7 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
         corpus = load_corpus(config.corpus, run.resumed_folder, console)
         model = preset_model(config.model, config.numbers, corpus.vocab_size)
         check_run_folder(run, corpus)
-    name, data = f"{config.model.preset} Llama", f"{config.corpus.data}: {corpus.description}"
-    announce(run, name, data, console)
+    announce(run, f"{config.model.preset} Llama", corpus.description, console)
     objective = next_token(corpus.tokenizer.eos_id if config.corpus.document_mask else None)
     steps = compile_steps(run.steps, model, make_mesh(run.mesh), objective)
     summary = train_run(run, steps, corpus, console)

@@ -53,6 +53,8 @@ def _options(path: Path, config_type: type) -> list[str]:
             raise UserError(f"{path}: {name!r} is no option of this command.{nearest(name, known)}")
         if known[name] is bool:
             options += [as_flag(name)] if value else []
+        elif isinstance(value, list):
+            options += [as_flag(name), *map(str, value)] if value else []
         elif value is not None:
             options += [as_flag(name), str(value)]
     return options

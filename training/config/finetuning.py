@@ -14,14 +14,16 @@ class QuestionOptions:
     """The questions and answers, and the rows that they are put in."""
 
     data: str
-    """JSON lines with the fields question and answer, as GSM-8k's train.jsonl."""
+    """JSON lines with the fields question and answer, as GSM-8k's train.jsonl; or with messages, a
+    list of role and content that ends with the assistant's answer."""
     validation: Annotated[Path | None, UNSET] = None
     """The same to validate on (default: --validation-fraction of --data, taken from training)."""
     validation_fraction: float = 0.05
     """Share of --data held out for validation, where there is no --validation."""
     template: Annotated[str | None, UNSET] = None
-    r"""Prompt, with {question} for the question; \n ends a line (default: the model's, if it was
-    fine-tuned here, else "Question: {question}\nAnswer:\n")."""
+    r"""Prompt, with {question} for the question; \n ends a line. Or chat, for the tokenizer's chat
+    template, which messages have anyway (default: the model's, if it was fine-tuned here, else
+    "Question: {question}\nAnswer:\n")."""
     packing: bool = False
     """Put several examples into a row where they fit, instead of padding each; they do not see each
     other."""

@@ -56,9 +56,12 @@ def part(kind: Any, values: Mapping[str, Any]) -> Any:
 def to_json(config: Any, data_checksum: str) -> dict[str, Any]:
     """A configuration as the flat JSON object of `config.json`."""
     elsewhere = flat(config.processes)  # where and how a run is made is not what it is
-    values = {
-        name: str(value) if isinstance(value, os.PathLike) else value
-        for name, value in flat(config).items()
-        if name not in elsewhere
-    }
+    values = {name: as_json(value) for name, value in flat(config).items() if name not in elsewhere}
     return values | {"data_checksum": data_checksum}
+
+
+def as_json(value: Any) -> Any:
+    """An option's value as JSON gives it back."""
+    if isinstance(value, os.PathLike):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -16,12 +16,21 @@ from training.files import Folder
 class CorpusOptions:
     """The text."""
 
-    data: str = "stdlib"
+    data: tuple[str, ...] = ("stdlib",)
     """stdlib (this Python's own source); a file, a folder or a glob of text, JSON lines or Parquet;
-    a data set as hf:NAME:CONFIG:SPLIT; or a folder that `train.py prepare` has written."""
+    a data set as hf:NAME:CONFIG:SPLIT; a folder that `train.py prepare` has written; or several of
+    these."""
+    data_weights: Annotated[tuple[float, ...], UNSET] = ()
+    """Shares in every batch of the sources that --data names, as 3 1; a source that is read to its
+    end begins anew (default: their sizes). The validation loss is of all by their sizes."""
+    validation_sets: Annotated[tuple[str, ...], UNSET] = dataclasses.field(
+        default=(), metadata=CHANGEABLE
+    )
+    """Other texts to validate on, as NAME=DATA, with their losses as val_loss/NAME; prepared data
+    for what they hold out. A resume may have others."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the training part of the data), or the path of a tokenizer.json
-    or of its folder."""
+    """bytes, bpe:SIZE (trained on the training part of the data, of the first source), or the path
+    of a tokenizer.json or of its folder."""
     verify: bool = dataclasses.field(default=False, metadata=CHANGEABLE)
     """Read prepared data once before training and compare their checksums."""
     validation_fraction: float = 0.05

@@ -1,7 +1,7 @@
 """The values that options may have, as far as no device, file or optimizer has a say in it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from training.errors import UserError, as_flag
@@ -50,7 +50,22 @@ def check_ranges(values: Mapping[str, Any]) -> None:
             value = values.get(name)
             if value is not None and not is_right(value):
                 raise UserError(f"{as_flag(name)} is {value}, but must be {expected}")
+    if weights := values.get("data_weights"):
+        _check_weights(weights, values["data"])
     if values.get("init_state") == "shared" and values["init_from"] is None:
         raise UserError("--init-state shared is for --init-from RUN: add that")
     if values.get("rounding") == "stochastic" and values["param_dtype"] != "bfloat16":
         raise UserError("--rounding stochastic is for --param-dtype bfloat16")
+
+
+def _check_weights(weights: Sequence[float], data: Sequence[str]) -> None:
+    given = " ".join(f"{weight:g}" for weight in weights)
+    if len(weights) != len(data):
+        raise UserError(
+            f"--data-weights {given}: expected a number for each of --data {' '.join(data)}"
+        )
+    if not all(0 < weight < math.inf for weight in weights):
+        raise UserError(
+            f"--data-weights {given}: all must be greater than 0; leave out of --data what is not "
+            "to be read"
+        )

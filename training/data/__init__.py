@@ -3,5 +3,5 @@
     `--data`   documents (tables: JSON lines, Parquet, data sets by name)
     -> tokenization (bpe, tokenizers) -> token_arrays -> corpus -> batches
 
-and for fine-tuning questions -> questions_corpus -> batches.
+and for fine-tuning questions -> prompts (chat, tokenizers) -> questions_corpus -> batches.
 """

@@ -1,28 +1,16 @@
-"""Batches of tokens: one stream cut into windows, shuffled and batched by Grain.
+"""Batches of tokens: streams cut into windows, mixed, shuffled and batched by Grain.
 
 tokens (tokens,) -> windows (seq_len + 1,) -> batches
 """
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from training.errors import DataError
-
-
-class BatchIterator(Protocol):
-    """The part of Grain's `DatasetIterator` that a training loop uses."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def __next__(self) -> Any: ...
-
-    def get_state(self) -> dict[str, int]: ...
-
-    def set_state(self, state: dict[str, int]) -> None: ...
 
 
 class Windows:
@@ -35,69 +23,61 @@ class Windows:
     Args:
         tokens: (tokens,) of any integer type, in memory or memory-mapped.
         seq_len: number of predicted tokens in a window.
-        batch_size: windows that are needed.
-        split: of the corpus, for the message.
-
-    Raises:
-        DataError: there are fewer windows than `batch_size`.
     """
 
-    def __init__(self, tokens: np.ndarray, seq_len: int, batch_size: int, split: str):
+    def __init__(self, tokens: np.ndarray, seq_len: int):
         self.tokens = tokens
         self.seq_len = seq_len
-        if len(self) < batch_size:
-            raise DataError(
-                f"the {split} data are too small: {len(tokens)} tokens give {len(self)} windows of "
-                f"seq_len {seq_len}, and one batch takes {batch_size} "
-                f"({batch_size * seq_len + 1} tokens). Give more data, or reduce batch_size or "
-                "seq_len."
-            )
 
     def __len__(self) -> int:
         return max(0, len(self.tokens) - 1) // self.seq_len
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Returns {"tokens": int32 (seq_len + 1,)}."""
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns int32 (seq_len + 1,)."""
         start = index * self.seq_len
-        return {"tokens": self.tokens[start : start + self.seq_len + 1].astype(np.int32)}
+        return self.tokens[start : start + self.seq_len + 1].astype(np.int32)
 
 
-def train_loader(
-    tokens: np.ndarray,
-    batch_size: int,
-    seq_len: int,
-    seed: int,
-    *,
-    shard_index: int = 0,
-    shard_count: int = 1,
-) -> BatchIterator:
-    """Returns an iterator of what `endless_batches` gives of the windows of a stream of tokens.
+def windows_of(
+    streams: Sequence[np.ndarray], seq_len: int, batch_size: int, split: str
+) -> list[Windows]:
+    """The windows of one or more streams.
 
     Args:
-        tokens: (tokens,) of any integer type, in memory or memory-mapped.
-        batch_size: windows in a batch, over all shards together.
+        streams: each (tokens,).
         seq_len: number of predicted tokens in a window.
-        seed, shard_index, shard_count: as for `endless_batches`.
-
-    Returns:
-        Iterator of {"tokens": int32 (batch_size / shard_count, seq_len + 1)}.
+        batch_size: windows that are needed, over all streams.
+        split: what the streams are, for the message.
 
     Raises:
         DataError: there are fewer windows than `batch_size`.
     """
-    windows = Windows(tokens, seq_len, batch_size, "training")
-    return iter(endless_batches(windows, batch_size, seed, shard_index, shard_count))
+    windows = [Windows(tokens, seq_len) for tokens in streams]
+    num_windows = sum(map(len, windows))
+    if num_windows < batch_size:
+        raise DataError(
+            f"the {split} data are too small: {sum(map(len, streams))} tokens give {num_windows} "
+            f"windows of seq_len {seq_len}, and one batch takes {batch_size} "
+            f"({batch_size * seq_len + 1} tokens). Give more data, or reduce batch_size or seq_len."
+        )
+    return windows
 
 
 def endless_batches(
-    source: Any, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1
-) -> grain.IterDataset:
+    sources: Sequence[Any],
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    weights: Sequence[float] = (),
+) -> grain.DatasetIterator:
     """Batches of rows without end.
 
     All rows are shuffled anew in every epoch, and every row is seen exactly once per epoch; a batch
-    may hold the end of one epoch and the start of the next. The order depends on the number of rows
-    and the seed only: with several shards, the k-th batches of all shards hold together the rows
-    of the k-th batch of a single loader.
+    may hold the end of one epoch and the start of the next. With weights every source has epochs of
+    its own, and every batch holds the sources closely in these proportions. The order depends on
+    the numbers of rows, the weights and the seed only: with several shards, the k-th batches of all
+    shards hold together the rows of the k-th batch of a single loader.
 
     The iterator's `get_state()` is a small JSON-able dictionary; `set_state` on a loader built
     with the same arguments, in any process, continues with exactly the batches that would have
@@ -107,14 +87,16 @@ def endless_batches(
     training step.
 
     Args:
-        source: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal shapes.
+        sources: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal
+            shapes.
         batch_size: rows in a batch, over all shards together.
         seed: of the shuffling.
         shard_index: which shard this is.
         shard_count: number of shards; must divide `batch_size`.
+        weights: above 0, of the sources; none: all their rows are alike.
 
     Raises:
-        ValueError: it does not.
+        ValueError: `shard_count` does not divide `batch_size`, or a weighted source has no rows.
     """
     if batch_size % shard_count:
         raise ValueError(
@@ -124,28 +106,35 @@ def endless_batches(
     # Grain shuffles epoch e with seed + e: hashing keeps runs with the seeds 0, 1, 2 from sharing
     # each other's epochs.
     hashed = int.from_bytes(hashlib.sha256(f"shuffle {seed}".encode()).digest()[:4], "big")
+    parts = [grain.MapDataset.source(source) for source in sources]
+    if weights:
+        rows = grain.MapDataset.mix([part.shuffle(seed=hashed).repeat() for part in parts], weights)
+    else:
+        rows = grain.MapDataset.concatenate(parts).shuffle(seed=hashed).repeat()
     dataset = (
-        grain.MapDataset.source(source)
-        .shuffle(seed=hashed)
-        .repeat()
-        .slice(slice(shard_index, None, shard_count))
+        rows.slice(slice(shard_index, None, shard_count))
         # drop_remainder drops nothing of an endless stream: it keeps Grain from computing the
         # number of batches in floating point, which overflows for batches of one.
         .batch(batch_size // shard_count, drop_remainder=True)
     )
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
 def validation_batches(
-    tokens: np.ndarray, batch_size: int, seq_len: int, max_batches: int | None = None
+    streams: Sequence[np.ndarray],
+    batch_size: int,
+    seq_len: int,
+    max_batches: int | None = None,
+    split: str = "validation",
 ) -> np.ndarray:
     """Returns the validation batches, the same in every run.
 
     Args:
-        tokens: (tokens,) of any integer type, in memory or memory-mapped.
+        streams: each (tokens,) of any integer type, in memory or memory-mapped.
         batch_size: windows in a batch.
         seq_len: number of predicted tokens in a window.
         max_batches: at most so many batches, evenly spread over the tokens; None = all of them.
+        split: what the streams are, for the message.
 
     Returns:
         int32 (batches, batch_size, seq_len + 1), batches >= 1; no window occurs twice.
@@ -153,11 +142,12 @@ def validation_batches(
     Raises:
         DataError: there are fewer windows than `batch_size`.
     """
-    windows = Windows(tokens, seq_len, batch_size, "validation")
-    num_batches = len(windows) // batch_size
+    windows = windows_of(streams, seq_len, batch_size, split)
+    rows = grain.MapDataset.concatenate([grain.MapDataset.source(part) for part in windows])
+    num_batches = len(rows) // batch_size
     if max_batches is not None:
         num_batches = min(num_batches, max_batches)
     num_chosen = num_batches * batch_size
-    indices = np.arange(num_chosen) * len(windows) // num_chosen
-    chosen = np.stack([windows[int(index)]["tokens"] for index in indices])
+    indices = np.arange(num_chosen) * len(rows) // num_chosen
+    chosen = np.stack([rows[int(index)] for index in indices])
     return chosen.reshape(num_batches, batch_size, seq_len + 1)

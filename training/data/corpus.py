@@ -1,40 +1,41 @@
-"""The tokens of a run: a corpus tokenised now, or the arrays of `train.py prepare` mapped."""
+"""The tokens of a run: sources tokenised now, or the arrays of `train.py prepare` mapped."""
 
 import hashlib
 import json
 import math
-import operator
+import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
 from rich.console import Console
 
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
-from training.data.batches import BatchIterator, Windows, endless_batches, validation_batches
+from training.data.batches import endless_batches, validation_batches, windows_of
+from training.data.changes import DATA_FILE
 from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
-from training.data.tokenization import make_plan, write_tokens
+from training.data.tokenization import make_plan, text_stream, write_tokens
 from training.data.tokenizers import Tokenizer, stored_tokenizer
 from training.errors import DataError
 from training.files import is_disk_full, write_json
 
-# In a run's folder: the checksum of every file that its tokens came from.
-DATA_FILE = "data.json"
-_MAX_FILES_SHOWN = 5
 # A data set by name can be larger than any memory; up to here it is read all the same.
 _MOST_STREAMED_BYTES = 2**30
+_SET_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Training and validation tokens.
+class Tokens:
+    """The tokens of one source.
 
     Attributes:
+        name: the source, as it was given.
         training: (tokens,) unsigned integers, in memory or mapped.
         validation: (tokens,) unsigned integers.
         tokenizer: that they were made with.
@@ -42,16 +43,59 @@ class Corpus:
         checksums: of every file, or array file, by name.
     """
 
+    name: str
     training: np.ndarray
     validation: np.ndarray
     tokenizer: Tokenizer
     manifest: Mapping[str, Any]
     checksums: Mapping[str, str]
 
+    def num_bytes(self, split: str) -> int:
+        """Of the text that the tokens of a split stand for."""
+        return self.manifest[split]["text_bytes"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run of pretraining reads; a `training.runs.folder.RunData`.
+
+    Attributes:
+        sources: one or more, of one tokenizer.
+        weights: shares of the sources in every batch; none: every window is seen equally often.
+        others: texts that are validated on besides, by their names.
+    """
+
+    sources: tuple[Tokens, ...]
+    weights: tuple[float, ...] = ()
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of all sources."""
+        return self.sources[0].tokenizer
+
     @property
     def vocab_size(self) -> int:
         """Of the tokenizer."""
         return self.tokenizer.vocab_size
+
+    @property
+    def training(self) -> list[np.ndarray]:
+        """The training tokens of every source."""
+        return [source.training for source in self.sources]
+
+    @property
+    def validation(self) -> list[np.ndarray]:
+        """The validation tokens of every source."""
+        return [source.validation for source in self.sources]
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """Of every file; with the source's name where there are several."""
+        if len(self.sources) == 1:
+            return self.sources[0].checksums
+        named = ((source.name, source.checksums.items()) for source in self.sources)
+        return {f"{name}: {file}": checksum for name, files in named for file, checksum in files}
 
     @property
     def checksum(self) -> str:
@@ -60,19 +104,16 @@ class Corpus:
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
-    def training_bytes(self) -> int:
-        """Of the text that the training tokens stand for."""
-        return self.manifest["training"]["text_bytes"]
-
-    @property
-    def validation_bytes(self) -> int:
-        """Of the text that the validation tokens stand for."""
-        return self.manifest["validation"]["text_bytes"]
-
-    @property
     def description(self) -> str:
-        """Sizes, for people."""
-        return describe_manifest(self.manifest)
+        """Names, weights and sizes, for people: a line a source, or another set."""
+        weights = [f" (weight {weight:g})" for weight in self.weights] or [""] * len(self.sources)
+        lines = [
+            f"{source.name}{weight}: {describe_manifest(source.manifest)}"
+            for source, weight in zip(self.sources, weights, strict=True)
+        ]
+        others = self.others.items()
+        lines += [f"{name}: {len(tokens):,} tokens to validate on" for name, tokens in others]
+        return "\n".join(lines)
 
     def bits_per_byte(self, val_loss: float) -> float:
         """The validation loss on a scale that does not depend on the tokenizer.
@@ -84,20 +125,36 @@ class Corpus:
         Returns:
             Bits per byte of UTF-8 text; the cost of ends of texts is borne by the bytes.
         """
-        return val_loss * len(self.validation) / (math.log(2) * self.validation_bytes)
+        num_bytes = sum(source.num_bytes("validation") for source in self.sources)
+        return val_loss * sum(map(len, self.validation)) / (math.log(2) * num_bytes)
 
     def train_batches(
-        self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator:
-        """What `train_loader` gives of the training tokens, as int32 (rows, seq_len + 1)."""
-        windows = Windows(self.training, batch.seq_len, batch.batch_size, "training")
-        batches = endless_batches(windows, batch.batch_size, seed, shard_index, shard_count)
-        return iter(batches.map(operator.itemgetter("tokens")))
+        self, batch: BatchShape, seed: int, shard_index: int = 0, shard_count: int = 1
+    ) -> grain.DatasetIterator:
+        """What `endless_batches` gives of the training tokens, as int32 (rows, seq_len + 1).
 
-    def validation_batches(self, batch: BatchShape) -> list[np.ndarray]:
-        """At most `eval_batches` batches int32 (batch, seq_len + 1), the same in every run."""
-        size, length = batch.batch_size, batch.seq_len
-        return list(validation_batches(self.validation, size, length, batch.eval_batches))
+        Raises:
+            DataError: a source, or all together, are too small.
+        """
+        windows = windows_of(self.training, batch.seq_len, batch.batch_size, "training")
+        for source, rows in zip(self.sources, windows, strict=True):
+            if not len(rows):
+                raise DataError(
+                    f"{source.name}: its {len(source.training)} tokens to train on are no row of "
+                    f"seq_len {batch.seq_len}. Leave it out, or reduce seq_len."
+                )
+        size = batch.batch_size
+        return endless_batches(windows, size, seed, shard_index, shard_count, self.weights)
+
+    def validation_batches(self, batch: BatchShape) -> dict[str, list[np.ndarray]]:
+        """Metric -> at most `eval_batches` batches int32 (batch, seq_len + 1), the same in every
+        run."""
+        shape = (batch.batch_size, batch.seq_len, batch.eval_batches)
+        batches = {"val_loss": list(validation_batches(self.validation, *shape))}
+        for name, tokens in self.others.items():
+            others = validation_batches([tokens], *shape, f"--validation-sets {name}")
+            batches[f"val_loss/{name}"] = list(others)
+        return batches
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """What metrics.jsonl says of a validation loss, besides."""
@@ -112,7 +169,11 @@ class Corpus:
 def load_corpus(
     config: CorpusOptions, resumed: Path | None = None, console: Console | None = None
 ) -> Corpus:
-    """Reads, splits and tokenises `config.data`, or maps it if `train.py prepare` has done that.
+    """Reads, splits and tokenises every source of `config.data`, or maps what `train.py prepare`
+    has made of it.
+
+    Each source is split by itself. All have the tokenizer of the first one: a BPE is trained on
+    that one's text.
 
     Args:
         config: the data and their tokenizer.
@@ -122,19 +183,60 @@ def load_corpus(
     Raises:
         UserError: for an unknown tokenizer or data that cannot be used, naming the file.
     """
-    if not is_prepared(config.data):
-        return _tokenise(config, resumed, console)
-    corpus = open_corpus(Path(config.data), verify=config.verify)
-    if config.tokenizer != corpus.tokenizer.name:
+    if not config.data:
+        raise DataError("--data names nothing: give a file, a folder, a glob, hf:NAME or stdlib")
+    tokenizer = None
+    if resumed and (resumed / DATA_FILE).exists():
+        tokenizer = stored_tokenizer(resumed, config.tokenizer)
+    sources: list[Tokens] = []
+    for data in config.data:
+        sources.append(_load(data, config, tokenizer, console))
+        tokenizer = sources[0].tokenizer
+    others = _other_sets(config, sources[0].tokenizer, console)
+    return Corpus(tuple(sources), config.data_weights, others)
+
+
+def _other_sets(
+    config: CorpusOptions, tokenizer: Tokenizer, console: Console | None
+) -> dict[str, np.ndarray]:
+    """The tokens of `--validation-sets` by name: of a text all, of prepared data the held out."""
+    sets: dict[str, np.ndarray] = {}
+    for option in config.validation_sets:
+        name, _, data = option.partition("=")
+        if not _SET_NAME.fullmatch(name) or not data or name in sets:
+            raise DataError(
+                f"--validation-sets {option}: expected NAME=DATA, another NAME of letters, digits "
+                'and ". _ -" for each, e.g. code=src/**/*.py'
+            )
+        prepared = is_prepared(data)
+        source = _load(data, config, tokenizer, console) if prepared else None
+        sets[name] = source.validation if source else text_stream(data, tokenizer)[0]
+    return sets
+
+
+def _load(
+    data: str, config: CorpusOptions, tokenizer: Tokenizer | None, console: Console | None
+) -> Tokens:
+    """The tokens of a source, made with this tokenizer if there is one already."""
+    if not is_prepared(data):
+        return _tokenise(data, config, tokenizer, console)
+    tokens = open_tokens(Path(data), verify=config.verify)
+    if tokenizer is None and config.tokenizer != tokens.tokenizer.name:
         raise DataError(
-            f"{config.data}: these data were prepared with the tokenizer "
-            f"{corpus.tokenizer.name}, and --tokenizer is {config.tokenizer}. Give --tokenizer "
-            f"{corpus.tokenizer.name}, or prepare the data again with the other one."
+            f"{data}: these data were prepared with the tokenizer {tokens.tokenizer.name}, and "
+            f"--tokenizer is {config.tokenizer}. Give --tokenizer {tokens.tokenizer.name}, or "
+            "prepare the data again with the other one."
         )
-    return corpus
+    if tokenizer is not None and tokenizer.checksum != tokens.tokenizer.checksum:
+        raise DataError(
+            f"{data}: these data were prepared with another tokenizer than that of the first of "
+            "--data, or of the run that is resumed. Prepare them again with --tokenizer FOLDER, "
+            "the folder that has its tokenizer.json."
+        )
+    return tokens
 
 
-def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
+def open_tokens(folder: Path, *, verify: bool = False) -> Tokens:
     """Maps a prepared folder; see `open_token_arrays`."""
     manifest, arrays = open_token_arrays(folder.expanduser(), verify=verify)
     tokenizer = stored_tokenizer(folder.expanduser(), manifest["tokenizer"]["name"])
@@ -144,54 +246,16 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
             "prepared with it. Restore it, or prepare the data again into another folder."
         )
     checksums = {manifest[split]["file"]: manifest[split]["sha256"] for split in arrays}
-    return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=checksums)
+    return Tokens(
+        str(folder), **arrays, tokenizer=tokenizer, manifest=manifest, checksums=checksums
+    )
 
 
-def check_unchanged(
-    folder: Path,
-    checksums: Mapping[str, str],
-    remedy: str = "go on with the data as they are by --allow-changed-data",
-) -> None:
-    """Checks that the files of a run's data are those that it was started with.
-
-    Args:
-        folder: of the run; nothing is checked if it has no data.json.
-        checksums: of the files now.
-        remedy: what can be done besides restoring them.
-
-    Raises:
-        DataError: naming the files that vanished, changed or are new.
-    """
-    path = folder / DATA_FILE
-    if not path.exists():
-        return
-    differences = describe_differences(json.loads(path.read_text()), checksums)
-    if differences:
-        raise DataError(
-            f"cannot resume {folder}: its data are not what they were:\n{differences}\n"
-            f"Restore the files, or {remedy}."
-        )
-
-
-def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Lines that name the first files that vanished, changed or are new; "" for none."""
-    differences = [f"  {name} has vanished" for name in before if name not in now]
-    differences += [
-        f"  {name} has changed" if name in before else f"  {name} is new"
-        for name, checksum in now.items()
-        if before.get(name) != checksum
-    ]
-    more = len(differences) - _MAX_FILES_SHOWN
-    shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
-    return "\n".join(shown)
-
-
-def _tokenise(config: CorpusOptions, resumed: Path | None, console: Console | None) -> Corpus:
-    stored = None
-    if resumed and (resumed / DATA_FILE).exists():
-        stored = stored_tokenizer(resumed, config.tokenizer)
-    plan = make_plan(config.data, config.tokenizer, config.validation_fraction, stored)
-    most_bytes = _MOST_STREAMED_BYTES if config.data.startswith(HUB_PREFIX) else None
+def _tokenise(
+    data: str, config: CorpusOptions, tokenizer: Tokenizer | None, console: Console | None
+) -> Tokens:
+    plan = make_plan(data, config.tokenizer, config.validation_fraction, tokenizer)
+    most_bytes = _MOST_STREAMED_BYTES if data.startswith(HUB_PREFIX) else None
     try:
         with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as folder:
             tokenizer = write_tokens(plan, Path(folder), most_bytes=most_bytes, console=console)
@@ -200,7 +264,8 @@ def _tokenise(config: CorpusOptions, resumed: Path | None, console: Console | No
         if not is_disk_full(error):
             raise
         raise DataError(
-            f"{config.data}: no space left for its tokens in {tempfile.gettempdir()}: free some, "
+            f"{data}: no space left for its tokens in {tempfile.gettempdir()}: free some, "
             "or name another folder in the environment variable TMPDIR."
         ) from error
-    return Corpus(**arrays, tokenizer=tokenizer, manifest=manifest, checksums=manifest["checksums"])
+    checksums = manifest["checksums"]
+    return Tokens(data, **arrays, tokenizer=tokenizer, manifest=manifest, checksums=checksums)

@@ -1,29 +1,23 @@
-"""Questions with answers, and the prompts that put them to a model.
+"""Questions with answers, and conversations: JSON lines -> examples.
 
-{"question": "...", "answer": "... #### 72"}, as JSON lines -> examples -> tokens
+{"question": "...", "answer": "... #### 72"}
+{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
 """
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-
+from training.data.chat import ASSISTANT, Message
 from training.data.documents import STDLIB
-from training.data.tables import field_names, is_json_lines, read_table
-from training.data.tokenizers import Tokenizer
+from training.data.tables import field_names, is_json_lines, json_rows, read_table
 from training.errors import DataError, UserError
 
-PLACEHOLDER = "{question}"
-DEFAULT_TEMPLATE = "Question: {question}\nAnswer:\n"
-
-# In a fine-tuned model's folder: how it was asked.
-PROMPT_FILE = "prompt.json"
-
 _EXPECTED = '{"question": "...", "answer": "... #### 72"}'
+_MESSAGES = '{"messages": [{"role": "...", "content": "..."}, ...]}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +25,22 @@ class Example:
     """One row of a file.
 
     Attributes:
-        question: not blank.
+        question: not blank; of a conversation the user's last message.
         answer: not blank; in GSM-8k the solution, which ends in "#### number".
         where: its file and row, for messages.
+        earlier: the messages of a conversation before the question.
     """
 
     question: str
     answer: str
     where: str
+    earlier: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of it as a conversation."""
+        question = {"role": "user", "content": self.question}
+        return [*self.earlier, question, {"role": ASSISTANT, "content": self.answer}]
 
 
 def has_questions(path: Path) -> bool:
@@ -53,26 +55,35 @@ def has_questions(path: Path) -> bool:
     return path.is_file() and is_json_lines(path) and "text" not in field_names(path)
 
 
+def has_messages(path: Path) -> bool:
+    """Whether the rows of a file of questions are conversations."""
+    return path.is_file() and is_json_lines(path) and "messages" in field_names(path)
+
+
 def read_examples(path: Path) -> list[Example]:
-    """Reads a file of questions and answers.
+    """Reads a file of questions and answers, or of conversations.
 
     Args:
         path: JSON lines, compressed if its name ends in ".gz".
 
     Raises:
         DataError: the file cannot be read or has no examples, or one without a text in `question`
-            or `answer`; the message names the file and, for a single text, the row.
+            or `answer`, or whose `messages` do not end with these two; the message names the file
+            and, for a single text, the row.
     """
     if not path.is_file():
         raise DataError(
             f"{path}: no such file. Give a file of JSON lines such as {_EXPECTED}; `train.py "
             "problems` writes some."
         )
-    rows = read_table(path, ("question", "answer"))
-    examples = [
-        Example(question, answer, f"{path}, row {row}")
-        for row, (question, answer) in enumerate(rows, 1)
-    ]
+    if has_messages(path):
+        examples = [_conversation(f"{path}, row {row}", fields) for row, fields in json_rows(path)]
+    else:
+        rows = read_table(path, ("question", "answer"))
+        examples = [
+            Example(question, answer, f"{path}, row {row}")
+            for row, (question, answer) in enumerate(rows, 1)
+        ]
     for example in examples:
         if not example.question.strip() or not example.answer.strip():
             raise DataError(f"{example.where}: a question or answer is empty. Remove the row.")
@@ -81,10 +92,28 @@ def read_examples(path: Path) -> list[Example]:
     return examples
 
 
+def _conversation(where: str, fields: Mapping[str, Any]) -> Example:
+    messages = fields.get("messages")
+    try:
+        pairs = [(message["role"], message["content"]) for message in messages or ()]
+        is_right = [role for role, _ in pairs[-2:]] == ["user", ASSISTANT]
+        is_right &= all(isinstance(text, str) for pair in pairs for text in pair)
+    except (TypeError, KeyError):
+        is_right = False
+    if not is_right:
+        raise DataError(
+            f"{where}: expected {_MESSAGES}, all of them texts, the user's last one and the "
+            "assistant's answer at the end. Change or remove the row."
+        )
+    *earlier, (_, question), (_, answer) = pairs
+    before = tuple({"role": role, "content": content} for role, content in earlier)
+    return Example(question, answer, where, before)
+
+
 def split_examples(
     examples: Sequence[Example], validation_fraction: float
 ) -> tuple[list[Example], list[Example]]:
-    """Splits examples for training and for validation, by a hash of their questions.
+    """Splits examples for training and for validation, by a hash of their (first) questions.
 
     Neither the order of the lines nor the machine matters, and a question is never in both parts.
 
@@ -104,105 +133,6 @@ def split_examples(
 
 
 def _rank(example: Example) -> bytes:
-    return hashlib.sha256(example.question.encode()).digest()
-
-
-class EncodedExample(NamedTuple):
-    """A prompt and its answer.
-
-    Attributes:
-        tokens: int32 (prompt + answer,), the end of text the last one.
-        answer_start: index of the answer's first token, at least 1.
-        where: file and row, for messages.
-    """
-
-    tokens: np.ndarray
-    answer_start: int
-    where: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """How questions are put to a model.
-
-    Prompt and answer are tokenised one by one, so that a prompt has the same tokens when the answer
-    is learnt and when it is asked for.
-
-    Attributes:
-        template: text with the place {question}.
-        prefix_ids: tokens before the text.
-
-    Raises:
-        UserError: the template has no such place.
-
-    Example:
-        >>> Prompt("Q: {question} A:").text("1+1?")
-        'Q: 1+1? A:'
-    """
-
-    template: str = DEFAULT_TEMPLATE
-    prefix_ids: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if PLACEHOLDER not in self.template:
-            raise UserError(
-                f"--template {self.template!r} has no {PLACEHOLDER}: write {PLACEHOLDER} where the "
-                f"question belongs, e.g. --template {DEFAULT_TEMPLATE!r}"
-            )
-
-    @classmethod
-    def of_option(cls, option: str, prefix_ids: tuple[int, ...]) -> "Prompt":
-        """The prompt of `--template`, in which \\n, as a shell gives it, ends a line."""
-        return cls(option.replace("\\n", "\n"), prefix_ids)
-
-    def text(self, question: str) -> str:
-        """The prompt of a question. Braces in the question are text like any other."""
-        return self.template.replace(PLACEHOLDER, question)
-
-    def encode(self, questions: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
-        """The tokens int32 (prompt,) of the prompts."""
-        prefix = np.array(self.prefix_ids, np.int32)
-        texts = tokenizer.encode_batch([self.text(question) for question in questions])
-        return [np.concatenate([prefix, text]) for text in texts]
-
-    def encode_examples(
-        self, examples: Sequence[Example], tokenizer: Tokenizer
-    ) -> list[EncodedExample]:
-        """The tokens of prompts and answers, each with the end of text.
-
-        Raises:
-            UserError: a prompt without tokens, which a model cannot be asked.
-        """
-        prompts = self.encode([example.question for example in examples], tokenizer)
-        answers = tokenizer.encode_batch([example.answer for example in examples])
-        end = np.array([tokenizer.eos_id], np.int32)
-        encoded = []
-        for example, prompt, answer in zip(examples, prompts, answers, strict=True):
-            if not len(prompt):
-                raise UserError(f"{example.where}: its question has no tokens. Remove it.")
-            tokens = np.concatenate([prompt, answer, end])
-            encoded.append(EncodedExample(tokens, len(prompt), example.where))
-        return encoded
-
-    def save(self, folder: Path) -> None:
-        """Writes prompt.json into a model's folder."""
-        fields = {"template": self.template, "prefix_ids": self.prefix_ids}
-        (folder / PROMPT_FILE).write_text(json.dumps(fields) + "\n", "utf-8")
-
-
-def stored_prompt(folder: Path) -> Prompt | None:
-    """The prompt that a model was fine-tuned with; None if its folder does not say.
-
-    Raises:
-        UserError: its prompt.json is not what `Prompt.save` writes.
-    """
-    path = folder / PROMPT_FILE
-    if not path.exists():
-        return None
-    try:
-        fields = json.loads(path.read_text("utf-8"))
-        return Prompt(str(fields["template"]), tuple(map(int, fields["prefix_ids"])))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} is not valid ({error!r}): remove it and give the template with --template"
-        ) from error
+    """Of what comes before the first answer."""
+    asked = itertools.takewhile(lambda message: message["role"] != ASSISTANT, example.messages)
+    return hashlib.sha256("\n".join(message["content"] for message in asked).encode()).digest()

@@ -7,15 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import grain
 import numpy as np
 
-from training.checkpoints.pretrained import PretrainedModel
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
-from training.data.batches import BatchIterator, endless_batches
-from training.data.corpus import DATA_FILE
-from training.data.questions import EncodedExample, Prompt, read_examples, split_examples
+from training.data.batches import endless_batches
+from training.data.changes import DATA_FILE
+from training.data.prompts import EncodedExample, Prompt, prompt_for
+from training.data.questions import read_examples, split_examples
 from training.data.token_arrays import file_checksum
+from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.files import write_json
 from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS
@@ -33,18 +35,9 @@ class AnswerRows:
         seq_len: number of predicted tokens in a row.
         packing: fill the rows with several examples where they fit. Which share a row depends on
             the examples only.
-
-    Raises:
-        ValueError: an example is too long.
     """
 
     def __init__(self, examples: Sequence[EncodedExample], seq_len: int, *, packing: bool = False):
-        for example in examples:
-            if len(example.tokens) > seq_len + 1:
-                raise ValueError(
-                    f"{example.where}: its {len(example.tokens)} tokens do not fit a row of "
-                    f"{seq_len + 1}"
-                )
         self.examples = examples
         self.seq_len = seq_len
         self.packing = packing
@@ -67,7 +60,7 @@ class AnswerRows:
             example = self.examples[i]
             stop = start + len(example.tokens)
             tokens[start:stop] = example.tokens
-            weights[start + example.answer_start : stop] = 1
+            weights[start:stop] = example.learnt
             segments[start:stop] = number
             start = stop
         row = {TOKENS: tokens, WEIGHTS: weights[1:]}
@@ -159,14 +152,13 @@ class FinetuneData:
 
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator:
+    ) -> grain.DatasetIterator:
         """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
-        batches = endless_batches(self.training, batch.batch_size, seed, shard_index, shard_count)
-        return iter(batches)
+        return endless_batches([self.training], batch.batch_size, seed, shard_index, shard_count)
 
-    def validation_batches(self, batch: BatchShape) -> list[dict[str, np.ndarray]]:
-        """At most `eval_batches` batches, the same in every run."""
-        return answer_batches(self.validation, batch.batch_size, batch.eval_batches)
+    def validation_batches(self, batch: BatchShape) -> dict[str, list[dict[str, np.ndarray]]]:
+        """Metric -> at most `eval_batches` batches, the same in every run."""
+        return {"val_loss": answer_batches(self.validation, batch.batch_size, batch.eval_batches)}
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]:
         """Nothing: answers have no common measure beside the loss of their tokens."""
@@ -190,16 +182,22 @@ class FinetuneData:
         )
 
 
-def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> FinetuneData:
+def load_finetune_data(
+    config: QuestionOptions, tokenizer: Tokenizer, prompt: Prompt, max_position: int
+) -> FinetuneData:
     """Reads and tokenises the data of a run.
+
+    Args:
+        config: the files and their rows.
+        tokenizer: of the model.
+        prompt: of the model.
+        max_position: how many tokens of a row the model takes.
 
     Raises:
         UserError: for a template, file, line or length that cannot be used.
     """
-    prompt = model.prompt
-    if config.template is not None:
-        prompt = Prompt.of_option(config.template, prompt.prefix_ids)
     path = Path(config.data).expanduser()
+    prompt = prompt_for(path, config.template, prompt)
     training = read_examples(path)
     paths = [path]
     if config.validation is None:
@@ -211,8 +209,8 @@ def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> Finet
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     checksums = {name: file_checksum(path) for name, path in zip(names, paths, strict=True)}
-    encoded = [prompt.encode_examples(part, model.tokenizer) for part in (training, validation)]
-    seq_len = _row_length(config, model, [*encoded[0], *encoded[1]])
+    encoded = [prompt.encode_examples(part, tokenizer) for part in (training, validation)]
+    seq_len = _row_length(config, max_position, [*encoded[0], *encoded[1]])
     kept = [[x for x in part if len(x.tokens) <= seq_len + 1] for part in encoded]
     if not all(kept):
         raise UserError(
@@ -229,10 +227,9 @@ def load_finetune_data(config: QuestionOptions, model: PretrainedModel) -> Finet
 
 
 def _row_length(
-    config: QuestionOptions, model: PretrainedModel, encoded: Sequence[EncodedExample]
+    config: QuestionOptions, max_position: int, encoded: Sequence[EncodedExample]
 ) -> int:
     """`--seq-len`, by default what the longest example takes; checked against the examples."""
-    max_position = model.config.max_position
     longest = max(encoded, key=lambda example: len(example.tokens))
     needed = len(longest.tokens) - 1
     seq_len = config.seq_len
@@ -244,11 +241,11 @@ def _row_length(
             seq_len = min(seq_len, max_position)
     if seq_len > max_position and config.seq_len is None:
         raise UserError(
-            f"{longest.where}: prompt and answer take {seq_len} tokens, and {model.folder} takes "
-            f"at most {max_position}: leave such examples out with --skip-long"
+            f"{longest.where}: prompt and answer take {seq_len} tokens, and --model takes at most "
+            f"{max_position}: leave such examples out with --skip-long"
         )
     if seq_len > max_position:
-        raise UserError(f"--seq-len {seq_len} is longer than {model.folder} takes ({max_position})")
+        raise UserError(f"--seq-len {seq_len} is longer than --model takes ({max_position})")
     too_long = sum(len(example.tokens) - 1 > seq_len for example in encoded)
     if too_long and not config.skip_long:
         raise UserError(

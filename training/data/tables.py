@@ -86,11 +86,11 @@ def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def field_names(path: Path) -> list[str]:
     """The fields of the first row of a JSON-lines file; none of an empty one."""
-    return next((list(record) for _, record in _json_rows(path)), [])
+    return next((list(record) for _, record in json_rows(path)), [])
 
 
 def _json_texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for row, record in _json_rows(path):
+    for row, record in json_rows(path):
         yield tuple(_text_of(record, field, f"{path}, row {row}") for field in fields)
 
 
@@ -110,11 +110,14 @@ def _text_of(record: dict[str, Any], field: str, where: str) -> str:
     return text
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the objects of the lines that are not blank, counted from 1.
 
     Line by line, and not by `datasets`, which takes the fields of the first 10 MB for those of the
     whole file and refuses it where there are others later.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no object; it names file and row.
     """
     row = 0
     try:
@@ -137,8 +140,9 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"it is a {type(record).__name__} and not an object")
     for value in record.values():
-        if isinstance(value, str):
-            value.encode("utf-8")  # half of a surrogate pair is no text
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+        if isinstance(text, str):
+            text.encode("utf-8")  # half of a surrogate pair is no text
     return record
 
 

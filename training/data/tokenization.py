@@ -260,8 +260,29 @@ def cut_in_two(text: bytes, name: str, fraction: float) -> int:
 
 def _tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """Yields the tokens of every text, the end of text the last one."""
+    end = np.int32(tokenizer.eos_id)
     for batch in _batches(texts):
-        yield from (np.append(ids, tokenizer.eos_id) for ids in tokenizer.encode_batch(batch))
+        yield from (np.append(ids, end) for ids in tokenizer.encode_batch(batch))
+
+
+def text_stream(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
+    """All of a source as one stream, held in memory.
+
+    Args:
+        data: as for `training.data.documents.find_sources`.
+        tokenizer: that makes the tokens.
+
+    Returns:
+        int32 (tokens,), the end of text between documents; and the bytes of text.
+
+    Raises:
+        DataError: the source cannot be read, or has no text.
+    """
+    texts = [document.text for document in read_documents(find_sources(data))]
+    if not texts:
+        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
+    tokens = np.concatenate(list(_tokens(texts, tokenizer)))[:-1]
+    return tokens, sum(len(text.encode()) for text in texts)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 """Tokenizers of the `tokenizers` library: text to token ids and back; found by name or in a folder.
 
-A `tokenizer.json`, with `tokenizer_config.json` beside it for its end of text, says all of one.
+A `tokenizer.json`, with `tokenizer_config.json` beside it for its end of text and its template of
+conversations, says all of one.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from training.data.chat import CHAT_FILE, ChatTemplate, find_chat_template, text_of_token
 from training.errors import DataError, nearest
 
 BPE = "bpe:"
@@ -37,6 +39,7 @@ class Tokenizer:
         definition: content of `tokenizer.json`.
         name: that `get_tokenizer` finds it by.
         end_of_text: the token that separates documents; None finds one of the usual ones.
+        chat: the template of conversations, if it has one.
 
     Raises:
         DataError: the definition is not valid, or it has no such end of text.
@@ -49,7 +52,13 @@ class Tokenizer:
             leaves it out.
     """
 
-    def __init__(self, definition: str, name: str, end_of_text: str | None = None):
+    def __init__(
+        self,
+        definition: str,
+        name: str,
+        end_of_text: str | None = None,
+        chat: ChatTemplate | None = None,
+    ):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition)
         # The library raises Exception itself, with serde's message.
@@ -72,6 +81,7 @@ class Tokenizer:
         encoding = self._tokenizer.encode("a", add_special_tokens=True)
         marks = encoding.special_tokens_mask
         self.name = name
+        self.chat = chat
         self.definition = definition
         self.eos_id = vocabulary[self.end_of_text]
         self.vocab_size = max(vocabulary.values()) + 1
@@ -79,19 +89,29 @@ class Tokenizer:
         self.checksum = hashlib.sha256(f"{self.end_of_text}\n{definition}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json` into a folder that exists."""
+        """Writes `tokenizer.json`, `tokenizer_config.json` and, if there is one, the chat template
+        into a folder that exists."""
         (folder / _FILE).write_text(self.definition, "utf-8")
         config = {"eos_token": self.end_of_text}
+        if self.chat is not None:
+            config = {**self.chat.tokens, **config}
+            (folder / CHAT_FILE).write_text(self.chat.source, "utf-8")
         (folder / _CONFIG_FILE).write_text(json.dumps(config) + "\n", "utf-8")
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the int32 token ids (tokens,) of a text, without any special token."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns the ids of several texts; the library takes all cores for them."""
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[np.ndarray]:
+        """Returns the ids of several texts; the library takes all cores for them.
+
+        Args:
+            texts: to tokenise.
+            special: whether special tokens that are spelled out are meant, as by chat templates.
+        """
         pieces = [list(_pieces(text)) for text in texts]
         flat = [piece for parts in pieces for piece in parts]
+        self._tokenizer.encode_special_tokens = not special
         encodings = iter(self._tokenizer.encode_batch_fast(flat, add_special_tokens=False))
         return [
             np.concatenate([np.array(next(encodings).ids, np.int32) for _ in parts])
@@ -139,7 +159,7 @@ class ByteTokenizer(Tokenizer):
         'né'
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chat: ChatTemplate | None = None) -> None:
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         others = iter(sorted(character for character in alphabet if ord(character) > 255))
         vocabulary = {chr(i) if chr(i) in alphabet else next(others): i for i in range(256)}
@@ -147,10 +167,12 @@ class ByteTokenizer(Tokenizer):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
-        super().__init__(json.dumps(json.loads(tokenizer.to_str())), "bytes")
+        super().__init__(json.dumps(json.loads(tokenizer.to_str())), "bytes", chat=chat)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[np.ndarray]:
         """Returns the ids of several texts; far sooner than the library does."""
+        if special:
+            return super().encode_batch(texts, special=True)
         return [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) for text in texts]
 
 
@@ -215,23 +237,25 @@ def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
     Raises:
         DataError: its file is missing or cannot be read.
     """
-    return ByteTokenizer() if name == "bytes" else _read(folder / _FILE, name)
+    if name == "bytes":
+        return ByteTokenizer(find_chat_template(folder, {"eos_token": END_OF_TEXT}))
+    return _read(folder / _FILE, name)
 
 
 def _read(path: Path, name: str) -> Tokenizer:
-    config, end_of_text = path.with_name(_CONFIG_FILE), None
+    config, fields = path.with_name(_CONFIG_FILE), {}
     try:
         definition = path.read_text("utf-8")
         if config.exists():
-            end_of_text = json.loads(config.read_text("utf-8")).get("eos_token")
+            fields = json.loads(config.read_text("utf-8"))
+        end_of_text = text_of_token(fields.get("eos_token"))
+        chat = find_chat_template(path.parent, fields)
     except FileNotFoundError as error:
         raise DataError(
             f"tokenizer {name!r}: there is no {path}. A SentencePiece model alone (a .model file) "
             "becomes one with transformers: AutoTokenizer.from_pretrained(FOLDER)"
             ".save_pretrained(FOLDER)."
         ) from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(f"{path} or {config.name}: cannot be read: {error}") from error
-    if isinstance(end_of_text, dict):
-        end_of_text = end_of_text["content"]
-    return Tokenizer(definition, name, end_of_text)
+    return Tokenizer(definition, name, end_of_text, chat)

@@ -8,8 +8,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.llama import Llama
-from training.data.documents import find_sources, read_documents
 from training.data.token_arrays import is_prepared
+from training.data.tokenization import text_stream
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError
 from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
@@ -28,15 +28,10 @@ def read_text(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
     """
     if is_prepared(data):
         raise DataError(f"{data} is prepared already: give the text itself.")
-    texts = [document.text for document in read_documents(find_sources(data))]
-    if not texts:
-        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
-    separator = np.array([tokenizer.eos_id])
-    pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, separator)]
-    tokens = np.concatenate(pieces[:-1])
+    tokens, num_bytes = text_stream(data, tokenizer)
     if len(tokens) < 2:
         raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
-    return tokens, sum(len(text.encode()) for text in texts)
+    return tokens, num_bytes
 
 
 def text_loss(

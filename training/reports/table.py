@@ -1,6 +1,8 @@
 """The table of a report: what is known of its runs, and how far they can be compared."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from rich.filesize import decimal
@@ -50,16 +52,29 @@ class ReportedRun:
         return values[-1] if values else None
 
 
+def losses_of_sets(record: Mapping[str, Any]) -> dict[str, float]:
+    """The losses on `--validation-sets` in a record of metrics.jsonl or a summary, by their names.
+
+    >>> losses_of_sets({"step": 3, "val_loss": 2.5, "val_loss/code": 1.5})
+    {'code': 1.5}
+    """
+    prefix = "val_loss/"
+    return {key.removeprefix(prefix): x for key, x in record.items() if key.startswith(prefix)}
+
+
 def table_rows(runs: list[ReportedRun]) -> list[dict[str, str]]:
     """The table: column -> cell per run; columns that no run has a value for are left out."""
     rows = [_row(run) for run in runs]
-    return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
+    names = dict.fromkeys(itertools.chain(*rows))
+    shown = [name for name in names if any(row.get(name) for row in rows)]
+    return [{name: row.get(name, "") for name in shown} for row in rows]
 
 
 def _row(run: ReportedRun) -> dict[str, str]:
     config, summary, last = run.config, run.summary, run.records[-1]
     steps, planned = last["step"], config.get("steps", last["step"])
     state = summary.get("optimizer_state_bytes")
+    sets = losses_of_sets({key: value for record in run.records for key, value in record.items()})
     return {
         "run": run.name,
         "optimizer": run.optimizer,
@@ -74,6 +89,7 @@ def _row(run: ReportedRun) -> dict[str, str]:
         "optimizer state": "" if state is None else decimal(state, precision=2),
         "seconds": _text(last["seconds"], ",.1f"),
         "tokens/s": _text(summary.get("tokens_per_second"), ",.0f"),
+        **{f"validation loss, {name}": _text(loss, ".4f") for name, loss in sets.items()},
     }
 
 
@@ -102,7 +118,8 @@ def notes(runs: list[ReportedRun]) -> list[str]:
         ("tokenizer", "their losses per token are of different tokens; compare bits per byte"),
         ("data", "their losses are of different texts"),
     ):
-        values = sorted({str(run.config.get(option)) for run in runs})
+        given = [run.config.get(option) for run in runs]
+        values = sorted({" ".join(x) if isinstance(x, list) else str(x) for x in given})
         if len(values) > 1:
             found.append(f"The runs differ in {option} ({', '.join(values)}): {consequence}.")
     unfinished = [run.name for run in runs if not run.summary]

@@ -9,7 +9,8 @@ from training.config.model import preset_model
 from training.config.options import flat, part
 from training.config.pretraining import CompareConfig, PretrainConfig
 from training.config.resolved import ResolvedRun
-from training.data.corpus import Corpus, check_unchanged
+from training.data.changes import check_unchanged
+from training.data.corpus import Corpus
 from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError
 from training.files import read_json

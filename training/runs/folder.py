@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import grain
 from etils import epath
 
 from training.config.finetuning import FinetuneConfig
-from training.config.options import CHANGEABLE, options_of, to_json
+from training.config.options import CHANGEABLE, as_json, options_of, to_json
 from training.config.record import CONFIG_FILE, read_config
 from training.config.resolved import BatchShape, ResolvedRun
-from training.data.batches import BatchIterator
-from training.data.corpus import check_unchanged
+from training.data.changes import check_unchanged
 from training.distributed import is_first
 from training.errors import UserError
 from training.files import write_json
@@ -32,9 +32,9 @@ class RunData(Protocol):
 
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> BatchIterator: ...
+    ) -> grain.DatasetIterator: ...
 
-    def validation_batches(self, batch: BatchShape) -> list[Any]: ...
+    def validation_batches(self, batch: BatchShape) -> dict[str, list[Any]]: ...
 
     def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
 
@@ -103,7 +103,11 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
         ignored.add("data_checksum")
     if _is_origin(run.init.init_from, saved.get("init_from")):
         ignored |= {"init_from", "init_state"}  # they are done
-    before = {option.name: option.default for option in known} | saved
+    before = {
+        option.name: as_json(option.default)
+        for option in known
+        if option.default is not dataclasses.MISSING
+    } | saved
     lines = [
         f"  {key}: {before.get(key)!r} before, {current.get(key)!r} now"
         for key in sorted((saved.keys() | current.keys()) - ignored)

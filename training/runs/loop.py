@@ -76,7 +76,10 @@ class Run:
         self.clock = TrainingClock(last["seconds"] * start.step / last["step"])
         progress = ProgressLine(console, self.num_steps, start.step, batch.num_tokens)
         self.progress = stack.enter_context(progress)
-        self.validation = [steps.shard_whole_batch(rows) for rows in validation]
+        self.validation = {
+            metric: [steps.shard_whole_batch(rows) for rows in batches]
+            for metric, batches in validation.items()
+        }
         self.arguments = steps.replicate(step_arguments(config.variant))
         self.pending: tuple[int, dict[str, jax.Array]] | None = None  # metrics, not read yet
         self.val_loss: float | None = None  # of the newest step, if it was evaluated
@@ -203,14 +206,16 @@ class Run:
         return tokens / max(seconds - before["seconds"], 1e-9)
 
     def evaluate(self) -> None:
-        """Writes the newest step's metrics with the validation loss."""
+        """Writes the newest step's metrics with the validation losses."""
         with self.clock_stopped():
-            val_loss = self.mean_loss(self.state.params, self.validation)
+            params, sets = self.state.params, self.validation
+            losses = {metric: self.mean_loss(params, batches) for metric, batches in sets.items()}
+            val_loss = losses["val_loss"]
             more = self.corpus.validation_metrics(val_loss)
             if self.steps.average is not None:
                 weights = self.steps.average(self.state)
-                more |= {"ema_val_loss": self.mean_loss(weights, self.validation)}
-            self.write_pending(val_loss=val_loss, val_perplexity=perplexity(val_loss), **more)
+                more |= {"ema_val_loss": self.mean_loss(weights, sets["val_loss"])}
+            self.write_pending(**losses, val_perplexity=perplexity(val_loss), **more)
             if not math.isfinite(val_loss):
                 raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
             self.val_loss = val_loss

@@ -6,6 +6,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.reports.table import losses_of_sets
+
 
 class ProgressBar:
     """ "UNIT 3/10 ━━━ text ETA 0:12" on a terminal; elsewhere a line at every tenth of all."""
@@ -71,6 +73,8 @@ class ProgressLine(ProgressBar):
             new = f" | val loss {record['val_loss']:.4f}"
             if "ema_val_loss" in record:
                 new += f" (average {record['ema_val_loss']:.4f})"
+            for name, loss_of_set in losses_of_sets(record).items():
+                new += f", {name} {loss_of_set:.4f}"
             self._validation = f"{new} at step {step}"
         rate, left = f"{per_second:,.0f} tokens/s", self._tokens_left(step) / max(per_second, 0.1)
         self.update(

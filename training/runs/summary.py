@@ -12,6 +12,7 @@ from rich.table import Table
 
 import lowrank_optax as lro
 from training.config.resolved import ResolvedRun, Variant
+from training.reports.table import losses_of_sets
 from training.runs.metrics import RECENT, perplexity
 from training.steps.compiled import CompiledSteps
 
@@ -76,6 +77,7 @@ def summarize(
         "train_perplexity": perplexity(train_loss),
         "val_loss": last["val_loss"],
         "val_perplexity": perplexity(last["val_loss"]),
+        **{f"val_loss/{name}": loss for name, loss in losses_of_sets(last).items()},
         "seconds": last["seconds"],
         "compile_seconds": round(steps.compile_seconds, 3),
         "tokens_per_second": round(tokens / last["seconds"], 1),
@@ -104,6 +106,10 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
     rows = {
         "train loss (perplexity)": loss("train"),
         "validation loss (perplexity)": loss("val"),
+        **{
+            f"validation loss, {name}": f"{value:.4f}"
+            for name, value in losses_of_sets(summary).items()
+        },
         "training time": f"{seconds:.1f} s (+ {compiling:.1f} s to compile)",
         "speed": f"{summary['tokens_per_second']:,.0f} tokens/s",
         "parameters": f"{summary['parameters']:,}",

@@ -30,7 +30,7 @@ def test_loop_and_bare_step_are_timed_and_both_kinds_of_data(tmp_path, monkeypat
             eval_batches=1,
             eval_every=0,
             checkpoint_every=0,
-            data=str(text),
+            data=(str(text),),
             validation_fraction=0.2,
             mesh="data=1",
         )

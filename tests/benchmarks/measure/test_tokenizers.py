@@ -28,7 +28,7 @@ def base(tmp_path, monkeypatch):
         batch_size=2,
         seq_len=16,
         eval_batches=2,
-        data=str(folder),
+        data=(str(folder),),
         validation_fraction=0.2,
         mesh="data=1",
     )

@@ -132,7 +132,7 @@ def test_options_say_whether_a_resume_may_change_them(trainer, run):
     assert changeable == {
         *("out", "resume", "allow_changed_data", "verify", "mesh", "zero", "remat"),
         *("accumulate_steps", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every"),
-        *("eval_every", "log_every", "profile", "log", "diagnostics_every"),
+        *("eval_every", "log_every", "profile", "log", "diagnostics_every", "validation_sets"),
     }
 
 

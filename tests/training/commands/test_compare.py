@@ -37,7 +37,7 @@ def config(corpus_folder, tmp_path):
         steps=4,
         eval_every=2,
         eval_batches=2,
-        data=str(corpus_folder),
+        data=(str(corpus_folder),),
         validation_fraction=0.2,
         mesh="data=1",
         out=tmp_path / "comparison",
@@ -69,8 +69,8 @@ def test_runs_of_a_comparison_see_the_same_data_as_a_single_run(config, trainer,
 
 
 def test_a_comparison_on_data_that_changed_is_refused_by_their_names(config, tmp_path, monkeypatch):
-    data = shutil.copytree(config.corpus.data, tmp_path / "data")
-    config = with_options(config, data=str(data))
+    data = shutil.copytree(config.corpus.data[0], tmp_path / "data")
+    config = with_options(config, data=(str(data),))
     run = run_config(config, "adamw", None, 0)
     create_run_folder(run.folder, to_json(run.options, "checksum"))
     load_corpus(config.corpus).save_to_run(run.folder)

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_folders import DATA, golden
-from question_files import TEMPLATE, character_tokenizer, model_folder, sums, write_questions
+from question_files import (
+    CHAT_TEMPLATE,
+    TEMPLATE,
+    as_conversations,
+    character_tokenizer,
+    model_folder,
+    sums,
+    write_questions,
+)
 from rich.console import Console
 
 import train
@@ -16,7 +24,8 @@ from models import huggingface
 from training.checkpoints.pretrained import open_model
 from training.commands import evaluate as evaluation
 from training.commands.evaluate import EvaluateConfig
-from training.data.questions import Prompt
+from training.data.prompts import Prompt
+from training.data.questions import Example
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.inference.answers import answers, padded_width, plan_batches
@@ -75,11 +84,21 @@ def test_outputs_are_each_prompts_own_continuation_in_the_order_of_the_file(file
     records = outputs(tmp_path / "out")
     assert [record["question"] for record in records] == [x["question"] for x in sums(13, 95)]
     for record in records[:2] + records[-1:]:
-        (tokens,) = prompt.encode([record["question"]], tokenizer)
+        (tokens,) = prompt.encode([Example(record["question"], "", "")], tokenizer)
         alone = np.asarray(greedy(model, jnp.asarray(tokens[None]), NEW))[0].tolist()
         alone = alone[: alone.index(tokenizer.eos_id)] if tokenizer.eos_id in alone else alone
         text = tokenizer.decode([token for token in alone if token < tokenizer.vocab_size])
         assert record["output"] == text
+
+
+def test_the_last_answers_of_conversations_are_asked_for_by_the_chat_template(files, tmp_path):
+    folder = model_folder(tmp_path / "chatting")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    data = write_questions(tmp_path / "chat.jsonl", as_conversations(sums(13, start=95)))
+    summary, _ = run(files, tmp_path / "chat", model=folder, data=data, template=None)
+    assert summary["template"] == "chat"
+    run(files, tmp_path / "plain")
+    assert outputs(tmp_path / "chat") == outputs(tmp_path / "plain")
 
 
 def test_the_mesh_changes_nothing(files, tmp_path):

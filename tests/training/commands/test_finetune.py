@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 from huggingface_folders import change_fields, forward, parameters
-from question_files import BOS_ID, TEMPLATE, model_folder, sums, write_questions
+from question_files import (
+    BOS_ID,
+    CHAT_TEMPLATE,
+    TEMPLATE,
+    as_conversations,
+    model_folder,
+    sums,
+    write_questions,
+)
 from rich.console import Console
 from run_folders import curve
 
@@ -149,6 +157,23 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
     assert summary["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+def test_conversations_are_learnt_as_the_chat_template_puts_them(files, tuned, tmp_path):
+    data = write_questions(tmp_path / "chat.jsonl", as_conversations(sums(40)))
+    config = config_of(files, tmp_path / "run", data=str(data), template=None)
+    with pytest.raises(UserError, match=r"row \d+: the tokenizer of --model has no chat template"):
+        run(config)
+    folder = model_folder(tmp_path / "chatting")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    config = with_options(config, model=folder)
+    run(config)
+    assert curve(config.out) == curve(tuned[0])
+    assert json.loads((config.out / "config.json").read_text())["template"] == "chat"
+    source = open_model(config.out)  # and so are questions that are put to it
+    asked = [source.prompt.encode([Example("1+1?", "", "")], source.tokenizer)]
+    asked += [open_model(tuned[0]).prompt.encode([Example("1+1?", "", "")], source.tokenizer)]
+    np.testing.assert_array_equal(*asked)
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, signal_at):
     config = config_of(
@@ -217,7 +242,7 @@ def test_a_run_of_pretrain_is_a_model_too(files, trainer, tmp_path):
         ({"batch_size": 0}, "--batch-size is 0, but must be at least 1"),
         ({"epochs": 0.0, "steps": None}, "--epochs is 0.0, but must be greater than 0"),
         ({"seq_len": 20}, r"examples are longer than --seq-len 20; the longest, .*row \d+, takes"),
-        ({"seq_len": 65}, r"--seq-len 65 is longer than .*tiny_llama takes \(64\)"),
+        ({"seq_len": 65}, r"--seq-len 65 is longer than --model takes \(64\)"),
         ({"seq_len": 5, "skip_long": True}, r"no example of .*train.jsonl fits --seq-len 5"),
         (
             {"template": "x" * 60 + "{question}", "seq_len": None},

@@ -1,9 +1,11 @@
 """`train.py generate` and `export`: texts go on as the model says, here and elsewhere."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from question_files import BOS_ID, model_folder
+from question_files import BOS_ID, CHAT_TEMPLATE, model_folder
 
 import train
 from models import huggingface
@@ -32,6 +34,17 @@ def test_a_prompt_goes_on_with_the_most_likely_tokens(folder, capsys):
     expected = text_of(tokens, tokenizer)
     out = printed(capsys, "generate", "--model", folder, "--prompt", "3+4?", "--max-new-tokens", 12)
     assert out == f"3+4?{expected}\n"
+
+
+def test_a_message_is_put_by_the_chat_template(folder, tmp_path, capsys):
+    command = ("generate", "--max-new-tokens", 12, "--model")
+    assert train.main([*map(str, command), str(folder), "--chat"]) == 2
+    assert "error: --chat: the tokenizer of --model has no chat template" in capsys.readouterr().err
+    chatting = shutil.copytree(folder, tmp_path / "chatting")
+    (chatting / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    out = printed(capsys, *command, chatting, "--chat", "--prompt", "3+4?")
+    plain = printed(capsys, *command, chatting, "--prompt", "3+4?\n")
+    assert plain == out.replace("3+4?", "3+4?\n", 1)
 
 
 def test_draws_differ_and_come_again_by_their_seed(folder, capsys):

@@ -89,17 +89,15 @@ def test_prepared_tokens_are_those_of_a_run(source, tmp_path):
     files = {"manifest.json", "train.bin", "validation.bin"}
     assert set(contents(tmp_path / "out")) == files | {"tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
-    direct = load_corpus(CorpusOptions(data=str(source), **options))
+    direct = load_corpus(CorpusOptions(data=(str(source),), **options))
     data = str(tmp_path / "out")
-    prepared = load_corpus(CorpusOptions(data=data, tokenizer=tokenizer, verify=True))
+    prepared = load_corpus(CorpusOptions(data=(data,), tokenizer=tokenizer, verify=True))
     for split in ("training", "validation"):
-        ours, theirs = getattr(prepared, split), getattr(direct, split)
+        ours, theirs = getattr(prepared, split)[0], getattr(direct, split)[0]
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype == np.uint16
-    assert prepared.training_bytes == direct.training_bytes
-    assert prepared.validation_bytes == direct.validation_bytes
+    assert prepared.sources[0].manifest == direct.sources[0].manifest
     assert prepared.tokenizer.checksum == direct.tokenizer.checksum
-    assert prepared.description == direct.description
     assert "(1 binary files left out)" in direct.description
 
 
@@ -138,10 +136,10 @@ def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch):
     )
     run(f"hf:{folder}", tmp_path / "out", tokenizer="bpe:300")
     assert len(reads) == 1
-    direct = load_corpus(CorpusOptions(data=f"hf:{folder}", tokenizer="bpe:300"))
-    prepared = load_corpus(CorpusOptions(data=str(tmp_path / "out"), tokenizer="bpe:300"))
-    np.testing.assert_array_equal(prepared.training, direct.training)
-    np.testing.assert_array_equal(prepared.validation, direct.validation)
+    direct = load_corpus(CorpusOptions(data=(f"hf:{folder}",), tokenizer="bpe:300"))
+    prepared = load_corpus(CorpusOptions(data=(str(tmp_path / "out"),), tokenizer="bpe:300"))
+    np.testing.assert_array_equal(prepared.training[0], direct.training[0])
+    np.testing.assert_array_equal(prepared.validation[0], direct.validation[0])
     with pytest.raises(UserError, match=r"holds data prepared differently:\n  data: 'hf:"):
         run(f"hf:{folder}[:50]", tmp_path / "out", tokenizer="bpe:300")
 
@@ -149,10 +147,10 @@ def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch):
 def test_a_single_text_is_cut_as_a_run_would_cut_it(tmp_path):
     (tmp_path / "book.txt").write_text("né" * 500)
     run(tmp_path / "book.txt", tmp_path / "out")
-    direct = load_corpus(CorpusOptions(data=str(tmp_path / "book.txt")))
-    prepared = load_corpus(CorpusOptions(data=str(tmp_path / "out")))
-    np.testing.assert_array_equal(prepared.training, direct.training)
-    assert bytes(prepared.validation.tolist()).decode() == "né" * 25
+    direct = load_corpus(CorpusOptions(data=(str(tmp_path / "book.txt"),)))
+    prepared = load_corpus(CorpusOptions(data=(str(tmp_path / "out"),)))
+    np.testing.assert_array_equal(prepared.training[0], direct.training[0])
+    assert bytes(prepared.validation[0].tolist()).decode() == "né" * 25
 
 
 def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
@@ -165,10 +163,9 @@ def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
     splits = [manifest["training"], manifest["validation"]]
     # Six files, four fifths of the lines and three quarters of the rows: the others are empty.
     assert sum(split["documents"] for split in splits) == 6 + 72 + 67
-    corpus = load_corpus(CorpusOptions(data=str(tmp_path / "out"), tokenizer="bpe:300"))
-    ends = [
-        (tokens == corpus.tokenizer.eos_id).sum() for tokens in (corpus.training, corpus.validation)
-    ]
+    corpus = load_corpus(CorpusOptions(data=(str(tmp_path / "out"),), tokenizer="bpe:300"))
+    streams = [*corpus.training, *corpus.validation]
+    ends = [(tokens == corpus.tokenizer.eos_id).sum() for tokens in streams]
     # The two splits are streams of their own: an end of text between any two documents of each.
     assert ends == [split["documents"] - 1 for split in splits]
 

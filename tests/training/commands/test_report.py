@@ -15,7 +15,7 @@ from training.reports.plots import COLOURS
 from training.reports.table import ReportedRun, table_rows
 
 
-def make_run(folder, *, losses=(4.0, 3.0, 2.5, 2.0), finished=True, **config):
+def make_run(folder, *, losses=(4.0, 3.0, 2.5, 2.0), finished=True, sets=None, **config):
     """A run's folder, as training would leave it."""
     folder.mkdir(parents=True)
     defaults = {
@@ -27,13 +27,13 @@ def make_run(folder, *, losses=(4.0, 3.0, 2.5, 2.0), finished=True, **config):
         "batch_size": 16,
         "seq_len": 256,
         "tokenizer": "bytes",
-        "data": "stdlib",
+        "data": ["stdlib"],
     }
     (folder / "config.json").write_text(json.dumps(defaults | config))
     records = [
         {"step": step, "loss": loss, "seconds": 0.25 * step} for step, loss in enumerate(losses, 1)
     ]
-    records[-1] |= {"val_loss": losses[-1] + 0.125, "val_bits_per_byte": 3.0625}
+    records[-1] |= {"val_loss": losses[-1] + 0.125, "val_bits_per_byte": 3.0625} | (sets or {})
     lines = [json.dumps(record) + "\n" for record in records]
     (folder / "metrics.jsonl").write_text("".join(lines))
     if finished:
@@ -102,22 +102,28 @@ def test_names_tell_the_runs_apart():
 def test_what_differs_between_runs_is_said(tmp_path):
     runs = [
         make_run(tmp_path / "bytes"),
-        make_run(tmp_path / "bpe", tokenizer="bpe:1024", finished=False, steps=100),
+        make_run(
+            tmp_path / "bpe", tokenizer="bpe:1024", data=["a", "b"], finished=False, steps=100
+        ),
     ]
     page = tmp_path / "report.html"
     assert report(*runs, "--out", page) == 0
     text = page.read_text()
     assert "The runs differ in tokenizer (bpe:1024, bytes): their losses per token are" in text
-    assert "differ in data" not in text
+    assert "differ in data (a b, stdlib): their losses are of different texts" in text
     assert "Not finished: bpe." in text
     assert "4 of 100" in text
 
 
-def test_columns_without_any_value_are_left_out(tmp_path):
-    runs = [make_run(tmp_path / name, rank=None) for name in ("a", "b")]
-    (row, _) = table_rows(read_runs(runs))
+def test_columns_are_those_that_some_run_has_a_value_for(tmp_path):
+    runs = [
+        make_run(tmp_path / "a", rank=None, sets={"val_loss/code": 1.5}),
+        make_run(tmp_path / "b", rank=None),
+    ]
+    (row, other) = table_rows(read_runs(runs))
     assert "rank" not in row
     assert "seed" in row
+    assert [each["validation loss, code"] for each in (row, other)] == ["1.5000", ""]
 
 
 BAD = {

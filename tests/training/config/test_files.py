@@ -34,7 +34,8 @@ def test_a_file_gives_options_and_the_command_line_overrides_them(tmp_path, name
 
 
 def test_a_run_s_config_json_is_the_run_in_another_folder(tmp_path):
-    config = train.parse(["--optimizer", "tandem", "--rank", "0.5", "--blocks", "2", "--remat"])
+    options = ["--optimizer", "tandem", "--rank", "0.5", "--blocks", "2", "--remat"]
+    config = train.parse([*options, "--data", "a b", "c", "--data-weights", "2", "0.5"])
     record = to_json(config, "abc") | {"out": "runs/first", "resume": True}
     again = train.parse(["--config", written(tmp_path / "config.json", json.dumps(record))])
     assert again == config

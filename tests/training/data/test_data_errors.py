@@ -26,7 +26,7 @@ def error_of(data):
 
 def load_error(data):
     with pytest.raises(DataError) as caught:
-        load_corpus(CorpusOptions(data=str(data)))
+        load_corpus(CorpusOptions(data=(str(data),)))
     return str(caught.value)
 
 
@@ -243,4 +243,4 @@ def test_a_data_set_larger_than_memory_is_refused_with_a_remedy(tmp_path, monkey
         f"hf:{tmp_path}: more than 10 bytes of text, too much to be held in memory. Name its "
         f"first documents only, as hf:{tmp_path}[:2], or tokenise it once with `train.py prepare`."
     )
-    assert len(load_corpus(CorpusOptions(data=f"hf:{tmp_path}[:2]")).training) == 4
+    assert len(load_corpus(CorpusOptions(data=(f"hf:{tmp_path}[:2]",))).training[0]) == 4

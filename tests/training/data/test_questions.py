@@ -1,61 +1,12 @@
-"""Prompts: the template, the tokens before it, and where an answer begins."""
+"""Examples: rows of questions and answers, or of conversations."""
 
 import json
 
-import numpy as np
 import pytest
-from question_files import BOS_ID, EOS_ID, character_tokenizer, sums, write_questions
+from question_files import sums, write_questions
 
-from training.data.questions import Example, Prompt, read_examples, stored_prompt
-from training.data.tokenizers import ByteTokenizer, Tokenizer
-from training.errors import DataError, UserError
-
-BYTES = ByteTokenizer()
-
-
-def test_the_question_goes_where_the_template_says():
-    prompt = Prompt("Q: {question} {other}\nA: ")
-    assert prompt.text("{x} and {question}?") == "Q: {x} and {question}? {other}\nA: "
-
-
-def test_a_backslash_n_of_the_command_line_ends_a_line():
-    assert Prompt.of_option(r"{question}\nA:\n", ()).template == "{question}\nA:\n"
-
-
-def test_a_template_without_a_place_for_the_question_is_refused():
-    with pytest.raises(UserError, match=r"--template 'Q: {Question}' has no {question}: write"):
-        Prompt("Q: {Question}")
-
-
-def test_an_example_is_prompt_answer_and_end():
-    prompt = Prompt("Q {question} A ", prefix_ids=(7,))
-    (encoded,) = prompt.encode_examples([Example("1+1?", "2", "line 1")], BYTES)
-    assert encoded.tokens.tolist() == [7, *b"Q 1+1? A 2", 256]
-    assert encoded.tokens.dtype == np.int32
-    assert encoded.answer_start == len("Q 1+1? A ") + 1
-    (asked,) = prompt.encode(["1+1?"], BYTES)
-    assert asked.tolist() == encoded.tokens[: encoded.answer_start].tolist()
-
-
-def test_a_prompt_without_tokens_is_refused():
-    with pytest.raises(UserError, match="line 1: its question has no tokens"):
-        Prompt("{question}").encode_examples([Example("", "2", "line 1")], BYTES)
-
-
-def test_the_prefix_is_what_the_tokenizer_itself_puts_before_a_text():
-    tokenizer = Tokenizer(character_tokenizer(), "characters")
-    assert (tokenizer.prefix_ids, tokenizer.eos_id) == ((BOS_ID,), EOS_ID)
-    assert BYTES.prefix_ids == ()
-
-
-def test_a_models_folder_keeps_its_prompt(tmp_path):
-    assert stored_prompt(tmp_path) is None
-    prompt = Prompt("Frage: {question}\n", (3, 4))
-    prompt.save(tmp_path)
-    assert stored_prompt(tmp_path) == prompt
-    (tmp_path / "prompt.json").write_text('{"template": "{question}"}')
-    with pytest.raises(UserError, match=r"prompt.json is not valid .*prefix_ids.*--template"):
-        stored_prompt(tmp_path)
+from training.data.questions import Example, read_examples, split_examples
+from training.errors import DataError
 
 
 def test_examples_are_read_with_their_rows(tmp_path):
@@ -91,3 +42,42 @@ def test_a_missing_or_empty_file_is_named(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match=r"empty.jsonl: it has no lines"):
         read_examples(tmp_path / "empty.jsonl")
+
+
+def conversation(*pairs):
+    return {"messages": [{"role": role, "content": text} for role, text in pairs]}
+
+
+SYSTEM = ("system", "Be brief.")
+
+
+def test_a_conversation_is_its_last_question_and_answer_after_what_came_before(tmp_path):
+    rows = [
+        conversation(SYSTEM, ("user", f"{i}+1?"), ("assistant", "2"), ("user", "Sure?"), last)
+        for i, last in enumerate([("assistant", "Yes."), ("assistant", "No.")] * 5)
+    ]
+    examples = read_examples(write_questions(tmp_path / "a.jsonl", rows))
+    assert (examples[1].question, examples[1].answer) == ("Sure?", "No.")
+    assert examples[1].messages == rows[1]["messages"]
+    # What is held out is chosen by the first questions: the last ones are all the same.
+    training, held_out = split_examples(examples, 0.3)
+    assert (len(training), len(held_out)) == (7, 3)
+    one_turn = conversation(("user", "1+1?"), ("assistant", "2"))
+    (example,) = read_examples(write_questions(tmp_path / "b.jsonl", [one_turn]))
+    assert example == Example("1+1?", "2", f"{tmp_path}/b.jsonl, row 1")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": "1+1?"},
+        {"messages": [{"role": "user"}, {"role": "assistant", "content": "2"}]},
+        conversation(SYSTEM, ("user", "1+1?")),
+        conversation(("user", 1), ("assistant", "2")),
+        {"question": "1+1?", "answer": "2"},
+    ],
+)
+def test_messages_that_are_no_conversation_are_explained(tmp_path, row):
+    rows = [conversation(("user", "1+1?"), ("assistant", "2")), row]
+    with pytest.raises(DataError, match=r'a.jsonl, row 2: expected {"messages": \[.* at the end'):
+        read_examples(write_questions(tmp_path / "a.jsonl", rows))

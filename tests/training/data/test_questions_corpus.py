@@ -21,7 +21,10 @@ def load(tmp_path_factory):
 
     def load(**options):
         options = {"template": TEMPLATE, "seq_len": 40} | options
-        return load_finetune_data(QuestionOptions(data=str(data), **options), model)
+        questions = QuestionOptions(data=str(data), **options)
+        return load_finetune_data(
+            questions, model.tokenizer, model.prompt, model.config.max_position
+        )
 
     return load
 

@@ -167,6 +167,31 @@ def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_pa
     assert not (tmp_path / "run/config.tmp").exists()
 
 
+def test_a_mixture_resumes_bit_for_bit_and_on_other_validation_sets(trainer, tmp_path, signal_at):
+    (tmp_path / "sums.txt").write_text("".join(f"{i} + {i} = {2 * i}\n" for i in range(300)))
+    sources = {"data": (str(trainer.corpus_folder), str(tmp_path / "sums.txt"))}
+    sets = {"validation_sets": (f"sums={tmp_path}/sums.txt", f"texts={trainer.corpus_folder}")}
+    whole = trainer.config(tmp_path / "whole", **sources, data_weights=(3, 1), **sets)
+    summary, printed = trainer(whole)
+    parts = trainer.config(tmp_path / "parts", **sources, data_weights=(3, 1))
+    signal_at(3, signal.SIGTERM)
+    with pytest.raises(InterruptedRunError):
+        trainer(parts)
+    with pytest.raises(UserError, match=r"data_weights: \[3, 1\] before, \[1, 1\] now"):
+        trainer(trainer.changed(parts, data_weights=(1, 1), resume=True))
+    trainer(trainer.changed(parts, **sets, resume=True))
+    *before, last = curve(parts.folder)
+    expected = curve(whole.folder)
+    assert last == expected[-1]
+    assert before == [
+        {key: value for key, value in record.items() if "/" not in key} for record in expected[:-1]
+    ]
+    others = {f"val_loss/{name}": last[f"val_loss/{name}"] for name in ("sums", "texts")}
+    assert len({last["val_loss"], *others.values()}) == 3
+    assert summary == summary | others
+    assert f", sums {others['val_loss/sums']:.4f}, texts" in printed
+
+
 def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(
     trainer, tmp_path, whole, monkeypatch
 ):

@@ -79,12 +79,11 @@ def test_a_validation_loss_is_shown_once(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     with ProgressLine(console, 4, 0, 10) as line:
         for record in records(1, 2, 3, 4):
-            more = {"val_loss": 7.0} if record["step"] == 2 else {}
+            more = {"val_loss": 7.0, "val_loss/code": 5.0} if record["step"] == 2 else {}
             line.show(record | more | {"tokens_per_second": 5.0})
     assert console.file.getvalue().count("val loss 7.0000") == 1
-    assert "step 2/4 | loss 0.5000 | val loss 7.0000 | 5 tokens/s | ETA 4 s" in (
-        console.file.getvalue()
-    )
+    line = "step 2/4 | loss 0.5000 | val loss 7.0000, code 5.0000 | 5 tokens/s | ETA 4 s"
+    assert line in console.file.getvalue()
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):

@@ -10,7 +10,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from training.checkpoints.manager import Checkpoints
 from training.config.groups import CheckpointOptions
-from training.data.batches import train_loader
 from training.errors import UserError
 from training.runs.summary import bytes_per_device
 from training.steps.mesh import (
@@ -150,14 +149,14 @@ def continued(trainer, config, state, count, data_state=None):
     Returns:
         (losses, last state, last state of the data).
     """
-    steps, corpus, batch = trainer.steps(config), trainer.corpus(config), config.steps.batch
-    data = train_loader(corpus.training, batch.batch_size, batch.seq_len, config.variant.seed)
+    steps, corpus = trainer.steps(config), trainer.corpus(config)
+    data = corpus.train_batches(config.steps.batch, config.variant.seed)
     if data_state is not None:
         data.set_state(data_state)
     peaks = steps.replicate(step_arguments(config.variant))
     losses = []
     for _ in range(count):
-        state, metrics = steps.train(state, steps.shard_batch(next(data)["tokens"]), peaks)
+        state, metrics = steps.train(state, steps.shard_batch(next(data)), peaks)
         losses.append(float(metrics["loss"]))
     return losses, state, data.get_state()
 

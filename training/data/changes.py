@@ -1,0 +1,50 @@
+"""Files of a run's data that have changed since it was started."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from training.errors import DataError
+
+# In a run's folder: the checksum of every file that its tokens came from.
+DATA_FILE = "data.json"
+_MAX_FILES_SHOWN = 5
+
+
+def check_unchanged(
+    folder: Path,
+    checksums: Mapping[str, str],
+    remedy: str = "go on with the data as they are by --allow-changed-data",
+) -> None:
+    """Checks that the files of a run's data are those that it was started with.
+
+    Args:
+        folder: of the run; nothing is checked if it has no data.json.
+        checksums: of the files now.
+        remedy: what can be done besides restoring them.
+
+    Raises:
+        DataError: naming the files that vanished, changed or are new.
+    """
+    path = folder / DATA_FILE
+    if not path.exists():
+        return
+    differences = describe_differences(json.loads(path.read_text()), checksums)
+    if differences:
+        raise DataError(
+            f"cannot resume {folder}: its data are not what they were:\n{differences}\n"
+            f"Restore the files, or {remedy}."
+        )
+
+
+def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Lines that name the first files that vanished, changed or are new; "" for none."""
+    differences = [f"  {name} has vanished" for name in before if name not in now]
+    differences += [
+        f"  {name} has changed" if name in before else f"  {name} is new"
+        for name, checksum in now.items()
+        if before.get(name) != checksum
+    ]
+    more = len(differences) - _MAX_FILES_SHOWN
+    shown = differences[:_MAX_FILES_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
+    return "\n".join(shown)
