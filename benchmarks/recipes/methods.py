@@ -120,6 +120,9 @@ METHODS: dict[str, Method] = {
     "normuon int4": _normuon(mu_dtype="int4"),
     "normuon int2": _normuon(mu_dtype="int2"),
     "normuon sign": _normuon(mu_dtype="sign"),
+    "normuon, no memory": ours(
+        lro.normuon, {"learning_rate": 0.04}, shape_scale="dion", momentum=None
+    ),
     # Tandem by budget.
     "tandem n/2": _tandem(rank=1 / 2, mu_dtype=None),
     "tandem n/2 int8": _tandem(rank=1 / 2, mu_dtype="int8"),
@@ -136,7 +139,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no nesterov": {"nesterov": False},
     "rest none": {"rest": "none", "rank_scale": "sqrt"},
     "rest sinkhorn": {"rest": "sinkhorn"},
-    "joint": {"rest": "joint"},
     "rest half": {"rest": lro.residuals.orthonormal(4, 0.5)},
     "blocks 1": {"blocks": 1},
     "blocks 2": {"blocks": 2},
@@ -171,9 +173,7 @@ COMPETITORS = (
     "normuon int4",
     "normuon int2",
     "normuon sign",
-    "joint n/2 int4",
-    "joint n/4 int4",
-    "joint n/16 int4",
+    "normuon, no memory",
     "tandem n/2 int4",
     "lion",
     "adam8bit",
@@ -190,11 +190,6 @@ COMPETITORS = (
 METHODS |= {
     f"tandem n/2 int4, blocks {blocks}": _tandem(rank=1 / 2, mu_dtype="int4", blocks=blocks)
     for blocks in (1, 2)
-}
-
-METHODS |= {
-    f"joint n/{divisor} {dtype}": _tandem(rank=1 / divisor, mu_dtype=dtype, rest="joint")
-    for divisor, dtype in ((2, "int4"), (2, "int2"), (4, "int4"), (16, "int4"))
 }
 
 METHODS |= {

@@ -14,7 +14,7 @@ from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.transforms import orthonormalize
 
-RESTS = ("orthonormal", "joint", "sinkhorn", "none")
+RESTS = ("orthonormal", "sinkhorn", "none")
 FIXED = ("identity", "dct", "hadamard", "random_orthogonal")
 """The projections by name whose columns are chosen by the momentum and the gradient together."""
 
@@ -43,17 +43,15 @@ def tandem(
     with M the momentum of the rows chosen last; M ← μ M + G[I], where a row chosen anew starts from
     zero; the step is scale · (P NewtonSchulz(μ M + G[I]) + orth(G without rows I)), where orth
     orthonormalises `blocks` blocks of rows, each on its own; then every output neuron's step is
-    divided by the root mean square of its history. With rest="joint" it is scale ·
-    NewtonSchulz(G + μ P M), Muon's time for a lower loss.
+    divided by the root mean square of its history.
 
     Args:
       {learning_rate}
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; 1.0 is Muon.
-      rest: "orthonormal"; "joint" (orthonormalised together with the r rows); "sinkhorn"
-        (normalise rows and columns in turn); "none" (drop the rest); or one of `residuals` that
-        keeps no momentum of its own.
-      blocks: of an orthonormal rest; None for 4.
-      momentum: μ.
+      rest: "orthonormal", "sinkhorn" (normalise rows and columns in turn), "none" (drop the rest),
+        or one of `residuals` that keeps no momentum of its own.
+      blocks: of the rest; None for 4.
+      momentum: μ; None for no memory at all: M and what stores it are not there.
       nesterov: orthonormalise μ M + G[I]; else M.
       neuron_decay: of the mean squares of each neuron's step; None not to normalise neurons.
       projection: "identity" (rows of the gradient itself), "dct" or another name of
@@ -80,17 +78,19 @@ def tandem(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    check_fraction("momentum", momentum)
-    if projection in FIXED:
-        select = following(momentum, select or "l1")
-    memory = optax.trace(momentum, nesterov)
-    if rest != "joint":
-        memory = optax.chain(memory, orthonormalize(ns_steps, ns_coeffs))
+    memory, transport = optax.identity(), "keep"
+    if momentum is None:
+        mu_dtype = None
+    else:
+        check_fraction("momentum", momentum)
+        memory, transport = optax.trace(momentum, nesterov), "rotate"
+        if projection in FIXED:
+            select = following(momentum, select or "l1")
     recipe = in_subspace(
-        memory,
+        optax.chain(memory, orthonormalize(ns_steps, ns_coeffs)),
         by_name(projection, rank, select),
         update_interval=update_interval,
-        transport="rotate",
+        transport=transport,
         residual=_residual(rest, blocks, ns_steps, ns_coeffs),
         scale=step_scale(shape_scale, rank_scale),
         mu_dtype=mu_dtype,
@@ -112,6 +112,4 @@ def _residual(
         return residuals.orthonormal(
             4 if blocks is None else blocks, ns_steps=ns_steps, ns_coeffs=ns_coeffs
         )
-    if rest == "joint":
-        return residuals.jointly(ns_steps=ns_steps, ns_coeffs=ns_coeffs)
     return residuals.sinkhorn() if rest == "sinkhorn" else residuals.discard()

@@ -4,7 +4,7 @@ from lowrank_optax.axes.residuals.base import Projected, Residual, Step, discard
 from lowrank_optax.axes.residuals.descent import sgd, sign_descent
 from lowrank_optax.axes.residuals.feedback import error_feedback, momentum
 from lowrank_optax.axes.residuals.scaling import column_scaling, gradient_scaling, norm_scaling
-from lowrank_optax.axes.residuals.state_free import jointly, orthonormal, sinkhorn
+from lowrank_optax.axes.residuals.state_free import orthonormal, sinkhorn
 
 __all__ = [
     "Projected",
@@ -14,7 +14,6 @@ __all__ = [
     "discard",
     "error_feedback",
     "gradient_scaling",
-    "jointly",
     "momentum",
     "norm_scaling",
     "orthonormal",

@@ -49,22 +49,6 @@ class Orthonormal(StateFree):
         return parts.reshape(*batch, n + missing, m)[..., :n, :]
 
 
-@axis_value()
-class Jointly(Residual):
-    """Orthonormalise the direction and the rest as one matrix; build with `residuals.jointly`."""
-
-    ns_steps: int
-    ns_coeffs: Any
-
-    def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """scale · orth(P u + A − P a) in weight space."""
-        whole = step.subspace.embed(step.direction)
-        if step.a.shape != step.A.shape:
-            whole = whole + step.outside()
-        whole = orthonormalizer(self.ns_steps, self.ns_coeffs)(whole)
-        return step.projection.synthesize(whole) * jnp.asarray(step.scale, whole.dtype), state
-
-
 @axis_value("scale")
 class Sinkhorn(StateFree):
     """Step along it with rows and columns of equal lengths; build with `residuals.sinkhorn`."""
@@ -128,36 +112,6 @@ def orthonormal(
     if blocks < 1:
         raise ValueError(f"blocks={blocks} must be at least 1.")
     return Orthonormal(blocks, scale, ns_steps, ns_coeffs)
-
-
-def jointly(*, ns_steps: int = 5, ns_coeffs: Any = MUON) -> Residual:
-    """Add the rest to the direction as it is, and orthonormalise both as one matrix.
-
-    With a momentum M of the chosen rows alone as the inner optimizer, whose direction is
-    μ M + Pᵀ G, the step is scale · orth(G + μ P M): Muon's, of a momentum that is zero outside the
-    subspace. Two parts that are orthonormalised one by one are each orthonormal, their sum is not:
-    what both step along is stepped along twice.
-
-    Args:
-      ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
-
-    Reference:
-      This library's own; with r → 0 it is SWAN's whitening (arXiv 2412.13148).
-
-    Example:
-      >>> import jax.numpy as jnp, optax
-      >>> import lowrank_optax as lro
-      >>> tx = lro.scale_by_low_rank(
-      ...     optax.trace(0.9, nesterov=True),
-      ...     lro.projections.identity(1),
-      ...     transport="rotate",
-      ...     residual=lro.residuals.jointly(),
-      ... )
-      >>> params = {"w": jnp.ones((4, 8))}
-      >>> tx.update(params, tx.init(params))[0]["w"].shape
-      (4, 8)
-    """
-    return Jointly(ns_steps, ns_coeffs)
 
 
 def sinkhorn(rounds: int = 3, scale: Any = 1.0) -> Residual:

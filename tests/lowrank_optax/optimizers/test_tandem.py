@@ -36,9 +36,7 @@ def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True
         M = np.where(chosen, mu * M + G, 0)
         step = np.zeros((n, m))
         step[I] = orthonormal((mu * M + G if nesterov else M)[I])
-        if rest == "joint":
-            step = orthonormal(G + mu * M)
-        elif rest:
+        if rest:
             E = np.where(chosen, 0, G)
             step += np.concatenate([orthonormal(part) for part in np.split(E, blocks)])
         step *= np.sqrt(m / n)
@@ -55,7 +53,6 @@ def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True
         ({}, {}),
         ({"blocks": 2}, {"blocks": 2}),
         ({"rest": "none"}, {"rest": False}),
-        ({"rest": "joint"}, {"rest": "joint"}),
         ({"neuron_decay": None}, {"b2": None}),
         ({"momentum": 0.5, "nesterov": False}, {"mu": 0.5, "nesterov": False}),
     ],
@@ -107,6 +104,15 @@ def test_dion3_is_dion2_with_normalised_neurons_and_steps_as_long_as_those_of_fu
     short, long = lro.dion2(0.1, rank, **options), lro.dion3(0.1, rank, dimension_numbers=KERNEL)
     for got, expected in zip(steps(long), steps(short), strict=True):
         np.testing.assert_allclose(got, np.sqrt(8 / rank) * expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lro.muon, lro.normuon])
+def test_without_a_momentum_nothing_of_the_matrix_size_is_kept(make):
+    none = make(0.1, momentum=None, dimension_numbers=KERNEL)
+    zero = make(0.1, momentum=0.0, dimension_numbers=KERNEL)
+    for got, expected in zip(steps(none), steps(zero), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert max(leaf.size for leaf in jax.tree.leaves(none.init(draw((8, 20))))) <= 20
 
 
 @pytest.mark.product(every=2)
