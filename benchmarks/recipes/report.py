@@ -32,6 +32,8 @@ HEADLINE = (
 PICTURE = ROOT / "docs" / "recipes.png"
 YARDSTICKS = {"ablations": "tandem n/4", "blocks": "tandem n/2 int4", "one rate": "adamw"}
 """What a stage's methods are compared with, where that is not Muon."""
+ALSO = {"width 64": ("few bits",)}
+"""Other stages of the same setting that a stage's table shows too."""
 SETTINGS = {
     "main": "width 128, 300 steps of 2k tokens",
     "width 64": "width 64, 300 steps of 2k tokens",
@@ -54,7 +56,8 @@ def interval(losses: list[float]) -> float:
 
 def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> list[Row]:
     """A stage's methods by their loss; a method's last line counts."""
-    last = {line["method"]: line for line in tuned if line["stage"] == stage}
+    stages = (stage, *ALSO.get(stage, ()))
+    last = {line["method"]: line for line in tuned if line["stage"] in stages}
     # Of the same seeds, so of the same weights and batches: their differences vary less.
     yardstick = last.get(yardstick_of(stage), {}).get("reported")
     rows = [
@@ -145,7 +148,7 @@ def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, li
     folder = results_folder(scale, tokens)
     runs, tuned = (read_lines(folder / f"{name}.jsonl") for name in ("runs", "tuned"))
     found = {}
-    for stage in {line["stage"] for line in tuned}:
+    for stage in {line["stage"] for line in tuned}.difference(*ALSO.values()):
         setting = SCALES[scale][stage].setting.key
         sizes = {run["method"]: run["bytes_per_entry"] for run in runs if run["setting"] == setting}
         found[stage] = rows_of(stage, tuned, sizes)
