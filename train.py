@@ -8,7 +8,7 @@ python train.py finetune --help    a model trained further on questions and answ
 python train.py evaluate --help    exact match of a model's answers, or its loss on text
 python train.py generate --help    a model's continuation of a text
 python train.py export RUN FOLDER  a run's model as a Hugging Face folder
-python train.py problems --help    arithmetic word problems, for the two commands above
+python train.py problems --help    arithmetic word problems, for finetune and evaluate
 python train.py report RUN...      the losses of any set of runs, drawn into one page
 
 Options may come from a file: --config FILE.yaml, FILE.json or RUN/config.json; those on the command

@@ -83,6 +83,7 @@ def _split_axes(batch: int, kv_heads: int) -> tuple[tuple[str, ...] | None, str 
 
 
 def _placed(x: Array, *axes: Any) -> Array:
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:  # inside `jax.shard_map` arrays are where they are
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -57,4 +57,4 @@ SMOKE = Size(
     updated=("trion", "optax.contrib.galore"),
     optimizers=("trion", "optax.contrib.muon"),
 )
-"""Every part, not every method: tests/benchmarks/test_passes.py compiles those that have a mark."""
+"""Every part, not every method: tests/benchmarks/measure/test_passes.py has those with a mark."""

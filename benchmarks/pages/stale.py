@@ -28,7 +28,12 @@ UPDATE = (
     "lowrank_optax/transforms",
 )
 """What computes an update, and so its state, its time and what it trains to."""
-MODEL = ("models/llama.py", "models/attention.py", "models/configs.py")
+MODEL = (
+    "models/llama.py",
+    "models/attention.py",
+    "models/fused_attention.py",
+    "models/configs.py",
+)
 TRAINED = (*UPDATE, *MODEL, "training/steps", "training/data")
 """Of runs of the trainer."""
 TASK = (*UPDATE, *MODEL, "training/steps/objective.py", "training/data/documents.py")
@@ -48,9 +53,16 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "communication.json": (*UPDATE, "lowrank_optax/sharding"),
     "compare.json": TRAINED,
     "dct.json": ("lowrank_optax/linalg",),
-    "faults.json": ("training/checkpoints", "training/runs", "training/data", "training/steps"),
+    "faults.json": (
+        "training/checkpoints",
+        "training/runs",
+        "training/data",
+        "training/steps",
+        "training/distributed.py",
+        "training/files.py",
+    ),
     "finetuning.json": (*TRAINED, "training/commands/finetune.py", "training/inference"),
-    "loop.json": ("training/runs", "training/data", "training/steps"),
+    "loop.json": ("training/runs", "training/data", "training/steps", "training/files.py"),
     "optimizers.json": UPDATE,
     "papers/columns.json": GRADIENTS,
     "papers/memory.json": (*UPDATE, "models/configs.py", "lowrank_optax/tools/memory_report.py"),

@@ -56,8 +56,14 @@ def interval(losses: list[float]) -> float:
 
 def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> list[Row]:
     """A stage's methods by their loss; a method's last line counts."""
-    stages = (stage, *ALSO.get(stage, ()))
-    last = {line["method"]: line for line in tuned if line["stage"] in stages}
+    tuned = list(tuned)
+    # Its own lines last, so that they count.
+    last = {
+        line["method"]: line
+        for name in (*ALSO.get(stage, ()), stage)
+        for line in tuned
+        if line["stage"] == name
+    }
     # Of the same seeds, so of the same weights and batches: their differences vary less.
     yardstick = last.get(yardstick_of(stage), {}).get("reported")
     rows = [

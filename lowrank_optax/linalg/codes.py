@@ -21,7 +21,8 @@ BITS = {"int8": 8, "int4": 4, "int2": 2, "sign": 1}
 #
 # Of four codes the largest entry must not set the scale: normal entries would err by 72 %. They are
 # a root mean square apart, what lies outside is clipped, and the scale is then that of least
-# squares for the codes that this gives: 38 %. Of signs it is the mean magnitude: 60 %.
+# squares for the codes that this gives: 38 %. Of signs it is the mean magnitude: 60 %. What is
+# rounded at random must not be clipped, so that there the largest entry sets it after all.
 
 
 def nearest_codes(
@@ -64,7 +65,9 @@ def _two_bits(blocks: Array, axis: int) -> tuple[Array, Array]:
     above = jnp.where(position >= 0.5, one, 0)
     codes = above - jnp.where(position < -0.5, one, 0) - jnp.where(position < -1.5, one, 0)
     products, squares = _reduce((codes * blocks, codes * codes), "sum sum", axis)
-    return codes, products / jnp.where(squares == 0, 1, squares)
+    scale = products / jnp.where(squares == 0, 1, squares)
+    # A step that is not finite has no codes: the block must not come back as zeros.
+    return codes, jnp.where(jnp.isfinite(step), scale, step)
 
 
 def _signs(blocks: Array, axis: int) -> tuple[Array, Array]:

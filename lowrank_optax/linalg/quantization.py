@@ -48,7 +48,9 @@ def quantize(
 
     "int2" rounded to nearest and "sign" are different: entries far above the block's root mean
     square are clipped, and the scale is that of least squares, so that what comes back is
-    orthogonal to its error. A zero among more than four signs comes back as the scale.
+    orthogonal to its error, and equal entries come back up to the rounding of a sum. A zero among
+    more than four signs comes back as the scale, which leaves it out. A block whose magnitudes add
+    up to more than the largest number comes back non-finite.
 
     Args:
       x: real floating array.
@@ -98,9 +100,14 @@ def quantize(
     return Quantized(codes, scale.squeeze(axis + 1))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "axis", "dtype"))
+@functools.partial(jax.jit, static_argnames=("size", "axis", "dtype", "storage"))
 def dequantize(
-    stored: Quantized, *, size: int, axis: int = -1, dtype: DTypeLike | None = None
+    stored: Quantized,
+    *,
+    size: int,
+    axis: int = -1,
+    dtype: DTypeLike | None = None,
+    storage: str | None = None,
 ) -> Float[Array, "*shape"]:
     """The array that `quantize` stored, up to its rounding.
 
@@ -109,6 +116,7 @@ def dequantize(
       size: length of the original axis, which packed codes alone do not tell.
       axis: as given to `quantize`.
       dtype: floating dtype of the result; None for the scales'.
+      storage: as given to `quantize`, to have it checked; None for what has these bytes.
 
     Raises:
       ValueError: the stored shapes do not belong to this size and axis.
@@ -124,7 +132,10 @@ def dequantize(
         raise ValueError(f"codes of shape {codes.shape} have no axis {axis}.")
     count = scale.shape[axis]
     length = -(-size // count)
-    bits = 8 if codes.dtype == jnp.int8 else packed_bits(length, codes.shape[axis] // count)
+    size_of_block = (
+        codes.shape[axis] // count if storage is None else bytes_of(length, BITS[storage])
+    )
+    bits = 8 if codes.dtype == jnp.int8 else packed_bits(length, size_of_block)
     need = size if bits == 8 else count * bytes_of(length, bits)
     if codes.shape[axis] != need:
         raise ValueError(

@@ -49,19 +49,21 @@ class Storage:
     def unpack(self, stored: Any, size: int, dtype: Any) -> Float[Array, "*batch n m"]:
         """What was stored, in a dtype; `size` is its n."""
         if self.is_quantized:
-            return dequantize(stored, size=size, axis=-2, dtype=dtype)
+            return dequantize(stored, size=size, axis=-2, dtype=dtype, storage=self.dtype)
         return stored.astype(dtype)
 
 
 def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "nearest") -> Storage:
-    """How to store a moment or a momentum, for every argument `mu_dtype`.
+    """How to store a moment or a momentum, for every argument `mu_dtype` but Dion's.
 
     Args:
       dtype: "int8", "int4" or "int2" for block-wise quantisation, in which zero is exact; "sign"
-        for one bit an entry and the mean magnitude of a block; a floating dtype; or None for the
-        parameter's, but at least float32. A `Storage` is returned as it is.
+        for one bit an entry and the mean magnitude of a block, which zeros come back as too (not
+        for matrices with rows that get no gradient); a floating dtype; or None for the parameter's,
+        but at least float32. A `Storage` is returned as it is.
       block_size: entries along the compressed side that share one scale.
-      rounding: of integers, "nearest" or "stochastic" (unbiased); signs know only the first.
+      rounding: of integers, "nearest" or "stochastic" (unbiased; in 2 bits with errors of the
+        entries' own size); signs know only the first.
 
     Raises:
       ValueError: if an argument is unknown.

@@ -21,6 +21,7 @@ from lowrank_optax.linalg.devices import mean_over, typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import product
+from lowrank_optax.linalg.storage import storage as as_storage
 from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.placement import Placement
@@ -92,6 +93,10 @@ def scale_by_dion(
     check_fraction("momentum", momentum)
     if isinstance(power_iters, int) and power_iters < 1:
         raise ValueError(f"power_iters={power_iters} must be at least 1.")
+    if as_storage(mu_dtype).is_quantized:
+        raise ValueError(
+            f"mu_dtype={mu_dtype!r} is not offered by Dion; use a floating dtype, or None."
+        )
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
     dion = Dion(

@@ -42,6 +42,8 @@ def muon(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
+    if momentum is None and mu_dtype is not None:
+        raise ValueError(f"mu_dtype={mu_dtype!r} stores a momentum, but momentum=None keeps none.")
     return tandem.recipe(
         1.0,
         rest="none",

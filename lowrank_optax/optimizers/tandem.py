@@ -51,7 +51,8 @@ def tandem(
       rest: "orthonormal", "sinkhorn" (normalise rows and columns in turn), "none" (drop the rest),
         or one of `residuals` that keeps no momentum of its own.
       blocks: of the rest; None for 4.
-      momentum: μ; None for no memory at all: M and what stores it are not there.
+      momentum: μ; None to keep no M: then G[I] is orthonormalised, columns are ranked by G alone,
+        and `nesterov` and `mu_dtype` have no meaning.
       nesterov: orthonormalise μ M + G[I]; else M.
       neuron_decay: of the mean squares of each neuron's step; None not to normalise neurons.
       projection: "identity" (rows of the gradient itself), "dct" or another name of
@@ -79,9 +80,7 @@ def tandem(
       (4, 8)
     """
     memory, transport = optax.identity(), "keep"
-    if momentum is None:
-        mu_dtype = None
-    else:
+    if momentum is not None:
         check_fraction("momentum", momentum)
         memory, transport = optax.trace(momentum, nesterov), "rotate"
         if projection in FIXED:
@@ -93,7 +92,7 @@ def tandem(
         transport=transport,
         residual=_residual(rest, blocks, ns_steps, ns_coeffs),
         scale=step_scale(shape_scale, rank_scale),
-        mu_dtype=mu_dtype,
+        mu_dtype=None if momentum is None else mu_dtype,
     )
     return with_neurons(recipe, neuron_decay)
 

@@ -54,8 +54,8 @@ def scale_by_trion(
       ns_coeffs: coefficients of the quintic; a triple, or one triple per step, or a name.
       shape_scale: "dion" √(out/in), "muon" √max(1, out/in), "rms" 0.2 √max(out, in), or "none".
       rank_scale: "sqrt" for steps longer by √(n/r), as long as those of full rank; "none" not to.
-      mu_dtype: dtype in which the momentum is stored; None for the parameters', but at least
-        float32.
+      mu_dtype: what the momentum is stored in, as for `scale_by_low_rank`; None for the
+        parameters', but at least float32.
       sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
         devices average the columns' scores (n numbers) and b (r × m), and each keeps its own
         momentum (see `local_state_specs`); None for gradients that come averaged.

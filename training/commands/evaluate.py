@@ -200,6 +200,7 @@ def _evaluate_text(
 
 def _create_folder(config: EvaluateConfig) -> Path:
     name = f"evaluate-{config.model.resolve().name}-{config.data.name.partition('.')[0]}"
+    name += "" if config.weights == "last" else f"-{config.weights}"
     folder = config.out or Path("runs") / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: give another folder with --out")

@@ -59,8 +59,7 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
     mesh = make_mesh(run.mesh)
     steps = compile_for(config, run, source, mesh)
     summary = train_run(run, steps, data, console)
-    with all_or_none():
-        write_models(run, with_numbers(source, config.numbers), source, data, mesh)
+    write_models(run, with_numbers(source, config.numbers), source, data, mesh)
     console.print(summary_table(summary, f"{run.folder / MODEL['last']} (step {summary['step']})"))
     return summary
 
@@ -137,6 +136,7 @@ def write_models(
         decays["ema"] = run.steps.ema_decay
     for weights, decay in decays.items():
         folder = run.folder / MODEL[weights]
-        if not folder.exists():
-            params = newest_parameters(run.folder, model, mesh, decay)
-            save_model(with_parameters(model, params), source, data.prompt, folder)
+        with all_or_none():
+            if not folder.exists():
+                params = newest_parameters(run.folder, model, mesh, decay)
+                save_model(with_parameters(model, params), source, data.prompt, folder)

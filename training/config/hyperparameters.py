@@ -71,9 +71,11 @@ class Hyperparameters:
     frugal, online_subspace_descent, low_rank)."""
     compress: Annotated[Literal["smallest", "in", "out"] | None, UNSET] = None
     """Which axis of a matrix is compressed (all of lowrank_optax)."""
-    mu_dtype: Annotated[Literal["float32", "bfloat16", "int8", "int4"] | None, UNSET] = None
-    """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax; int8 and
-    int4 the latter only)."""
+    mu_dtype: Annotated[
+        Literal["float32", "bfloat16", "int8", "int4", "int2", "sign"] | None, UNSET
+    ] = None
+    """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax; less than
+    bfloat16 the latter only, without dion)."""
     rest: Annotated[Literal["orthonormal", "sinkhorn", "none"] | None, UNSET] = None
     """What becomes of the gradient outside the chosen columns (tandem)."""
     blocks: Annotated[int | None, UNSET] = None

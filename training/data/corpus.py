@@ -190,7 +190,7 @@ def load_corpus(
         tokenizer = stored_tokenizer(resumed, config.tokenizer)
     sources: list[Tokens] = []
     for data in config.data:
-        sources.append(_load(data, config, tokenizer, console))
+        sources.append(_load(data, config, tokenizer, console, first=not sources))
         tokenizer = sources[0].tokenizer
     others = _other_sets(config, sources[0].tokenizer, console)
     return Corpus(tuple(sources), config.data_weights, others)
@@ -215,13 +215,19 @@ def _other_sets(
 
 
 def _load(
-    data: str, config: CorpusOptions, tokenizer: Tokenizer | None, console: Console | None
+    data: str,
+    config: CorpusOptions,
+    tokenizer: Tokenizer | None,
+    console: Console | None,
+    *,
+    first: bool = False,
 ) -> Tokens:
-    """The tokens of a source, made with this tokenizer if there is one already."""
+    """The tokens of a source, made with this tokenizer if there is one already; that of the first
+    source is the one that `--tokenizer` names."""
     if not is_prepared(data):
         return _tokenise(data, config, tokenizer, console)
     tokens = open_tokens(Path(data), verify=config.verify)
-    if tokenizer is None and config.tokenizer != tokens.tokenizer.name:
+    if first and config.tokenizer != tokens.tokenizer.name:
         raise DataError(
             f"{data}: these data were prepared with the tokenizer {tokens.tokenizer.name}, and "
             f"--tokenizer is {config.tokenizer}. Give --tokenizer {tokens.tokenizer.name}, or "

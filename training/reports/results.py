@@ -81,12 +81,18 @@ def caption(results: dict[str, Any]) -> str:
     config = results["config"]
     tokens = config["steps"] * config["batch_size"] * config["seq_len"]
     return (
-        f"{config['preset']} Llama, {config['data']} data, {config['steps']} steps of "
+        f"{config['preset']} Llama, {data_of(config)} data, {config['steps']} steps of "
         f"{config['batch_size']} × {config['seq_len']} tokens ({tokens:,} in all), "
         f"{config['seeds']} seed(s), mean ± sample standard deviation; losses in nats per token; "
         "train loss is the mean over the last tenth of the steps. "
         f"{results['device']}, jax {results['versions']['jax']}.\n\n`{results['command']}`\n"
     )
+
+
+def data_of(config: dict[str, Any]) -> str:
+    """The sources of a comparison; older ones had one, not a list."""
+    data = config["data"]
+    return data if isinstance(data, str) else " ".join(data)
 
 
 def write_results(
@@ -108,7 +114,7 @@ def write_results(
         if own
     }
     if curves:
-        title = f"{config['preset']} Llama, {config['data']}, {config['seeds']} seed(s)"
+        title = f"{config['preset']} Llama, {data_of(config)}, {config['seeds']} seed(s)"
         plot_comparison(curves, folder / "curves.png", title)
 
 

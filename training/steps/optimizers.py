@@ -210,7 +210,7 @@ def build_optimizer(
     parameters = inspect.signature(build).parameters
     zero_axis = ZERO_AXIS if method.zero else None
     mu_dtype = method.hyperparameters.mu_dtype
-    if mu_dtype in ("int8", "int4") and "zero_axis" not in parameters:
+    if mu_dtype in ("int8", "int4", "int2", "sign") and "zero_axis" not in parameters:
         raise UserError(
             f"--mu-dtype {mu_dtype} is for the optimizers of lowrank_optax; {name} stores its "
             "moments in float32 or bfloat16"

@@ -1,4 +1,4 @@
-"""The inner optimizer's first moment in 8 or 4 bits, or in any floating type, between steps."""
+"""The inner optimizer's first moment in a few bits, or in any floating type, between steps."""
 
 import chex
 import jax

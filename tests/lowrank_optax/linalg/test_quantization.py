@@ -107,6 +107,13 @@ def test_fitted_blocks_are_orthogonal_to_their_error(storage, x, block_size):
         np.testing.assert_allclose(inner, 0, atol=1e-5 * size.max(initial=1e-30))
 
 
+@pytest.mark.parametrize("storage", FITTED)
+def test_a_block_that_overflows_does_not_come_back_as_zeros(storage):
+    y = round_trip(jnp.full((2, 8), FLOAT32.max).at[1].set(1.0), storage=storage)
+    assert not jnp.isfinite(y[0]).any()
+    np.testing.assert_array_equal(y[1], 1)
+
+
 @pytest.mark.parametrize(("storage", "error"), [("int2", 0.38), ("sign", 0.60)])
 def test_normal_entries_err_by_the_documented_share(storage, error):
     x = jax.random.normal(jax.random.key(0), (64, 256))
@@ -363,3 +370,5 @@ def test_reading_back_with_another_size_or_axis_is_refused():
     packed = quantize(jnp.ones((2, 10)), "int4", block_size=4)
     with pytest.raises(ValueError, match=r"4-bit codes .* do not hold 60 entries .* which take 30"):
         dequantize(packed, size=60)
+    with pytest.raises(ValueError, match=r"4-bit codes .* do not hold 20 entries .* which take 12"):
+        dequantize(packed, size=20, storage="int4")

@@ -115,6 +115,20 @@ def test_without_a_momentum_nothing_of_the_matrix_size_is_kept(make):
     assert max(leaf.size for leaf in jax.tree.leaves(none.init(draw((8, 20))))) <= 20
 
 
+def test_without_a_momentum_the_columns_are_those_of_the_gradient():
+    plain = lro.tandem(0.1, 0.5, momentum=None, neuron_decay=None, dimension_numbers=KERNEL)
+    expected = restated(GRADIENTS, r=4, mu=0.0, b2=None)
+    for got, wanted in zip(steps(plain), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_missing_momentum_cannot_have_is_refused():
+    with pytest.raises(ValueError, match="mu_dtype='int8' stores a momentum, but momentum=None"):
+        lro.muon(0.1, momentum=None, mu_dtype="int8")
+    with pytest.raises(ValueError, match="mu_dtype='int2' is not offered by Dion"):
+        lro.dion(0.1, mu_dtype="int2")
+
+
 @pytest.mark.product(every=2)
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4", "int2", "sign"])
 def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):

@@ -56,7 +56,8 @@ def test_its_loss_is_beside_that_of_the_weights(trainer, run):
     steps, batch = trainer.steps(config), config.steps.batch
     model = open_model(folder, "ema").load(MESH)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    batches = map(steps.shard_whole_batch, trainer.corpus(config).validation_batches(batch))
+    rows = trainer.corpus(config).validation_batches(batch)["val_loss"]
+    batches = map(steps.shard_whole_batch, rows)
     loss = np.mean([float(steps.evaluate(params, rows)) for rows in batches])
     evaluations = [r for r in read_metrics(folder / "metrics.jsonl") if "val_loss" in r]
     assert [record["step"] for record in evaluations if "ema_val_loss" in record] == [3, 6]
