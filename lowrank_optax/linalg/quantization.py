@@ -77,8 +77,7 @@ def quantize(
       [0.0, -3.0, 1.125, 0.0]
     """
     x = jnp.asarray(x)
-    if storage not in BITS:
-        raise ValueError(f"cannot quantise to {storage!r}: choose one of {', '.join(BITS)}.")
+    _check_storage(storage)
     if block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1.")
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -132,16 +131,18 @@ def dequantize(
         raise ValueError(f"codes of shape {codes.shape} have no axis {axis}.")
     count = scale.shape[axis]
     length = -(-size // count)
-    size_of_block = (
-        codes.shape[axis] // count if storage is None else bytes_of(length, BITS[storage])
-    )
-    bits = 8 if codes.dtype == jnp.int8 else packed_bits(length, size_of_block)
-    need = size if bits == 8 else count * bytes_of(length, bits)
-    if codes.shape[axis] != need:
+    if storage is None:
+        is_packed, size_of_block = codes.dtype != jnp.int8, codes.shape[axis] // count
+    else:
+        _check_storage(storage)
+        is_packed, size_of_block = storage != "int8", bytes_of(length, BITS[storage])
+    bits = packed_bits(length, size_of_block) if is_packed else 8
+    need = count * bytes_of(length, bits) if is_packed else size
+    if codes.shape[axis] != need or is_packed != (codes.dtype != jnp.int8):
         raise ValueError(
-            f"{bits}-bit codes of shape {codes.shape} with scales of shape {scale.shape} do not "
-            f"hold {size} entries along axis {axis}, which take {need}: pass the size and axis of "
-            "the array that was quantised."
+            f"{codes.dtype.name} codes of shape {codes.shape} with scales of shape {scale.shape} "
+            f"do not hold {size} entries of {bits} bits along axis {axis}, which take {need}: pass "
+            "the size, axis and storage of the array that was quantised."
         )
     axis %= codes.ndim
     blocks = split_blocks(codes, axis, count)
@@ -150,6 +151,11 @@ def dequantize(
         blocks = jax.lax.slice_in_dim(blocks, 0, length, axis=axis + 1)
     x = blocks.astype(scale.dtype) * jnp.expand_dims(scale, axis + 1)
     return join_blocks(x.astype(dtype or scale.dtype), axis, size)
+
+
+def _check_storage(storage: str) -> None:
+    if storage not in BITS:
+        raise ValueError(f"cannot quantise to {storage!r}: choose one of {', '.join(BITS)}.")
 
 
 def quantized_zeros(

@@ -10,6 +10,7 @@ from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.selection import Selection, following
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.newton_schulz import MUON
+from lowrank_optax.linalg.storage import storage
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with_neurons
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.transforms import orthonormalize
@@ -79,8 +80,11 @@ def tandem(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    memory, transport = optax.identity(), "keep"
-    if momentum is not None:
+    memory, transport, stored = optax.identity(), "keep", storage(mu_dtype)
+    if momentum is None:
+        if getattr(select, "follow", None) is not None:
+            raise ValueError(f"select={select} follows a momentum, but momentum=None keeps none.")
+    else:
         check_fraction("momentum", momentum)
         memory, transport = optax.trace(momentum, nesterov), "rotate"
         if projection in FIXED:
@@ -92,7 +96,7 @@ def tandem(
         transport=transport,
         residual=_residual(rest, blocks, ns_steps, ns_coeffs),
         scale=step_scale(shape_scale, rank_scale),
-        mu_dtype=None if momentum is None else mu_dtype,
+        mu_dtype=None if momentum is None else stored,
     )
     return with_neurons(recipe, neuron_decay)
 

@@ -62,9 +62,11 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
         saved = read_config(folder)
         if not saved:
             raise UserError(f"--resume: there is no run in {folder} (no {CONFIG_FILE})")
-        if not run.options.run.allow_changed_data:
+        current = to_json(run.options, data.checksum)
+        # Of other sources, files that came and went would say less than the option does.
+        if not run.options.run.allow_changed_data and saved.get("data") == current["data"]:
             check_unchanged(folder, data.checksums)
-        _check_same(run, saved, to_json(run.options, data.checksum))
+        _check_same(run, saved, current)
     elif not free:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "

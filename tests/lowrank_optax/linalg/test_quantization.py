@@ -361,14 +361,22 @@ def test_wrong_arrays_are_named():
 
 def test_reading_back_with_another_size_or_axis_is_refused():
     stored = quantize(jnp.ones((2, 10)), block_size=4)
-    with pytest.raises(ValueError, match=r"do not hold 9 entries along axis -1, which take 9"):
+    with pytest.raises(
+        ValueError, match=r"do not hold 9 entries of 8 bits along axis -1, which take 9"
+    ):
         dequantize(stored, size=9)
-    with pytest.raises(ValueError, match="do not hold 10 entries along axis 0"):
+    with pytest.raises(ValueError, match="do not hold 10 entries of 8 bits along axis 0"):
         dequantize(stored, size=10, axis=0)
     with pytest.raises(ValueError, match=r"codes of shape \(2, 10\) have no axis 2"):
         dequantize(stored, size=10, axis=2)
     packed = quantize(jnp.ones((2, 10)), "int4", block_size=4)
-    with pytest.raises(ValueError, match=r"4-bit codes .* do not hold 60 entries .* which take 30"):
+    with pytest.raises(
+        ValueError, match=r"uint8 codes .* do not hold 60 entries of 4 bits .* which take 30"
+    ):
         dequantize(packed, size=60)
-    with pytest.raises(ValueError, match=r"4-bit codes .* do not hold 20 entries .* which take 12"):
+    with pytest.raises(ValueError, match=r"do not hold 20 entries of 4 bits .* which take 12"):
         dequantize(packed, size=20, storage="int4")
+    with pytest.raises(ValueError, match=r"uint8 codes .* do not hold 6 entries of 8 bits"):
+        dequantize(packed, size=6, storage="int8")
+    with pytest.raises(ValueError, match="cannot quantise to 'int3'"):
+        dequantize(packed, size=10, storage="int3")

@@ -125,6 +125,10 @@ def test_without_a_momentum_the_columns_are_those_of_the_gradient():
 def test_what_a_missing_momentum_cannot_have_is_refused():
     with pytest.raises(ValueError, match="mu_dtype='int8' stores a momentum, but momentum=None"):
         lro.muon(0.1, momentum=None, mu_dtype="int8")
+    with pytest.raises(ValueError, match="follows a momentum, but momentum=None"):
+        lro.tandem(0.1, momentum=None, select=lro.selection.following(0.9))
+    with pytest.raises(ValueError, match="mu_dtype='int3' must be one of"):
+        lro.tandem(0.1, momentum=None, mu_dtype="int3")
     with pytest.raises(ValueError, match="mu_dtype='int2' is not offered by Dion"):
         lro.dion(0.1, mu_dtype="int2")
 

@@ -179,6 +179,9 @@ def test_a_mixture_resumes_bit_for_bit_and_on_other_validation_sets(trainer, tmp
         trainer(parts)
     with pytest.raises(UserError, match=r"data_weights: \[3, 1\] before, \[1, 1\] now"):
         trainer(trainer.changed(parts, data_weights=(1, 1), resume=True))
+    one = trainer.changed(parts, data=sources["data"][:1], data_weights=(), resume=True)
+    with pytest.raises(UserError, match=r"\n  data: \[.*sums.txt'\] before, \['[^,]*'\] now"):
+        trainer(one)
     trainer(trainer.changed(parts, **sets, resume=True))
     *before, last = curve(parts.folder)
     expected = curve(whole.folder)
