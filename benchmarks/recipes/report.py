@@ -125,7 +125,7 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
                 row["method"],
                 (max(row["bytes"], 0.01), row["loss"]),
                 fontsize=7,
-                xytext=(4, 3 if ours else -9),
+                xytext=(4, 3),
                 textcoords="offset points",
             )
         front: list[Row] = []
