@@ -25,6 +25,7 @@ from models.attention import (
     segment_positions,
 )
 from models.configs import LlamaConfig
+from models.linear import KERNEL_PRODUCT, Linear, kernel_product
 
 INITIAL_STDDEV = 0.02
 
@@ -199,11 +200,8 @@ class Llama(nnx.Module):
         self, x: Float[Array, "*batch hidden"], head: Float[Array, "hidden vocab"]
     ) -> Float[Array, "*batch vocab"]:
         """Logits of what the final norm gave."""
-        return jnp.matmul(
-            x,
-            head.astype(self.config.dtype),
-            preferred_element_type=at_least_float32(self.config.dtype),
-        )
+        dtype = self.config.dtype
+        return kernel_product(x, head.astype(dtype), at_least_float32(dtype))
 
     def _apply_layers(self, x: Array, tables: tuple[Array, Array], segments: Array | None) -> Array:
         structure, stacked = nnx.split(self.layers)
@@ -213,7 +211,7 @@ class Llama(nnx.Module):
 
         # Without remat the products with the kernels are kept; the attention scores and the
         # element-wise results, which cost more to store than to compute, never are.
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_only_these_names(KERNEL_PRODUCT)
         apply_block = jax.checkpoint(
             apply_block, prevent_cse=False, policy=None if self.config.remat else policy
         )
@@ -260,9 +258,9 @@ def _linear(
     *,
     use_bias: bool = False,
     residual: bool = False,
-) -> nnx.Linear:
+) -> Linear:
     stddev = INITIAL_STDDEV / (2 * config.num_layers) ** 0.5 if residual else INITIAL_STDDEV
-    return nnx.Linear(
+    return Linear(
         in_features,
         out_features,
         use_bias=use_bias,
