@@ -202,6 +202,12 @@ AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}
 METHODS |= {
     "tandem at one rate": _at_one_rate(lro.tandem, AT_ADAMW_RATE),
     "trion at one rate": _at_one_rate(lro.trion, AT_ADAMW_RATE, rank=QUARTER, rank_scale="sqrt"),
+    "muon at one rate": _at_one_rate(lro.muon, AT_ADAMW_RATE),
+    "normuon int4 at one rate": _at_one_rate(lro.normuon, AT_ADAMW_RATE, mu_dtype="int4"),
+    "normuon int2 at one rate": _at_one_rate(lro.normuon, AT_ADAMW_RATE, mu_dtype="int2"),
+    "normuon at one rate, no memory": _at_one_rate(
+        lro.normuon, {"learning_rate": 0.0025}, momentum=None
+    ),
 }
 
 METHODS |= {

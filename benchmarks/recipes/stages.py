@@ -35,6 +35,15 @@ FINALISTS = (
     "tandem n/4 int8",
     "tandem n/16 int8",
 )
+ONE_RATE = (
+    "adamw",
+    "tandem at one rate",
+    "trion at one rate",
+    "muon at one rate",
+    "normuon int4 at one rate",
+    "normuon int2 at one rate",
+    "normuon at one rate, no memory",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +73,7 @@ STAGES = {
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
-    "one rate": Stage(
-        NARROW, ("adamw", "tandem at one rate", "trion at one rate"), None, RATE_ONLY
-    ),
+    "one rate": Stage(NARROW, ONE_RATE, None, RATE_ONLY),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
     "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", RATE_ONLY),

@@ -78,7 +78,9 @@ class Setting:
         options = ModelOptions(
             preset=self.preset or "small", hidden_size=self.width, seq_len=self.seq_len
         )
-        return preset_model(options, NumberOptions(dtype, param_dtype=dtype), vocabulary)
+        # On one core the products of so small a layer are made sooner than they are stored.
+        numbers = NumberOptions(dtype, param_dtype=dtype, remat=self.preset is None)
+        return preset_model(options, numbers, vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
