@@ -5,16 +5,19 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 
 import lowrank_optax as lro
 from lowrank_optax.transforms.precision import in_float32
 
 FALLBACK_RATE = 0.003
-"""Peak rate of the AdamW on embeddings, head and norms, beside every matrix method."""
+"""Peak rate of the AdamW on embeddings, head and norms, where it is not tuned."""
+RATES = tuple(0.02 * 2.0**k for k in range(-10, 6))
 
 GRIDS: dict[str, tuple[float, ...]] = {
-    "learning_rate": tuple(0.02 * 2.0**k for k in range(-10, 6)),
+    "learning_rate": RATES,
+    "embedding_rate": RATES,
     "momentum": (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
     "b2": (0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9995),
 }
@@ -38,12 +41,16 @@ def ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
     """One of this library, with AdamW on embeddings, head and norms."""
 
     def build(
-        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
+        rate: Any,
+        share: Any,
+        dimension_numbers: Any,
+        embedding_rate: Any = FALLBACK_RATE,
+        **numbers: Any,
     ) -> optax.GradientTransformation:
         return make(
             rate,
             dimension_numbers=dimension_numbers,
-            fallback_learning_rate=FALLBACK_RATE * share,
+            fallback_learning_rate=embedding_rate * share,
             **options,
             **numbers,
         )
@@ -71,16 +78,35 @@ def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Met
 
 
 def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
-    """What treats all parameters alike, at one rate; its state is float32, as ours is."""
+    """What treats all parameters alike, but for the rate, if two are tuned; state in float32."""
 
     def build(
-        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
+        rate: Any,
+        share: Any,
+        dimension_numbers: Any,
+        embedding_rate: Any = None,
+        **numbers: Any,
     ) -> optax.GradientTransformation:
-        del share, dimension_numbers
         scale = in_float32(scale_by(**numbers))
-        return optax.chain(scale, optax.scale_by_learning_rate(rate))
+        if embedding_rate is None:
+            return optax.chain(scale, optax.scale_by_learning_rate(rate))
+
+        def labels(params: Any) -> Any:
+            numbers = dimension_numbers(params)
+            return jax.tree.map(
+                lambda _, leaf: "rest" if leaf is None else "matrix", params, numbers
+            )
+
+        rates = {"matrix": rate, "rest": embedding_rate * share}
+        steps = {label: optax.scale_by_learning_rate(its) for label, its in rates.items()}
+        return optax.chain(scale, optax.partition(steps, labels))
 
     return Method(build, start)
+
+
+def _two_rates(name: str, **numbers: float) -> dict[str, Method]:
+    """A method whose embeddings, head and norms have a tuned rate too; the other numbers given."""
+    return {f"{name}, two rates": Method(METHODS[name].build, {"embedding_rate": 0.01} | numbers)}
 
 
 ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.9}
@@ -209,6 +235,19 @@ METHODS |= {
         lro.normuon, {"learning_rate": 0.0025}, momentum=None
     ),
 }
+
+TWO_RATES = (
+    _two_rates("adamw", learning_rate=0.005, b2=0.95)
+    | _two_rates("muon", learning_rate=0.04, momentum=0.8)
+    | _two_rates("normuon int4", learning_rate=0.04, momentum=0.8)
+    | _two_rates("tandem n/2 int4", learning_rate=0.04, momentum=0.9)
+    | _two_rates("normuon int2", learning_rate=0.04, momentum=0.5)
+    | _two_rates("normuon, no memory", learning_rate=0.04)
+    | _two_rates("tandem n/16 int8", learning_rate=0.04, momentum=0.95)
+)
+"""With the momenta and b2 that were best at one rate of embeddings."""
+
+METHODS |= TWO_RATES
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))

@@ -30,7 +30,12 @@ HEADLINE = (
 )
 """What the README shows of the main stage."""
 PICTURE = ROOT / "docs" / "recipes.png"
-YARDSTICKS = {"ablations": "tandem n/4", "blocks": "tandem n/2 int4", "one rate": "adamw"}
+YARDSTICKS = {
+    "ablations": "tandem n/4",
+    "blocks": "tandem n/2 int4",
+    "one rate": "muon at one rate",
+    "two rates": "muon, two rates",
+}
 """What a stage's methods are compared with, where that is not Muon."""
 ALSO = {"width 64": ("few bits",)}
 """Other stages of the same setting that a stage's table shows too."""

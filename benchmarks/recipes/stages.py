@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from benchmarks.recipes.methods import CHANGES, COMPETITORS
+from benchmarks.recipes.methods import CHANGES, COMPETITORS, TWO_RATES
 from benchmarks.recipes.task import Setting
 from benchmarks.record import RESULTS
 
@@ -74,6 +74,7 @@ STAGES = {
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
     "one rate": Stage(NARROW, ONE_RATE, None, RATE_ONLY),
+    "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
     "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", RATE_ONLY),
