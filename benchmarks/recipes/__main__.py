@@ -37,7 +37,7 @@ def compare(runs: Runs, name: str, stage: Stage, method: str) -> None:
     print(f"== {name}: {method} {numbers} {sum(reported) / len(reported):.4f}", flush=True)
 
 
-TUNED_IN = ("main", "few bits")
+TUNED_IN = ("main", "few bits", "one rate")
 """The stages that tune all numbers; what the first of them found counts."""
 
 

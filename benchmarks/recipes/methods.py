@@ -58,7 +58,7 @@ def ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
     return Method(build, start)
 
 
-def _at_one_rate(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
+def _at_one_rate(make: Callable[..., Any], /, start: Any, **options: Any) -> Method:
     """Embeddings, head and norms at the matrices' rate too, as if it were AdamW in one line."""
 
     def build(
@@ -223,30 +223,29 @@ METHODS |= {
     for divisor, dtype in ((2, "int2"), (2, "sign"), (4, "int4"), (4, "int2"), (16, "int2"))
 }
 
-AT_ADAMW_RATE = {"learning_rate": 0.0025, "momentum": 0.9}
+_one_rate = functools.partial(_at_one_rate, start=ORTHONORMAL)
 
-METHODS |= {
-    "tandem at one rate": _at_one_rate(lro.tandem, AT_ADAMW_RATE),
-    "trion at one rate": _at_one_rate(lro.trion, AT_ADAMW_RATE, rank=QUARTER, rank_scale="sqrt"),
-    "muon at one rate": _at_one_rate(lro.muon, AT_ADAMW_RATE),
-    "normuon int4 at one rate": _at_one_rate(lro.normuon, AT_ADAMW_RATE, mu_dtype="int4"),
-    "normuon int2 at one rate": _at_one_rate(lro.normuon, AT_ADAMW_RATE, mu_dtype="int2"),
-    "normuon at one rate, no memory": _at_one_rate(
-        lro.normuon, {"learning_rate": 0.0025}, momentum=None
+ONE_RATE = {
+    "muon at one rate": _one_rate(lro.muon),
+    "normuon int4 at one rate": _one_rate(lro.normuon, mu_dtype="int4"),
+    "tandem at one rate": _one_rate(lro.tandem),
+    "normuon int2 at one rate": _one_rate(lro.normuon, mu_dtype="int2"),
+    "tandem n/4 int8 at one rate": _one_rate(lro.tandem, rank=QUARTER, mu_dtype="int8"),
+    "normuon at one rate, no memory": _one_rate(
+        lro.normuon, start={"learning_rate": 0.02}, momentum=None
     ),
+    "tandem n/16 int8 at one rate": _one_rate(lro.tandem, rank=1 / 16, mu_dtype="int8"),
+    "trion at one rate": _one_rate(lro.trion, rank=QUARTER, rank_scale="sqrt"),
 }
 
 TWO_RATES = (
     _two_rates("adamw", learning_rate=0.005, b2=0.95)
     | _two_rates("muon", learning_rate=0.04, momentum=0.8)
-    | _two_rates("normuon int4", learning_rate=0.04, momentum=0.8)
     | _two_rates("tandem n/2 int4", learning_rate=0.04, momentum=0.9)
-    | _two_rates("normuon int2", learning_rate=0.04, momentum=0.5)
-    | _two_rates("normuon, no memory", learning_rate=0.04)
-    | _two_rates("tandem n/16 int8", learning_rate=0.04, momentum=0.95)
 )
-"""With the momenta and b2 that were best at one rate of embeddings."""
+"""With the momenta and b2 that were best with embeddings at 0.003."""
 
+METHODS |= ONE_RATE
 METHODS |= TWO_RATES
 
 METHODS |= {

@@ -34,6 +34,7 @@ YARDSTICKS = {
     "ablations": "tandem n/4",
     "blocks": "tandem n/2 int4",
     "one rate": "muon at one rate",
+    "one rate, width 128": "muon at one rate",
     "two rates": "muon, two rates",
 }
 """What a stage's methods are compared with, where that is not Muon."""

@@ -135,7 +135,7 @@ def tune(
         method: a key of `METHODS`, if `start` does not say where to start.
         setting: the task, by its name in a message.
         start: where to start; None for where the method says.
-        only: the numbers that are tuned; None for all that the method has.
+        only: the numbers that are tuned, where the method has them; None for all.
 
     Raises:
         ValueError: if the best is at an end of its grid, where nobody knows whether it is one.
@@ -143,7 +143,7 @@ def tune(
     best = dict(start or METHODS[method].start)
     while True:
         before = dict(best)
-        for name in only or best:
+        for name in [name for name in best if name in (only or best)]:
             best = _along(runs, method, setting, best, name)
         if best == before:
             return best

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from benchmarks.recipes.methods import CHANGES, COMPETITORS, TWO_RATES
+from benchmarks.recipes.methods import CHANGES, COMPETITORS, ONE_RATE, TWO_RATES
 from benchmarks.recipes.task import Setting
 from benchmarks.record import RESULTS
 
@@ -25,6 +25,7 @@ FEW_BITS = (
     "tandem n/4 int2, blocks 1",
     "tandem n/16 int2, blocks 1",
 )
+AT_ONE_RATE = ("adamw", *ONE_RATE)
 FINALISTS = (
     "adamw",
     "muon",
@@ -34,15 +35,6 @@ FINALISTS = (
     "tandem n/2 int4",
     "tandem n/4 int8",
     "tandem n/16 int8",
-)
-ONE_RATE = (
-    "adamw",
-    "tandem at one rate",
-    "trion at one rate",
-    "muon at one rate",
-    "normuon int4 at one rate",
-    "normuon int2 at one rate",
-    "normuon at one rate, no memory",
 )
 
 
@@ -55,7 +47,7 @@ class Stage:
         methods: what is compared.
         start: the method in "main" whose best numbers the tuning starts from; None for each its own
             start, "" for its own best numbers there.
-        only: the numbers that are tuned; None for all.
+        only: the numbers that are tuned, of those that a method has; None for all.
     """
 
     setting: Setting
@@ -73,7 +65,8 @@ STAGES = {
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
-    "one rate": Stage(NARROW, ONE_RATE, None, RATE_ONLY),
+    "one rate": Stage(NARROW, AT_ONE_RATE, None, ("learning_rate", "momentum")),
+    "one rate, width 128": Stage(Setting(steps=300), AT_ONE_RATE, "", RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
