@@ -38,8 +38,11 @@ def kernel_product(
 class Linear(nnx.Linear):
     """``flax.nnx.Linear`` by ``kernel_product``."""
 
-    def __call__(self, inputs: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        """The product, and the bias if there is one."""
+    def __call__(
+        self, inputs: Float[Array, "*batch in"], out_sharding: None = None
+    ) -> Float[Array, "*batch out"]:
+        """The product, and the bias if there is one; XLA chooses how the result is sharded."""
+        del out_sharding
         bias = None if self.bias is None else self.bias[...]
         inputs, kernel, bias = self.promote_dtype(
             (inputs, self.kernel[...], bias), dtype=self.dtype
