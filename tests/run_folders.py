@@ -1,5 +1,8 @@
 """What a run reads, and what it has written, as tests compare it."""
 
+from rich.console import Console
+
+from training.commands.prepare import PrepareConfig, prepare
 from training.runs.metrics import read_metrics
 
 TIMED = ("seconds", "tokens_per_second")
@@ -22,3 +25,9 @@ def write_texts(folder):
         lines = [f"file {i} line {j}: {i * j} and {i + j} are numbers.\n" for j in range(40)]
         (folder / f"{i}.txt").write_text("".join(lines))
     return folder
+
+
+def prepared(data, out, **options):
+    """The folder of what `train.py prepare` makes of data."""
+    prepare(PrepareConfig(data=str(data), out=out, **options), Console(quiet=True))
+    return str(out)

@@ -135,9 +135,6 @@ class SpecTable:
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self.specs)
 
-    def __len__(self) -> int:
-        return len(self.specs)
-
     def __str__(self) -> str:
         rows = [("path", "shape", "view (b, n, m)", "compressed", "rank", "not a matrix because")]
         for path, shape, spec, reason in zip(

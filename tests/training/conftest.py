@@ -26,6 +26,14 @@ def corpus_folder(tmp_path_factory):
     return write_texts(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.fixture
+def cache(tmp_path_factory, monkeypatch):
+    """The folder of what is kept for other runs, which no other test has written to."""
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 class Trainer:
     """Trains tiny runs; those of one optimizer and shape share their compiled steps."""
 

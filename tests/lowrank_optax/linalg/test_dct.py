@@ -1,4 +1,4 @@
-"""The cosine transform: golden values, orthogonality, every method, dtype, axis and size."""
+"""The cosine transform: golden values, every method, dtype, axis and size, cost, refusals."""
 
 import functools
 import pathlib
@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import scipy.fft
 from drawing import draw
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lowrank_optax.linalg import dct_columns, dct_matrix, orthogonal_dct, orthogonal_idct
 from lowrank_optax.linalg.dct import choose_method
-from lowrank_optax.linalg.dct_factored import factor_pair
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "data" / "dct.npz"
 METHODS = ["fft", "factored", "matmul"]
@@ -32,13 +30,6 @@ def golden_cases():
 
 def relative_error(actual, expected):
     return np.max(np.abs(np.asarray(actual, np.float64) - expected)) / np.max(np.abs(expected))
-
-
-def exact_columns(n, indices):
-    """The basis in numpy's float64, phases reduced in 64-bit integers."""
-    phase = (2 * np.arange(n)[:, None] + 1) * np.asarray(indices) % (4 * n)
-    scale = np.where(np.asarray(indices) == 0, np.sqrt(1 / n), np.sqrt(2 / n))
-    return scale * np.cos(np.pi * phase / (2 * n))
 
 
 def golden_error(method, dtype):
@@ -97,27 +88,14 @@ def test_float64_stays_float64_in_every_intermediate(method, float64):
     assert "f32" not in jaxpr
 
 
-@jax.jit
-def there_and_back(x):
-    """By every method."""
-    there = [orthogonal_dct(x, method=method) for method in METHODS]
-    back = [orthogonal_idct(y, method=method) for y, method in zip(there, METHODS, strict=True)]
-    return there, back
-
-
-@pytest.mark.parametrize(("n", "rows"), [(1, 0), (1, 3), (2, 3), (12, 3), (17, 3), (30, 3)])
-def test_all_methods_agree_and_the_inverse_undoes_them(n, rows):
-    for seed in range(3):
-        x = np.random.default_rng(seed).normal(size=(rows, n)).astype(np.float32)
-        expected = x @ exact_columns(n, np.arange(n))
-        for y, back in zip(*there_and_back(x), strict=True):
-            np.testing.assert_allclose(y, expected, atol=1e-5)
-            np.testing.assert_allclose(back, x, atol=1e-5)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_array_without_rows_stays_one(method):
+    assert there_and_back(method, jnp.ones((0, 1))).shape == (0, 1)
 
 
 @pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("axis", [0, 1, -1, -2, -3])
+@pytest.mark.parametrize("axis", [0, 1, -1])
 def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
     x = draw((6, 5, 4))
     expected = jnp.asarray(scipy.fft.dct(np.asarray(x), norm="ortho", axis=axis))
@@ -222,69 +200,29 @@ def test_vmap_and_scan_agree_with_the_batched_call(method):
     np.testing.assert_allclose(scanned, whole, atol=1e-5)
 
 
+def there_and_back(method, x):
+    return orthogonal_idct(orthogonal_dct(x, method=method), method=method)
+
+
 def constant_sizes(compiled_text):
     """Numbers of elements of all constants in an HLO text."""
     shapes = re.findall(r"= \w+\[([\d,]*)\]\S* constant\(", compiled_text)
     return [int(np.prod([int(d) for d in shape.split(",") if d])) for shape in shapes]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_constant_of_n_squared_elements_is_compiled_in(method):
-    n = 256
-    for transform in TRANSFORMS:
-        program = jax.jit(lambda x, f=transform: f(x, method=method)).lower(jnp.ones((4, n)))
-        sizes = constant_sizes(program.compile().as_text())
-        assert sizes
-        assert max(sizes) <= 4 * n
-
-
-def test_no_constant_of_n_squared_elements_comes_with_columns():
-    n = 256
-    for function, argument in [
-        (lambda i: dct_columns(n, i), jnp.arange(n)),
-        (lambda scale: scale * dct_matrix(n), jnp.float32(2)),
-    ]:
-        sizes = constant_sizes(jax.jit(function).lower(argument).compile().as_text())
-        assert sizes
-        assert max(sizes) <= 4 * n
-
-
-@pytest.mark.product(every=3)
-@pytest.mark.parametrize("n", [1, 2, 7, 64, 255])
-def test_matrix_is_orthogonal_and_columns_are_its_columns(n):
-    q = dct_matrix(n)
-    np.testing.assert_allclose(q @ q.T, np.eye(n), atol=5e-6)
-    indices = jnp.array([[n - 1, 0], [n // 2, n // 3]])
-    columns = dct_columns(n, indices)
-    assert columns.shape == (2, n, 2)
-    np.testing.assert_array_equal(columns, jnp.moveaxis(q[:, indices], 0, 1))
-    third = dct_columns(n, indices, kind="III")
-    np.testing.assert_allclose(third, jnp.moveaxis(q.T[:, indices], 0, 1), atol=1e-7)
-
-
-@pytest.mark.product
-@pytest.mark.parametrize("n", [768, 4096, 30_011, 50_000, 250_007])
-@pytest.mark.parametrize("kind", ["II", "III"])
-def test_columns_are_exact_in_float32_at_any_length(n, kind):
-    indices = np.array([0, 1, n // 3, n - 2, n - 1])
-    columns = np.asarray(dct_columns(n, jnp.asarray(indices), kind=kind))
-    if kind == "II":
-        expected = exact_columns(n, indices)
-    else:
-        phase = np.arange(n)[:, None] * (2 * indices + 1) % (4 * n)
-        scale = np.where(np.arange(n) == 0, np.sqrt(1 / n), np.sqrt(2 / n))[:, None]
-        expected = scale * np.cos(np.pi * phase / (2 * n))
-    # Phases in float32 would be off by about n · 1e-7.
-    assert np.max(np.abs(columns - expected)) <= 1.5e-7 * np.max(np.abs(expected))
-
-
-def test_columns_are_exact_in_float64_and_rounded_in_bfloat16(float64):
-    indices = jnp.array([0, 5, 99])
-    columns = dct_columns(100, indices, jnp.float64)
-    assert columns.dtype == jnp.float64
-    np.testing.assert_allclose(columns, exact_columns(100, indices), atol=1e-15)
-    half = dct_columns(100, indices, jnp.bfloat16)
-    np.testing.assert_array_equal(half, dct_columns(100, indices).astype(jnp.bfloat16))
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        *[(functools.partial(there_and_back, method), np.ones((4, 256))) for method in METHODS],
+        (functools.partial(dct_columns, 256), np.arange(256)),
+        (lambda scale: scale * dct_matrix(256), np.float32(2)),
+    ],
+    ids=[*METHODS, "columns", "matrix"],
+)
+def test_no_constant_of_n_squared_elements_is_compiled_in(function, argument):
+    sizes = constant_sizes(jax.jit(function).lower(argument).compile().as_text())
+    assert sizes
+    assert max(sizes) <= 4 * 256
 
 
 def lowered_for(platform, function, *arguments):
@@ -292,39 +230,12 @@ def lowered_for(platform, function, *arguments):
 
 
 def test_the_platform_compiled_for_decides_not_the_one_traced_on():
-    columns = lambda i: dct_columns(96, i)
-    indices = jax.ShapeDtypeStruct((8,), jnp.int32)
-    assert "stablehlo.cosine" in lowered_for("tpu", columns, indices)
-    for platform in ["cpu", "cuda", "rocm"]:
-        assert "stablehlo.cosine" not in lowered_for(platform, columns, indices)
     x = jax.ShapeDtypeStruct((1018, 4), jnp.float32)  # 2 · 509 has no balanced factors
     transforms = lambda x: orthogonal_idct(orthogonal_dct(x, -2), -2)
     for platform, has_fft in {"cpu": True, "cuda": True, "rocm": True, "tpu": False}.items():
         assert ("stablehlo.fft" in lowered_for(platform, transforms, x)) == has_fft
         factored = lowered_for(platform, transforms, jax.ShapeDtypeStruct((512, 4), jnp.float32))
         assert "stablehlo.fft" not in factored
-
-
-def test_computed_cosines_equal_the_table():
-    # What is compiled for a TPU, run here.
-    indices = jnp.arange(33)
-    exported = jax.export.export(
-        jax.jit(lambda i: dct_columns(33, i)),
-        platforms=["tpu"],
-        disabled_checks=[jax.export.DisabledSafetyCheck.platform()],
-    )(indices)
-    np.testing.assert_allclose(jax.jit(exported.call)(indices), dct_columns(33, indices), atol=5e-8)
-
-
-@pytest.mark.parametrize("spec", [("b", "a"), (None, "a")])
-def test_columns_are_sharded_as_their_indices_under_explicit_axes(spec):
-    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
-    indices = jnp.arange(32).reshape(4, 8)
-    with jax.set_mesh(mesh):
-        sharded = jax.device_put(indices, NamedSharding(mesh, PartitionSpec(*spec)))
-        columns = jax.jit(lambda i: dct_columns(64, i))(sharded)
-        assert columns.sharding.spec == PartitionSpec(spec[0], None, spec[1])
-    np.testing.assert_array_equal(columns, dct_columns(64, indices))
 
 
 def test_auto_takes_the_form_that_is_the_fastest_on_the_platform():
@@ -344,21 +255,6 @@ def test_auto_takes_the_form_that_is_the_fastest_on_the_platform():
     assert choose_method(4096, "float32", "cpu", last=True) == "fft"
     assert choose_method(256, "float32", "cpu", last=True) == "matmul"
     assert choose_method(4096, "float32", "gpu", last=True) == "factored"
-
-
-@pytest.mark.parametrize(
-    ("n", "pair"),
-    [(1, (1, 1)), (7, (7, 1)), (12, (6, 2)), (512, (32, 16)), (4096, (128, 32)), (15, (5, 3))],
-)
-def test_factor_pair_takes_the_fewest_multiplications(n, pair):
-    assert factor_pair(n) == pair
-
-
-@pytest.mark.parametrize("n", [13, 2 * 509])
-def test_factored_transform_of_a_length_without_balanced_factors_is_the_product(n):
-    x = jax.ShapeDtypeStruct((3, n), jnp.float32)
-    text = jax.jit(lambda x: orthogonal_dct(x, method="factored")).lower(x).as_text()
-    assert text == jax.jit(lambda x: orthogonal_dct(x, method="matmul")).lower(x).as_text()
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.complex64])
@@ -389,12 +285,3 @@ def test_an_unknown_method_is_named_with_the_choices():
 def test_a_dtype_that_is_not_floating_is_named():
     with pytest.raises(TypeError, match="int32 is not a floating dtype"):
         orthogonal_dct(jnp.ones(4), dtype=jnp.int32)
-
-
-def test_wrong_basis_arguments_are_named():
-    with pytest.raises(ValueError, match="not n = 0"):
-        dct_matrix(0)
-    with pytest.raises(ValueError, match='unknown DCT kind \'IV\': choose "II" or "III"'):
-        dct_columns(4, jnp.arange(2), kind="IV")
-    with pytest.raises(TypeError, match="int32 is not a floating dtype"):
-        dct_columns(4, jnp.arange(2), jnp.int32)

@@ -18,12 +18,9 @@ from rich.console import Console
 import train
 from training.commands.prepare import PrepareConfig, prepare
 from training.config.pretraining import CorpusOptions
-from training.data import documents, tokenization
+from training.data import tokenization
 from training.data.corpus import load_corpus
-from training.data.tokenizers import Tokenizer
 from training.errors import TrainingFailedError, UserError
-
-REPOSITORY = Path(train.__file__).parent
 
 # Prepares as the command line does, and kills itself at the n-th time that it opens, renames or
 # removes a file of the output folder.
@@ -49,9 +46,7 @@ print(int(last) - left)
 """
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -101,58 +96,6 @@ def test_prepared_tokens_are_those_of_a_run(source, tmp_path):
     assert "(1 binary files left out)" in direct.description
 
 
-def test_a_single_file_is_given_to_the_tokenizer_many_documents_at_a_time(tmp_path, monkeypatch):
-    """Its library tokenises them by a thread for every core."""
-    lines = [json.dumps({"text": f"document {i} " * 9}) for i in range(500)]
-    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
-    sizes = []
-    original = Tokenizer.encode_batch
-
-    def counted(self, texts):
-        sizes.append(len(texts))
-        return original(self, texts)
-
-    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
-    monkeypatch.setattr(tokenization, "_BATCH_CHARACTERS", 10_000)
-    run(tmp_path / "lines.jsonl", tmp_path / "small", tokenizer="bpe:300")
-    monkeypatch.undo()
-    assert sum(sizes) == 500
-    assert max(sizes) > 50
-    run(tmp_path / "lines.jsonl", tmp_path / "large", tokenizer="bpe:300")
-    assert contents(tmp_path / "small") == contents(tmp_path / "large")
-
-
-def test_a_data_set_by_name_is_read_once(tmp_path, monkeypatch):
-    """A local folder stands in for the hub: the same builder reads it, only without a network."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for shard in range(3):
-        lines = [json.dumps({"text": f"shard {shard} text {i} " * 5}) + "\n" for i in range(30)]
-        (folder / f"train-{shard}.jsonl").write_text("".join(lines))
-    reads = []
-    original = documents.read_hub
-    monkeypatch.setattr(
-        documents, "read_hub", lambda hub, *rest: reads.append(hub) or original(hub, *rest)
-    )
-    run(f"hf:{folder}", tmp_path / "out", tokenizer="bpe:300")
-    assert len(reads) == 1
-    direct = load_corpus(CorpusOptions(data=(f"hf:{folder}",), tokenizer="bpe:300"))
-    prepared = load_corpus(CorpusOptions(data=(str(tmp_path / "out"),), tokenizer="bpe:300"))
-    np.testing.assert_array_equal(prepared.training[0], direct.training[0])
-    np.testing.assert_array_equal(prepared.validation[0], direct.validation[0])
-    with pytest.raises(UserError, match=r"holds data prepared differently:\n  data: 'hf:"):
-        run(f"hf:{folder}[:50]", tmp_path / "out", tokenizer="bpe:300")
-
-
-def test_a_single_text_is_cut_as_a_run_would_cut_it(tmp_path):
-    (tmp_path / "book.txt").write_text("né" * 500)
-    run(tmp_path / "book.txt", tmp_path / "out")
-    direct = load_corpus(CorpusOptions(data=(str(tmp_path / "book.txt"),)))
-    prepared = load_corpus(CorpusOptions(data=(str(tmp_path / "out"),)))
-    np.testing.assert_array_equal(prepared.training[0], direct.training[0])
-    assert bytes(prepared.validation[0].tolist()).decode() == "né" * 25
-
-
 def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
     run(source, tmp_path / "out", tokenizer="bpe:300")
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -173,7 +116,7 @@ def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
 def kill_at(source, out, tokenizer, moment):
     return subprocess.run(
         [sys.executable, "-c", KILLED, str(source), tokenizer, str(out), str(moment)],
-        cwd=REPOSITORY,
+        cwd=Path(train.__file__).parent,
         capture_output=True,
         text=True,
         timeout=120,
@@ -261,7 +204,6 @@ def test_a_prepared_folder_is_not_prepared_again(source, tmp_path):
     ("options", "message"),
     [
         ({"tokenizer": "byte"}, "Did you mean 'bytes'"),
-        ({"tokenizer": "bpe:8k"}, "expected bpe:SIZE"),
         ({"validation_fraction": 1.0}, "must be between 0 and 1, got 1.0"),
         ({"data": "missing"}, "no such file or folder"),
     ],
@@ -293,20 +235,3 @@ def test_the_command_line_prepares(source, tmp_path, capfd):
     assert printed.err == ""
     assert train.main([*arguments, "--tokenizer", "bpe:8k"]) == 2
     assert "error: tokenizer 'bpe:8k': expected bpe:SIZE" in capfd.readouterr().err
-
-
-def test_a_file_that_changes_while_it_is_prepared_is_noticed(tmp_path, monkeypatch):
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "a.txt").write_text("text " * 100)
-    (data / "b.txt").write_text("text " * 100)
-
-    def read_and_write(path, **options):
-        path.write_text("other")
-        return "other"
-
-    with monkeypatch.context() as patch:
-        patch.setattr(documents, "_read_text", read_and_write)
-        with pytest.raises(UserError, match="data: a file has changed while it was read"):
-            run(data, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]

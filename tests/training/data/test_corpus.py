@@ -10,30 +10,21 @@ import tempfile
 
 import numpy as np
 import pytest
-from rich.console import Console
+from run_folders import prepared
 
-from training.commands.prepare import PrepareConfig, prepare
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
 from training.data.corpus import load_corpus
 from training.data.tokenizers import stored_tokenizer
 from training.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
 def data(corpus_folder, tmp_path):
     """A copy of the test corpus that may be changed."""
     return shutil.copytree(corpus_folder, tmp_path / "data")
-
-
-def prepared(data, out, **options):
-    prepare(PrepareConfig(data=str(data), out=out, **options), Console(quiet=True))
-    return str(out)
 
 
 def test_a_bpe_is_trained_on_the_training_text_only(tmp_path):

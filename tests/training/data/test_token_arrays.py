@@ -5,11 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import run_folders
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from training.commands.prepare import PrepareConfig, prepare
 from training.data.batches import Windows, endless_batches
 from training.data.token_arrays import is_prepared, open_token_arrays, write_arrays
 from training.data.tokenizers import ByteTokenizer
@@ -23,8 +22,7 @@ def original(tmp_path_factory):
     (folder / "source").mkdir()
     for i in range(8):
         (folder / "source" / f"{i}.txt").write_text(f"text {i} " * 20)
-    config = PrepareConfig(data=str(folder / "source"), out=folder / "prepared")
-    prepare(config, Console(quiet=True))
+    run_folders.prepared(folder / "source", folder / "prepared")
     return folder / "prepared"
 
 

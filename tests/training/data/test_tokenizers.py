@@ -28,12 +28,6 @@ DEFINITION = train_bpe(TEXTS, 300)
 BPE = Tokenizer(DEFINITION, "bpe:300")
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @given(st.text())
 def test_any_text_round_trips(text):
     tokenizer = ByteTokenizer()
