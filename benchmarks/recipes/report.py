@@ -33,10 +33,11 @@ PICTURE = ROOT / "docs" / "recipes.png"
 YARDSTICKS = {
     "ablations": "tandem n/4",
     "blocks": "tandem n/2 int4",
-    "one rate": "muon at one rate",
-    "one rate, width 128": "muon at one rate",
     "two rates": "muon, two rates",
-}
+} | dict.fromkeys(
+    ("one rate", "one rate, width 128", "width 256", "long", "large batch", "fine-tuning"),
+    "muon at one rate",
+)
 """What a stage's methods are compared with, where that is not Muon."""
 ALSO = {"width 64": ("few bits",)}
 """Other stages of the same setting that a stage's table shows too."""

@@ -26,6 +26,8 @@ FEW_BITS = (
     "tandem n/16 int2, blocks 1",
 )
 AT_ONE_RATE = ("adamw", *ONE_RATE)
+LATER = tuple(name for name in AT_ONE_RATE if name != "trion at one rate")
+"""What goes on to other lengths, batches and texts, and to another width."""
 FINALISTS = (
     "adamw",
     "muon",
@@ -57,6 +59,7 @@ class Stage:
 
 
 RATE_ONLY = ("learning_rate",)
+WITH_MOMENTUM = ("learning_rate", "momentum")
 NARROW = Setting(width=64, steps=300)
 
 STAGES = {
@@ -65,13 +68,13 @@ STAGES = {
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
-    "one rate": Stage(NARROW, AT_ONE_RATE, None, ("learning_rate", "momentum")),
+    "one rate": Stage(NARROW, AT_ONE_RATE, None, WITH_MOMENTUM),
     "one rate, width 128": Stage(Setting(steps=300), AT_ONE_RATE, "", RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
-    "large batch": Stage(Setting(width=64, steps=200, batch_size=32), FINALISTS, "", RATE_ONLY),
-    "long": Stage(Setting(width=64, steps=1000), FINALISTS, "", RATE_ONLY),
-    "width 256": Stage(Setting(width=256, steps=300), FINALISTS, "", RATE_ONLY),
-    "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), FINALISTS, "", RATE_ONLY),
+    "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
+    "long": Stage(Setting(width=64, steps=1000), LATER, "", WITH_MOMENTUM),
+    "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),
+    "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), LATER, "", RATE_ONLY),
 }
 
 LARGE = Setting(width=768, steps=2000, batch_size=64, seq_len=512, preset="130m", dtype="bfloat16")
@@ -79,10 +82,10 @@ LARGE = Setting(width=768, steps=2000, batch_size=64, seq_len=512, preset="130m"
 SCALES = {
     "cpu": STAGES,
     "gpu": {
-        "main": Stage(LARGE, FINALISTS),
-        "long": Stage(dataclasses.replace(LARGE, steps=10_000), FINALISTS, "", RATE_ONLY),
+        "main": Stage(LARGE, LATER),
+        "long": Stage(dataclasses.replace(LARGE, steps=10_000), LATER, "", RATE_ONLY),
         "large batch": Stage(
-            dataclasses.replace(LARGE, steps=1000, batch_size=256), FINALISTS, "", RATE_ONLY
+            dataclasses.replace(LARGE, steps=1000, batch_size=256), LATER, "", RATE_ONLY
         ),
     },
 }
