@@ -48,7 +48,8 @@ def tandem(
 
     Args:
       {learning_rate}
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; 1.0 is Muon.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; 1.0 is NorMuon,
+        stored as `mu_dtype` says.
       rest: "orthonormal", "sinkhorn" (normalise rows and columns in turn), "none" (drop the rest),
         or one of `residuals` that keeps no momentum of its own.
       blocks: of the rest; None for 4.
