@@ -2,9 +2,7 @@
 
 import contextlib
 import difflib
-import importlib
 from collections.abc import Iterable, Iterator
-from types import ModuleType
 
 
 class UserError(Exception):
@@ -51,25 +49,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def as_flag(name: str) -> str:
     """The command line's spelling of an option, e.g. "--batch-size" of "batch_size"."""
     return "--" + name.replace("_", "-")
-
-
-def import_extra(module: str, what: str, *, extra: str) -> ModuleType:
-    """Imports an optional dependency.
-
-    Args:
-        module: its name.
-        what: what needs it, for the message.
-        extra: the extra of this project that installs it.
-
-    Raises:
-        UserError: it is not installed; the message has the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise UserError(
-            f"{what} need the package {module}, which is not installed. "
-            f'Install it with: pip install -e ".[{extra}]"'
-        ) from error

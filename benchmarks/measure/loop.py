@@ -34,6 +34,7 @@ from training.runs.loop import Run, open_run
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import next_token
 from training.steps.update import step_arguments
 
 PIPELINE_SECONDS = 2.0
@@ -104,8 +105,8 @@ def compare(
     """
     config = resolve_pretraining(with_options(config.options, out=folder / "run"))
     corpus = load_corpus(config.options.corpus)
-    model = preset_model(config.options.model, config.options.numbers, corpus.vocab_size)
-    steps = compile_steps(config.steps, model, make_mesh(config.mesh))
+    model = preset_model(config.options.model, config.options.numbers, corpus.tokenizer.vocab_size)
+    steps = compile_steps(config.steps, model, make_mesh(config.mesh), next_token())
     samples: dict[str, list[float]] = {"loop": [], "step": []}
     with (
         StopRequest() as stop,

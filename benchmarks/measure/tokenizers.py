@@ -29,6 +29,7 @@ from training.runs.metrics import read_metrics
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import next_token
 
 TOKENIZERS = ("bytes", "bpe:1024", "bpe:2048", "bpe:4096")
 LEARNING_RATES = (0.01, 0.02, 0.04)
@@ -55,8 +56,8 @@ CURVE_POINTS = 12
 
 def compile_for(config: ResolvedRun, corpus: Corpus) -> CompiledSteps:
     """The compiled functions of a run."""
-    model = preset_model(config.options.model, config.options.numbers, corpus.vocab_size)
-    return compile_steps(config.steps, model, make_mesh(config.mesh))
+    model = preset_model(config.options.model, config.options.numbers, corpus.tokenizer.vocab_size)
+    return compile_steps(config.steps, model, make_mesh(config.mesh), next_token())
 
 
 def step_flops(config: ResolvedRun, corpus: Corpus) -> float:
@@ -134,7 +135,7 @@ def measure(
     (source,) = corpus.sources
     bytes_per_token = source.num_bytes("validation") / len(source.validation)
     return {
-        "vocabulary": corpus.vocab_size,
+        "vocabulary": corpus.tokenizer.vocab_size,
         "bytes_per_token": round(bytes_per_token, 4),
         "parameters": parameters,
         "flops_per_step": flops,

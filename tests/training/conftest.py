@@ -18,6 +18,7 @@ from training.runs.progress import ProgressLine
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import next_token
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +71,7 @@ class Trainer:
 
     def steps(self, config):
         """The compiled steps for a configuration."""
-        vocab_size = self.corpus(config).vocab_size
+        vocab_size = self.corpus(config).tokenizer.vocab_size
         model = preset_model(config.options.model, config.options.numbers, vocab_size)
         key = (dataclasses.replace(config.steps, schedule=None), model, tuple(config.mesh.items()))
         if key not in self._steps:
@@ -79,9 +80,9 @@ class Trainer:
 
     def compiled(self, config):
         """The same for this very configuration, its schedule included."""
-        vocab_size = self.corpus(config).vocab_size
+        vocab_size = self.corpus(config).tokenizer.vocab_size
         model = preset_model(config.options.model, config.options.numbers, vocab_size)
-        return compile_steps(config.steps, model, make_mesh(config.mesh))
+        return compile_steps(config.steps, model, make_mesh(config.mesh), next_token())
 
     def __call__(self, config, steps=None):
         """Trains; returns (summary, what was printed)."""

@@ -62,10 +62,7 @@ def init_from(
     new = by_path(expected.optimizer_state)
     shared: dict[str, str] = {}
     if share:
-        saved = by_path(origin.reader.read_tree(origin.step))
-        saved = {
-            path.removeprefix(_STATE): x for path, x in saved.items() if path.startswith(_STATE)
-        }
+        saved = by_path(origin.reader.read_tree(origin.step)["optimizer_state"])
         before, now = read_config(origin.reader.folder.parent), flat(steps.options.method)
         same_method = all(before.get(key) == now[key] for key in _METHOD)
         shared = shared_arrays(saved, expected.optimizer_state, same_method=same_method)

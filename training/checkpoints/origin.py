@@ -11,10 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models.configs import LlamaConfig
 from models.llama import Llama
-from models.partitioning import partition_specs
 from training.checkpoints.reader import CheckpointReader
 from training.checkpoints.trees import by_path, map_by_path, tree_differences
 from training.errors import UserError
+from training.steps.compiled import abstract_parameters
 from training.steps.ema import mean_weights
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
@@ -97,12 +97,7 @@ def newest_parameters(
     Raises:
         UserError: there is no checkpoint, or it is damaged or of another model.
     """
-    shapes = nnx.to_pure_dict(_abstract(config)[1])
-    expected = jax.tree.map(
-        lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-        shapes,
-        partition_specs(shapes, mesh),
-    )
+    expected = abstract_parameters(config, mesh)
     if not ema_decay:
         return read_parameters(find_origin(run), expected)[0]
     wide = jax.tree.map(lambda x: x.update(dtype=jnp.float32), expected)
@@ -115,11 +110,6 @@ def newest_parameters(
 
 def with_parameters(config: LlamaConfig, params: Any) -> Llama:
     """The model that has these parameters, a pure dict."""
-    structure, state = _abstract(config)
+    structure, state = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(structure, state)
-
-
-def _abstract(config: LlamaConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and shapes of a model, nothing allocated."""
-    return nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))))

@@ -165,7 +165,11 @@ def _open_huggingface(folder: Path) -> HuggingFaceModel:
     with as_user_error():
         config, _ = read_config(folder)
         tokenizer = get_tokenizer(str(folder))
-    _check_vocabulary(folder, tokenizer, config)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
+            f"{config.vocab_size} (vocab_size in config.json): they do not belong together"
+        )
     prompt = stored_prompt(folder)
     return HuggingFaceModel(
         folder=folder,
@@ -198,14 +202,6 @@ def _run_fields(folder: Path) -> dict[str, Any]:
     if "model" not in fields and "preset" not in fields:
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")
     return fields
-
-
-def _check_vocabulary(folder: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
-            f"{config.vocab_size} (vocab_size in config.json): they do not belong together"
-        )
 
 
 def save_model(

@@ -7,8 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from training.config.options import flat, to_json
+from training.config.options import flat
 from training.config.pretraining import CompareConfig
+from training.config.ranges import check_ranges
+from training.config.record import to_json
 from training.data.corpus import load_corpus
 from training.distributed import all_or_none, is_first
 from training.errors import UserError
@@ -75,8 +77,7 @@ def compare(config: CompareConfig, console: Console, command: list[str]) -> dict
     """
     names = parse_optimizers(config.optimizers)
     rates = parse_learning_rates(config.learning_rates, names)
-    if config.seeds < 1:
-        raise UserError(f"--seeds is {config.seeds}, but must be at least 1")
+    check_ranges(flat(config))
     check_accepted(flat(config), names)
     with all_or_none():
         for name in names:

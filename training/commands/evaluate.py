@@ -16,11 +16,12 @@ from training.config.options import UNSET
 from training.config.ranges import check_ranges
 from training.data.prompts import prompt_for
 from training.data.questions import Example, has_questions, read_examples
+from training.data.tokenization import text_stream
 from training.errors import UserError
 from training.files import write_json
 from training.inference.answers import answers
-from training.inference.exact_match import final_number, is_exact_match, reference_number
-from training.inference.text_loss import read_text, text_loss
+from training.inference.exact_match import final_number, reference_number
+from training.inference.text_loss import text_loss
 from training.runs.metrics import perplexity
 from training.runs.progress import ProgressBar
 from training.runs.resolve import check_batch_size
@@ -136,13 +137,14 @@ def _evaluate_answers(
 
 def _record(example: Example, reference: str, output: str) -> dict[str, Any]:
     """A line of outputs.jsonl."""
+    number = final_number(output)
     return {
         "question": example.question,
         "reference": example.answer,
         "output": output,
         "reference_number": reference,
-        "number": final_number(output),
-        "correct": is_exact_match(output, reference),
+        "number": number,
+        "correct": number == reference,
     }
 
 
@@ -177,7 +179,7 @@ def _evaluate_text(
         raise UserError(f"--seq-len {seq_len} is more than the model takes ({most})")
     folder = _create_folder(config)
     start = time.perf_counter()
-    tokens, num_bytes = read_text(str(config.data), source.tokenizer)
+    tokens, num_bytes = text_stream(str(config.data), source.tokenizer)
     end_of_text = source.tokenizer.eos_id if source.document_mask else None
     model, batch = source.load(mesh, config.dtype), config.batch_size
     loss = text_loss(model, tokens, mesh, batch, seq_len, end_of_text)

@@ -3,14 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 import tyro
 from rich.console import Console
 
 from training.checkpoints.pretrained import Weights, open_model, save_model
 from training.errors import UserError
 from training.files import Folder
-from training.steps.mesh import make_mesh, parse_mesh
+from training.steps.mesh import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +34,6 @@ def export(config: ExportConfig, console: Console) -> None:
     if folder.exists():
         raise UserError(f"{folder} exists already: give another folder")
     source = open_model(config.run, config.weights)
-    model = source.load(make_mesh(parse_mesh("data=1", jax.device_count())))
+    model = source.load(make_mesh({"data": 1}))
     save_model(model, source, source.prompt if source.fine_tuned else None, folder)
     console.print(f"wrote {folder}: {source.config.num_layers} layers", highlight=False)

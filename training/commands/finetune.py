@@ -1,6 +1,7 @@
 """`train.py finetune`: from a model and questions with answers to a fine-tuned model's folder."""
 
 import dataclasses
+import math
 from typing import Any
 
 from flax import nnx
@@ -15,7 +16,7 @@ from training.config.model import NumberOptions
 from training.config.options import with_options
 from training.config.record import read_config
 from training.config.resolved import ResolvedRun, Variant
-from training.data.questions_corpus import FinetuneData, load_finetune_data, steps_of
+from training.data.questions_corpus import FinetuneData, load_finetune_data
 from training.distributed import all_or_none, is_first
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
@@ -74,12 +75,13 @@ def resolve_for(config: FinetuneConfig, data: FinetuneData) -> ResolvedRun:
     Raises:
         UserError: naming an option, its value and what it must be.
     """
-    steps = config.steps or steps_of(config.epochs, len(data.training), config.batch.batch_size)
+    epoch = len(data.training) / config.batch.batch_size
+    steps = config.steps or max(1, math.ceil(config.epochs * epoch))
     optimizer, model = config.run.optimizer, config.model.resolve().name
     return resolve(
         with_options(config, template=data.prompt.template),
         steps=steps,
-        seq_len=data.seq_len,
+        seq_len=data.training.seq_len,
         learning_rate=RATE_RATIO * get_entry(optimizer).learning_rate,
         folder=f"runs/finetune-{model}-{optimizer}-{config.run.seed}",
     )

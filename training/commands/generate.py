@@ -2,9 +2,8 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -16,8 +15,8 @@ from training.data.prompts import CHAT, Prompt
 from training.data.questions import Example
 from training.errors import UserError
 from training.inference.answers import text_of
-from training.inference.generate import greedy, sample
-from training.steps.mesh import make_mesh, parse_mesh
+from training.inference.generate import continue_prompts
+from training.steps.mesh import make_mesh
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,15 +60,17 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
         raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
     source = open_model(config.model, config.weights)
     prompt = _prompt_tokens(config, source)
-    mesh = make_mesh(parse_mesh("data=1", jax.device_count()))
-    model = source.load(mesh, config.dtype)
+    model = source.load(make_mesh({"data": 1}), config.dtype)
     rows = jnp.tile(prompt, (config.samples, 1))
-    new, eos = config.max_new_tokens, source.tokenizer.eos_id
-    if config.temperature == 0:
-        tokens = greedy(model, rows, new, eos_id=eos)
-    else:
-        draw: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p}
-        tokens = sample(model, rows, new, key=jax.random.key(config.seed), eos_id=eos, **draw)
+    tokens = continue_prompts(
+        model,
+        rows,
+        config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+        eos_id=source.tokenizer.eos_id,
+    )
     texts = [text_of(row, source.tokenizer) for row in np.asarray(tokens)]
     for text in texts:
         console.print(config.prompt + text, highlight=False, markup=False)

@@ -26,7 +26,7 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
     with all_or_none():
         run = resolve_pretraining(config)
         corpus = load_corpus(config.corpus, run.resumed_folder, console)
-        model = preset_model(config.model, config.numbers, corpus.vocab_size)
+        model = preset_model(config.model, config.numbers, corpus.tokenizer.vocab_size)
         check_run_folder(run, corpus)
     announce(run, f"{config.model.preset} Llama", corpus.description, console)
     objective = next_token(corpus.tokenizer.eos_id if config.corpus.document_mask else None)

@@ -23,9 +23,6 @@ def with_config_file(arguments: list[str], config_type: type) -> list[str]:
 
     Raises:
         UserError: the file cannot be read, or has what is no option of the command.
-
-    >>> with_config_file(["--steps", "5"], dict)
-    ['--steps', '5']
     """
     rest: list[str] = []
     options: list[str] = []

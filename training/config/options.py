@@ -2,7 +2,6 @@
 line, in a file of options and in a run's config.json."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -51,17 +50,3 @@ def part(kind: Any, values: Mapping[str, Any]) -> Any:
     fields = dataclasses.fields(kind)
     groups = {f.name: part(f.type, values) for f in fields if dataclasses.is_dataclass(f.type)}
     return kind(**{f.name: values[f.name] for f in fields if f.name not in groups}, **groups)
-
-
-def to_json(config: Any, data_checksum: str) -> dict[str, Any]:
-    """A configuration as the flat JSON object of `config.json`."""
-    elsewhere = flat(config.processes)  # where and how a run is made is not what it is
-    values = {name: as_json(value) for name, value in flat(config).items() if name not in elsewhere}
-    return values | {"data_checksum": data_checksum}
-
-
-def as_json(value: Any) -> Any:
-    """An option's value as JSON gives it back."""
-    if isinstance(value, os.PathLike):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -16,7 +16,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "at least 1": (
         lambda value: value >= 1,
         "steps batch_size seq_len eval_batches accumulate_steps keep_checkpoints log_every "
-        "num_processes coordinator_timeout max_new_tokens limit samples",
+        "num_processes coordinator_timeout max_new_tokens limit samples seeds",
     ),
     "0 or more": (
         lambda value: value >= 0,

@@ -75,11 +75,6 @@ class Corpus:
         return self.sources[0].tokenizer
 
     @property
-    def vocab_size(self) -> int:
-        """Of the tokenizer."""
-        return self.tokenizer.vocab_size
-
-    @property
     def training(self) -> list[np.ndarray]:
         """The training tokens of every source."""
         return [source.training for source in self.sources]

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -145,11 +144,6 @@ class FinetuneData:
                 digest.update(example.tokens.tobytes())
         return digest.hexdigest()
 
-    @property
-    def seq_len(self) -> int:
-        """Number of predicted tokens in a row."""
-        return self.training.seq_len
-
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> grain.DatasetIterator:
@@ -254,8 +248,3 @@ def _row_length(
             "with --skip-long"
         )
     return seq_len
-
-
-def steps_of(epochs: float, num_rows: int, batch_size: int) -> int:
-    """Steps of so many passes over the rows."""
-    return max(1, math.ceil(epochs * num_rows / batch_size))

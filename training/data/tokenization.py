@@ -24,7 +24,7 @@ from rich.progress import track
 from training.data.bpe import trained_tokenizer
 from training.data.documents import Sources, find_sources, read_documents
 from training.data.tables import read_error
-from training.data.token_arrays import file_checksum, write_arrays
+from training.data.token_arrays import file_checksum, is_prepared, write_arrays
 from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, parse_size
 from training.errors import DataError
 
@@ -273,15 +273,17 @@ def text_stream(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
         tokenizer: that makes the tokens.
 
     Returns:
-        int32 (tokens,), the end of text between documents; and the bytes of text.
+        int32 (tokens,), the end of text between documents, at least two; and the bytes of text.
 
     Raises:
-        DataError: the source cannot be read, or has no text.
+        DataError: the source cannot be read, is prepared, or has less than two tokens.
     """
+    if is_prepared(data):
+        raise DataError(f"{data} is prepared already: give the text itself.")
     texts = [document.text for document in read_documents(find_sources(data))]
-    if not texts:
-        raise DataError(f"{data}: there is no text in it. Give a file, folder or glob of text.")
-    tokens = np.concatenate(list(_tokens(texts, tokenizer)))[:-1]
+    tokens = np.concatenate([np.array([], np.int32), *_tokens(texts, tokenizer)])[:-1]
+    if len(tokens) < 2:
+        raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
     return tokens, sum(len(text.encode()) for text in texts)
 
 

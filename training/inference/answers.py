@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from models.llama import Llama
 from training.data.tokenizers import Tokenizer
-from training.inference.generate import greedy
+from training.inference.generate import continue_prompts
 from training.steps.mesh import batch_sharding
 
 SHORTEST_WIDTH = 32
@@ -72,7 +72,7 @@ def answers(
         for row, i in enumerate(indices + indices[-1:] * (batch_size - len(indices))):
             length = len(prompts[i])
             tokens[row, :length], mask[row, :length] = prompts[i], 1
-        generated = greedy(
+        generated = continue_prompts(
             model,
             jax.device_put(tokens, batch_sharding(mesh)),
             max_new_tokens,

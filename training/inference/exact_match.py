@@ -35,15 +35,3 @@ def reference_number(example: Example) -> str:
             'End it with a line such as "#### 72", or remove the line.'
         )
     return number
-
-
-def is_exact_match(output: str, reference: str) -> bool:
-    """Whether a generated text gives the reference number, character by character.
-
-    Example:
-        >>> is_exact_match("so it is #### 1,000 dollars", "1000")
-        True
-        >>> is_exact_match("so it is 1000", "1000")
-        False
-    """
-    return final_number(output) == reference

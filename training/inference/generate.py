@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from models.configs import LlamaConfig
 from models.decoding import decode, prefill
 from models.llama import Llama, check_tokens
 
@@ -20,15 +21,18 @@ _NO_EOS = -1  # no token has this id
 Sampling = tuple[float, float] | None
 
 
-def greedy(
+def continue_prompts(
     model: Llama,
     tokens: Int[Array, "batch time"],
     max_new_tokens: int,
     *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
     mask: ArrayLike | None = None,
     eos_id: int | None = None,
 ) -> Int[Array, "batch max_new_tokens"]:
-    """Continues every prompt with its most likely next token, again and again.
+    """Continues every prompt token by token: with the most likely one, or with one that is drawn.
 
     The prompts are read in one pass; then one compiled loop adds a token to every row at a time,
     with the keys and values of earlier tokens kept. One program is compiled for every shape of
@@ -38,80 +42,51 @@ def greedy(
         model: the model; its parameters may be sharded.
         tokens: integer prompts, padded on the left or on the right where they are not equally long.
         max_new_tokens: how many tokens to add to each row.
+        temperature: that the logits are divided by before a token is drawn: below 1 likely tokens
+            become likelier. At 0 the most likely one is taken, the lowest id of several.
+        top_p: draw from the fewest most likely tokens that have this probability together.
+        seed: of the draws.
         mask: (batch, time), True at the tokens of the prompts, False at the padding; None if there
             is none.
         eos_id: the token that ends a text: what follows it in a row is `eos_id` again, and once
             every row has ended, the loop stops. None: no token does.
 
     Returns:
-        The new tokens only, int32. The lowest id wins a tie.
+        The new tokens only, int32.
 
     Raises:
-        ValueError: tokens, a mask, lengths or an `eos_id` that do not fit, naming the value.
+        ValueError: tokens, a mask, lengths, an `eos_id`, a temperature or a top_p that do not fit,
+            naming the value.
 
     Example:
         >>> from models import get_config
         >>> model = Llama(get_config("small", num_layers=1), rngs=nnx.Rngs(0))
         >>> prompts = jnp.array([[0, 0, 72, 105], [66, 121, 101, 33]])
-        >>> greedy(model, prompts, 5, mask=[[0, 0, 1, 1], [1, 1, 1, 1]], eos_id=256).shape
+        >>> mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
+        >>> continue_prompts(model, prompts, 5, mask=mask, eos_id=256).shape
         (2, 5)
     """
-    return _continue(model, tokens, max_new_tokens, mask, eos_id, None, jax.random.key(0))
-
-
-def sample(
-    model: Llama,
-    tokens: Int[Array, "batch time"],
-    max_new_tokens: int,
-    *,
-    key: PRNGKeyArray,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    mask: ArrayLike | None = None,
-    eos_id: int | None = None,
-) -> Int[Array, "batch max_new_tokens"]:
-    """Continues every prompt with tokens drawn by their probability; otherwise like `greedy`.
-
-    Args:
-        model, tokens, max_new_tokens, mask, eos_id: as for `greedy`.
-        key: of the draws.
-        temperature: that the logits are divided by: below 1 likely tokens become likelier.
-        top_p: draw from the fewest most likely tokens that have this probability together.
-
-    Raises:
-        ValueError: as `greedy`; or a temperature that is not above 0, or a top_p outside (0, 1].
-
-    Example:
-        >>> from models import get_config
-        >>> model = Llama(get_config("small", num_layers=1), rngs=nnx.Rngs(0))
-        >>> sample(model, jnp.array([[72, 105]]), 3, key=jax.random.key(0), top_p=0.9).shape
-        (1, 3)
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0; `greedy` is its limit")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be in (0, 1]")
-    sampling = (float(temperature), float(top_p))
-    return _continue(model, tokens, max_new_tokens, mask, eos_id, sampling, key)
-
-
-def _continue(
-    model: Llama,
-    tokens: Int[Array, "batch time"],
-    max_new_tokens: int,
-    mask: ArrayLike | None,
-    eos_id: int | None,
-    sampling: Sampling,
-    key: PRNGKeyArray,
-) -> Int[Array, "batch max_new_tokens"]:
-    """Checks the arguments."""
-    tokens, most = jnp.asarray(tokens), model.config.max_position
-    check_tokens(tokens, most)
-    if 0 in tokens.shape:
-        raise ValueError(f"there are no prompts: tokens has shape {tokens.shape}")
+    tokens = jnp.asarray(tokens)
+    check_tokens(tokens, model.config.max_position)
     starts, lengths = _spans(mask, tokens.shape)
-    longest = int(lengths.max())
-    read = longest + max_new_tokens - 1
+    _check_numbers(model.config, int(lengths.max()), max_new_tokens, temperature, top_p, eos_id)
+    structure, parameters = nnx.split(model)
+    numbers = (tokens, starts, lengths, _NO_EOS if eos_id is None else eos_id)
+    arrays = (jnp.asarray(number, jnp.int32) for number in numbers)
+    sampling = (float(temperature), float(top_p)) if temperature else None
+    key = jax.random.key(seed)
+    return _generate(structure, max_new_tokens, sampling, parameters, *arrays, key)
+
+
+def _check_numbers(
+    config: LlamaConfig,
+    longest: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    eos_id: int | None,
+) -> None:
+    read, most = longest + max_new_tokens - 1, config.max_position
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     if read > most:
@@ -119,15 +94,14 @@ def _continue(
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} make the model read "
             f"{read} tokens, which exceeds max_position={most}; shorten the prompt or generate less"
         )
-    if eos_id is not None and not 0 <= eos_id < model.config.vocab_size:
+    if not temperature >= 0:
+        raise ValueError(f"temperature={temperature} must be 0 or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} must be in (0, 1]")
+    if eos_id is not None and not 0 <= eos_id < config.vocab_size:
         raise ValueError(
-            f"eos_id={eos_id} is not a token of this model: ids are 0 ... "
-            f"{model.config.vocab_size - 1}"
+            f"eos_id={eos_id} is not a token of this model: ids are 0 ... {config.vocab_size - 1}"
         )
-    structure, parameters = nnx.split(model)
-    numbers = (tokens, starts, lengths, _NO_EOS if eos_id is None else eos_id)
-    arrays = (jnp.asarray(number, jnp.int32) for number in numbers)
-    return _generate(structure, max_new_tokens, sampling, parameters, *arrays, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -186,8 +160,11 @@ def _spans(mask: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, 
     """First column and number of tokens of every prompt.
 
     Raises:
-        ValueError: a mask of another shape, or a row whose tokens are not one run of columns.
+        ValueError: no prompts, a mask of another shape, or a row whose tokens are not one run of
+            columns.
     """
+    if 0 in shape:
+        raise ValueError(f"there are no prompts: tokens has shape {shape}")
     real = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)
     if real.shape != shape:
         raise ValueError(f"mask has shape {real.shape}, the tokens have {shape}; make them equal")

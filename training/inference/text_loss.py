@@ -8,30 +8,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.llama import Llama
-from training.data.token_arrays import is_prepared
-from training.data.tokenization import text_stream
-from training.data.tokenizers import Tokenizer
-from training.errors import DataError
 from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
 from training.steps.mesh import batch_sharding
-
-
-def read_text(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """All documents of a text as one stream of tokens, the end of text between them; their bytes.
-
-    Args:
-        data: as for `train.py pretrain`.
-        tokenizer: of the model.
-
-    Raises:
-        DataError: the data cannot be read, or are less than two tokens.
-    """
-    if is_prepared(data):
-        raise DataError(f"{data} is prepared already: give the text itself.")
-    tokens, num_bytes = text_stream(data, tokenizer)
-    if len(tokens) < 2:
-        raise DataError(f"{data}: {len(tokens)} token(s) are too few to predict one. Give more.")
-    return tokens, num_bytes
 
 
 def text_loss(

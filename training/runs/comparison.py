@@ -93,9 +93,9 @@ class Comparison:
     def _compiled(self, run: ResolvedRun) -> CompiledSteps:
         optimizer = run.steps.method.optimizer
         if optimizer not in self.compiled:
-            model = preset_model(self.config.model, self.config.numbers, self.corpus.vocab_size)
-            end_of_text = self.corpus.tokenizer.eos_id if self.config.corpus.document_mask else None
-            objective = next_token(end_of_text)
+            config, tokenizer = self.config, self.corpus.tokenizer
+            model = preset_model(config.model, config.numbers, tokenizer.vocab_size)
+            objective = next_token(tokenizer.eos_id if config.corpus.document_mask else None)
             steps = compile_steps(run.steps, model, make_mesh(run.mesh), objective)
             self.compiled[optimizer] = steps
         return self.compiled[optimizer]

@@ -1,17 +1,17 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import grain
 from etils import epath
 
 from training.config.finetuning import FinetuneConfig
-from training.config.options import CHANGEABLE, as_json, options_of, to_json
-from training.config.record import CONFIG_FILE, read_config
-from training.config.resolved import BatchShape, ResolvedRun
+from training.config.options import CHANGEABLE, options_of
+from training.config.record import CONFIG_FILE, as_json, read_config, to_json
+from training.config.resolved import ResolvedRun
 from training.data.changes import check_unchanged
+from training.data.corpus import Corpus
+from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
 from training.errors import UserError
 from training.files import write_json
@@ -20,25 +20,8 @@ from training.files import write_json
 EXTENSIBLE = ("wsd", "constant")
 
 
-class RunData(Protocol):
-    """What a run is trained and evaluated on: a `training.data.corpus.Corpus`, or a
-    `training.data.questions_corpus.FinetuneData`."""
-
-    @property
-    def checksum(self) -> str: ...
-
-    @property
-    def checksums(self) -> Mapping[str, str]: ...
-
-    def train_batches(
-        self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
-    ) -> grain.DatasetIterator: ...
-
-    def validation_batches(self, batch: BatchShape) -> dict[str, list[Any]]: ...
-
-    def validation_metrics(self, val_loss: float) -> dict[str, float]: ...
-
-    def save_to_run(self, folder: epath.Path) -> None: ...
+# What a run is trained and evaluated on.
+RunData = Corpus | FinetuneData
 
 
 def check_run_folder(run: ResolvedRun, data: RunData) -> None:

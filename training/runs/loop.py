@@ -15,8 +15,8 @@ from rich.console import Console
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.origin import CHECKPOINTS
 from training.checkpoints.resume import Start, begin, find_start
-from training.config.options import to_json
 from training.config.pretraining import PretrainConfig
+from training.config.record import to_json
 from training.config.resolved import ResolvedRun
 from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError

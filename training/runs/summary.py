@@ -83,18 +83,10 @@ def summarize(
         "tokens_per_second": round(tokens / last["seconds"], 1),
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
         "optimizer_state_bytes": memory.total_bytes,
-        "optimizer_state_bytes_per_device": bytes_per_device(steps.abstract_state.optimizer_state),
+        "optimizer_state_bytes_per_device": memory.device_bytes,
         "adamw_state_bytes": memory.adamw_bytes,
         **average,
     }
-
-
-def bytes_per_device(arrays: Any) -> int:
-    """Bytes that each device holds of a pytree of sharded arrays, or of their shapes."""
-    return sum(
-        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
-        for array in jax.tree.leaves(arrays)
-    )
 
 
 def summary_table(summary: dict[str, Any], title: str) -> Table:

@@ -4,6 +4,7 @@ To add one: a function with the arguments of `to_tensorboard`, and its line in `
 """
 
 import contextlib
+import importlib.util
 import os
 import time
 import uuid
@@ -12,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from training.errors import UserError, import_extra, nearest
+from training.errors import UserError, nearest
 from training.files import is_local
 
 Record = dict[str, Any]  # of metrics.jsonl: numbers by name, `step` among them
@@ -142,4 +143,8 @@ def check_writers(text: str) -> None:
         UserError: it is not; the message has the command that installs it.
     """
     for name in parse_writers(text):
-        import_extra(name, f"the records of --log {name}", extra=name)
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"the records of --log {name} need the package {name}, which is not installed. "
+                f'Install it with: pip install -e ".[{name}]"'
+            )

@@ -29,7 +29,7 @@ from training.files import cache_folder
 from training.steps.diagnostics import Bases, Look, overlaps
 from training.steps.ema import mean_weights
 from training.steps.mesh import batch_sharding, process_rows
-from training.steps.objective import NEXT_TOKEN, Objective
+from training.steps.objective import Objective
 from training.steps.update import StepArguments, TrainState, Update, step_arguments
 
 
@@ -104,7 +104,7 @@ def keep_compilations() -> None:
 
 
 def compile_steps(
-    options: StepOptions, model: LlamaConfig, mesh: Mesh, objective: Objective = NEXT_TOKEN
+    options: StepOptions, model: LlamaConfig, mesh: Mesh, objective: Objective
 ) -> CompiledSteps:
     """Compiles the training step and prepares the other functions.
 
@@ -152,12 +152,18 @@ def compile_steps(
     )
 
 
-def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
-    """Shapes, types and shardings of the state; nothing is allocated."""
-    mesh = update.mesh
+def abstract_parameters(model: LlamaConfig, mesh: Mesh) -> Any:
+    """Shapes, types and shardings of a model's parameters, a pure dict; nothing is allocated."""
     params = jax.eval_shape(functools.partial(_init_params, model), _key_data(0))
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), partition_specs(params, mesh))
-    params = jax.tree.map(_with_sharding, params, shardings)
+    return jax.tree.map(_with_sharding, params, shardings)
+
+
+def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
+    """The same of the state."""
+    mesh = update.mesh
+    params = abstract_parameters(model, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, params)
 
     def kept_by(transform: optax.GradientTransformation) -> Any:
         places = lro.state_shardings(transform, params, shardings)

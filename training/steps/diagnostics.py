@@ -106,10 +106,9 @@ def fixed_projection(method: Method) -> str:
 
 def _bases(treedef: Any, optimizer_state: Any) -> dict[int, Any]:
     """Leaf -> its basis, from all states with bases in an optimizer's state."""
-    has_basis = lambda node: "basis" in getattr(node, "_fields", ())
     found = {}
-    for state in filter(has_basis, jax.tree.leaves(optimizer_state, is_leaf=has_basis)):
-        for i, basis in enumerate(treedef.flatten_up_to(state.basis)):
+    for _, bases in optax.tree.get_all_with_path(optimizer_state, "basis"):
+        for i, basis in enumerate(treedef.flatten_up_to(bases)):
             if not isinstance(basis, optax.MaskedNode):
                 # Projections that remember more than P call it so.
                 found[i] = getattr(basis, "P", basis)

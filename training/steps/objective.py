@@ -49,15 +49,9 @@ def next_token_loss(
     return next_token_losses(nnx.merge(graphdef, params), tokens, segments).mean()
 
 
-def _token_rows(batch: BatchShape) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch.batch_size, batch.seq_len + 1), jnp.int32)
-
-
 def next_token(end_of_text: int | None = None) -> Objective:
     """The objective of pretraining; see `next_token_loss`."""
+    rows = lambda batch: jax.ShapeDtypeStruct((batch.batch_size, batch.seq_len + 1), jnp.int32)
     # Every token counts the same, so micro-batches are balanced as they are.
     loss = functools.partial(next_token_loss, end_of_text=end_of_text)
-    return Objective(_token_rows, lambda tokens, parts: tokens, loss)
-
-
-NEXT_TOKEN = next_token()
+    return Objective(rows, lambda tokens, parts: tokens, loss)

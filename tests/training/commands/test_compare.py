@@ -11,8 +11,9 @@ from rich.console import Console
 import training.runs.comparison
 from training.commands.compare import compare, parse_learning_rates, parse_optimizers
 from training.config.hyperparameters import Hyperparameters
-from training.config.options import flat, to_json, with_options
+from training.config.options import flat, with_options
 from training.config.pretraining import CompareConfig
+from training.config.record import to_json
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 from training.reports.results import markdown_table, mean_and_deviation

@@ -29,7 +29,7 @@ from training.data.questions import Example
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.inference.answers import answers, padded_width, plan_batches
-from training.inference.generate import greedy
+from training.inference.generate import continue_prompts
 from training.steps.mesh import make_mesh
 
 NEW = 12
@@ -85,7 +85,7 @@ def test_outputs_are_each_prompts_own_continuation_in_the_order_of_the_file(file
     assert [record["question"] for record in records] == [x["question"] for x in sums(13, 95)]
     for record in records[:2] + records[-1:]:
         (tokens,) = prompt.encode([Example(record["question"], "", "")], tokenizer)
-        alone = np.asarray(greedy(model, jnp.asarray(tokens[None]), NEW))[0].tolist()
+        alone = np.asarray(continue_prompts(model, jnp.asarray(tokens[None]), NEW))[0].tolist()
         alone = alone[: alone.index(tokenizer.eos_id)] if tokenizer.eos_id in alone else alone
         text = tokenizer.decode([token for token in alone if token < tokenizer.vocab_size])
         assert record["output"] == text

@@ -10,8 +10,8 @@ from question_files import BOS_ID, CHAT_TEMPLATE, model_folder
 import train
 from models import huggingface
 from training.checkpoints.pretrained import open_model
-from training.inference import greedy
 from training.inference.answers import text_of
+from training.inference.generate import continue_prompts
 from training.steps.mesh import make_mesh
 
 
@@ -30,7 +30,7 @@ def test_a_prompt_goes_on_with_the_most_likely_tokens(folder, capsys):
     tokenizer = open_model(folder).tokenizer
     prompt = jnp.array([[BOS_ID, *tokenizer.encode("3+4?")]])
     eos = tokenizer.eos_id
-    tokens = np.asarray(greedy(huggingface.load(folder), prompt, 12, eos_id=eos))[0]
+    tokens = np.asarray(continue_prompts(huggingface.load(folder), prompt, 12, eos_id=eos))[0]
     expected = text_of(tokens, tokenizer)
     out = printed(capsys, "generate", "--model", folder, "--prompt", "3+4?", "--max-new-tokens", 12)
     assert out == f"3+4?{expected}\n"

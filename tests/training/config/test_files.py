@@ -5,8 +5,9 @@ import json
 import pytest
 
 import train
-from training.config.options import flat, to_json
+from training.config.options import flat
 from training.config.pretraining import PretrainConfig
+from training.config.record import to_json
 from training.errors import UserError
 
 

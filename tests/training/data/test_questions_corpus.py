@@ -43,9 +43,9 @@ def test_held_out_questions_do_not_depend_on_the_order_of_the_lines():
 def test_rows_are_as_long_as_the_longest_example_or_four_times_that_when_packed(load):
     padded = load(seq_len=None)
     examples = (*padded.training.examples, *padded.validation.examples)
-    assert padded.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
+    assert padded.training.seq_len == max(len(example.tokens) for example in examples) - 1 < 40
     packed = load(seq_len=None, packing=True)
-    assert packed.seq_len == 64  # as far as the model takes them
+    assert packed.training.seq_len == 64  # as far as the model takes them
     assert len(packed.training) < len(padded.training) / 1.5
 
 

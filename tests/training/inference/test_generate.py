@@ -14,7 +14,7 @@ from models import huggingface
 from models.configs import LlamaConfig
 from models.decoding import decode, prefill
 from models.rope_scaling import Llama3RopeScaling
-from training.inference.generate import _generate, greedy, sample
+from training.inference.generate import _generate, continue_prompts
 
 CONFIG = LlamaConfig(48, 32, 48, num_layers=2, num_heads=4, num_kv_heads=2, max_position=96)
 LENGTHS = [7, 1, 12, 4]
@@ -49,7 +49,7 @@ def by_whole_passes(model, prompt, new):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_continuations_match_transformers(name):
     data = golden(name)
-    generated = greedy(huggingface.load(DATA / name), data["tokens"], 8)
+    generated = continue_prompts(huggingface.load(DATA / name), data["tokens"], 8)
     np.testing.assert_array_equal(generated, data["greedy"])
 
 
@@ -70,7 +70,7 @@ def test_padded_prompts_continue_as_each_does_alone(changes):
     assert len(np.unique(expected)) > 5, "the continuations are not trivial"
     for side in ("left", "right"):
         tokens, mask = padded(side)
-        np.testing.assert_array_equal(greedy(model, tokens, NEW, mask=mask), expected)
+        np.testing.assert_array_equal(continue_prompts(model, tokens, NEW, mask=mask), expected)
 
 
 def test_what_is_in_the_padding_does_not_matter():
@@ -79,7 +79,8 @@ def test_what_is_in_the_padding_does_not_matter():
         zeros, mask = padded(side)
         others, _ = padded(side, fill=31)
         np.testing.assert_array_equal(
-            greedy(model, zeros, NEW, mask=mask), greedy(model, others, NEW, mask=mask)
+            continue_prompts(model, zeros, NEW, mask=mask),
+            continue_prompts(model, others, NEW, mask=mask),
         )
 
 
@@ -111,7 +112,7 @@ def test_logits_with_a_cache_are_those_of_one_pass(dtype):
 def test_after_the_end_of_a_text_there_is_only_its_token():
     model = model_of()
     tokens, mask = padded("left")
-    free = np.asarray(greedy(model, tokens, NEW, mask=mask))
+    free = np.asarray(continue_prompts(model, tokens, NEW, mask=mask))
     eos = int(free[0, 3])
     expected = free.copy()
     for row in expected:
@@ -120,7 +121,9 @@ def test_after_the_end_of_a_text_there_is_only_its_token():
             row[ends[0] :] = eos
     assert (expected != free).any(), "a row goes on after the token"
     assert (expected != eos).all(axis=1).any(), "a row never meets it"
-    np.testing.assert_array_equal(greedy(model, tokens, NEW, mask=mask, eos_id=eos), expected)
+    np.testing.assert_array_equal(
+        continue_prompts(model, tokens, NEW, mask=mask, eos_id=eos), expected
+    )
 
 
 def test_the_loop_stops_once_every_text_has_ended(monkeypatch):
@@ -134,10 +137,10 @@ def test_the_loop_stops_once_every_text_has_ended(monkeypatch):
     model = model_of(max_position=95)  # of no other test: compiled with the count
     model.lm_head.kernel[...] = jnp.zeros((32, 48))  # every next token is 0
     tokens = jnp.ones((2, 1), jnp.int32)
-    assert greedy(model, tokens, 6, eos_id=0).tolist() == [[0] * 6] * 2
+    assert continue_prompts(model, tokens, 6, eos_id=0).tolist() == [[0] * 6] * 2
     jax.effects_barrier()
     assert len(steps) == 0
-    assert greedy(model, tokens, 6, eos_id=1).tolist() == [[0] * 6] * 2
+    assert continue_prompts(model, tokens, 6, eos_id=1).tolist() == [[0] * 6] * 2
     jax.effects_barrier()
     assert len(steps) == 5
 
@@ -145,9 +148,9 @@ def test_the_loop_stops_once_every_text_has_ended(monkeypatch):
 def test_one_token_needs_no_loop():
     model = model_of()
     tokens, mask = padded("right")
-    one = greedy(model, tokens, 1, mask=mask)
+    one = continue_prompts(model, tokens, 1, mask=mask)
     assert (one.shape, one.dtype) == ((4, 1), jnp.int32)
-    np.testing.assert_array_equal(one, greedy(model, tokens, NEW, mask=mask)[:, :1])
+    np.testing.assert_array_equal(one, continue_prompts(model, tokens, NEW, mask=mask)[:, :1])
 
 
 def test_parameters_and_prompts_on_eight_devices_continue_alike():
@@ -155,7 +158,7 @@ def test_parameters_and_prompts_on_eight_devices_continue_alike():
     model = huggingface.load(DATA / "tiny_qwen2", mesh=mesh)
     data = golden("tiny_qwen2")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    generated = greedy(model, jax.device_put(data["tokens"], sharding), 8)
+    generated = continue_prompts(model, jax.device_put(data["tokens"], sharding), 8)
     np.testing.assert_array_equal(generated, data["greedy"])
 
 
@@ -204,7 +207,7 @@ def test_the_cache_is_written_in_place():
 )
 def test_what_cannot_be_continued_is_refused(tokens, new, options, message):
     with pytest.raises(ValueError, match=message):
-        greedy(model_of(), tokens, new, **options)
+        continue_prompts(model_of(), tokens, new, **options)
 
 
 def test_prompts_longer_than_the_cache_are_refused():
@@ -224,14 +227,8 @@ def test_tokens_are_drawn_by_their_probability_among_the_fewest_that_have_top_p(
     assert top_p == 1 or 1 < len(kept) < 48
     nucleus = np.zeros(48)
     nucleus[kept] = expected[kept] / expected[kept].sum()
-    drawn = sample(
-        model,
-        jnp.tile(prompt, (rows, 1)),
-        1,
-        key=jax.random.key(0),
-        temperature=temperature,
-        top_p=top_p,
-    )
+    tokens = jnp.tile(prompt, (rows, 1))
+    drawn = continue_prompts(model, tokens, 1, temperature=temperature, top_p=top_p)
     frequencies = np.bincount(np.asarray(drawn)[:, 0], minlength=48) / rows
     assert (frequencies[nucleus == 0] == 0).all()
     assert np.abs(frequencies - nucleus).max() < 5 * np.sqrt(0.25 / rows)
@@ -239,20 +236,26 @@ def test_tokens_are_drawn_by_their_probability_among_the_fewest_that_have_top_p(
 
 def test_draws_are_of_their_key_and_in_the_limit_the_most_likely():
     tokens, mask = padded("left")
-    draw = lambda seed, **options: np.asarray(
-        sample(model_of(), tokens, NEW, key=jax.random.key(seed), mask=mask, **options)
+    draw = lambda seed, temperature=1.0, top_p=1.0: np.asarray(
+        continue_prompts(
+            model_of(), tokens, NEW, temperature=temperature, top_p=top_p, seed=seed, mask=mask
+        )
     )
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
-    likely = greedy(model_of(), tokens, NEW, mask=mask)
+    likely = continue_prompts(model_of(), tokens, NEW, mask=mask)
     np.testing.assert_array_equal(draw(0, top_p=1e-6), likely)
     np.testing.assert_array_equal(draw(1, temperature=1e-4), likely)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temperature": 0.0}, "temperature=0.0 must be above 0"), ({"top_p": 1.5}, "top_p=1.5 must")],
+    [
+        ({"temperature": -0.5}, "temperature=-0.5 must be 0 or more"),
+        ({"temperature": float("nan")}, "temperature=nan must be 0 or more"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p=1.5 must"),
+    ],
 )
 def test_what_cannot_be_drawn_by_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        sample(model_of(), jnp.ones((1, 2), jnp.int32), 1, key=jax.random.key(0), **options)
+        continue_prompts(model_of(), jnp.ones((1, 2), jnp.int32), 1, **options)

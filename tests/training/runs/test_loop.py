@@ -13,7 +13,7 @@ from run_folders import curve
 
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader
-from training.config.options import to_json
+from training.config.record import to_json
 from training.errors import UserError
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, read_metrics

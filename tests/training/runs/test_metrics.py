@@ -10,7 +10,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
-from training.config.options import to_json
+from training.config.record import to_json
 from training.errors import UserError
 from training.files import write_json
 from training.runs.folder import check_run_folder, create_run_folder

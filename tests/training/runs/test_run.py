@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from run_folders import values
 
-from training.config.options import to_json
+from training.config.record import to_json
 from training.errors import UserError
 from training.files import write_json
 from training.runs.folder import check_extension, check_run_folder

@@ -6,12 +6,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from training.checkpoints.manager import Checkpoints
 from training.config.groups import CheckpointOptions
 from training.errors import UserError
-from training.runs.summary import bytes_per_device
+from training.runs.summary import summarize
 from training.steps.mesh import (
     batch_sharding,
     batch_shards,
@@ -261,11 +261,23 @@ def test_options_that_a_mesh_does_not_allow_are_refused(trainer, tmp_path, optio
         trainer.config(tmp_path / "run", **options)
 
 
-def test_bytes_per_device_count_a_split_array_once():
-    mesh = make_mesh({"data": 4, "fsdp": 2})
-    split, whole = PartitionSpec("fsdp", None), PartitionSpec()
-    arrays = {
-        "split": jax.ShapeDtypeStruct((6, 5), "float32", sharding=NamedSharding(mesh, split)),
-        "whole": jax.ShapeDtypeStruct((3,), "bfloat16", sharding=NamedSharding(mesh, whole)),
-    }
-    assert bytes_per_device(arrays) == 3 * 5 * 4 + 3 * 2
+@pytest.mark.parametrize(
+    ("mesh", "options"),
+    [
+        ("data=1", {}),
+        ("data=4,fsdp=2", {"optimizer": "trion"}),
+        ("data=8", {"zero": True}),
+        ("fsdp=2,tensor=2", {"skip_updates": "outlier", "optimizer": "dion"}),
+    ],
+)
+def test_the_summary_says_the_bytes_of_the_state_that_a_device_holds(
+    trainer, tmp_path, mesh, options
+):
+    config = trainer.config(tmp_path, mesh=mesh, **options)
+    steps = trainer.steps(config)
+    last = {"step": 6, "loss": 1.0, "val_loss": 1.0, "seconds": 1.0}
+    summary = summarize(config.variant, steps, [last])
+    state = jax.tree.leaves(steps.init(config.variant).optimizer_state)
+    on_device = sum(array.addressable_shards[0].data.nbytes for array in state)
+    assert summary["optimizer_state_bytes_per_device"] == on_device
+    assert (on_device < sum(array.nbytes for array in state)) == (mesh != "data=1")

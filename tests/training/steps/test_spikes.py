@@ -17,7 +17,7 @@ from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError
 from training.steps.compiled import compile_steps
 from training.steps.mesh import make_mesh
-from training.steps.objective import NEXT_TOKEN
+from training.steps.objective import next_token
 from training.steps.spikes import (
     FIRST_UPDATES,
     MOST_NONFINITE,
@@ -185,14 +185,14 @@ def spoil():
     def steps(config):
         key = (config.steps.spikes, config.options.devices.mesh)
         if key not in compiled:
-            remainder = harmless(config)
+            remainder, objective = harmless(config), next_token()
 
             def loss(graphdef, params, tokens):
                 factor = jnp.where(tokens.sum() % 3 == remainder, jnp.nan, 1.0)
-                return NEXT_TOKEN.loss(graphdef, params, tokens) * factor
+                return next_token().loss(graphdef, params, tokens) * factor
 
-            objective = dataclasses.replace(NEXT_TOKEN, loss=loss)
-            vocab_size = load_corpus(config.options.corpus).vocab_size
+            objective = dataclasses.replace(objective, loss=loss)
+            vocab_size = load_corpus(config.options.corpus).tokenizer.vocab_size
             model = preset_model(config.options.model, config.options.numbers, vocab_size)
             mesh = make_mesh(config.mesh)
             compiled[key] = compile_steps(config.steps, model, mesh, objective)
