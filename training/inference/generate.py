@@ -78,6 +78,18 @@ def continue_prompts(
     return _generate(structure, max_new_tokens, sampling, parameters, *arrays, key)
 
 
+def greedy(
+    model: Llama,
+    tokens: Int[Array, "batch time"],
+    max_new_tokens: int,
+    *,
+    mask: ArrayLike | None = None,
+    eos_id: int | None = None,
+) -> Int[Array, "batch max_new_tokens"]:
+    """`continue_prompts` with the most likely tokens, by its arguments."""
+    return continue_prompts(model, tokens, max_new_tokens, mask=mask, eos_id=eos_id)
+
+
 def _check_numbers(
     config: LlamaConfig,
     longest: int,

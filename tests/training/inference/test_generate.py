@@ -14,7 +14,8 @@ from models import huggingface
 from models.configs import LlamaConfig
 from models.decoding import decode, prefill
 from models.rope_scaling import Llama3RopeScaling
-from training.inference.generate import _generate, continue_prompts
+from training.inference import continue_prompts, greedy
+from training.inference.generate import _generate
 
 CONFIG = LlamaConfig(48, 32, 48, num_layers=2, num_heads=4, num_kv_heads=2, max_position=96)
 LENGTHS = [7, 1, 12, 4]
@@ -49,7 +50,7 @@ def by_whole_passes(model, prompt, new):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_continuations_match_transformers(name):
     data = golden(name)
-    generated = continue_prompts(huggingface.load(DATA / name), data["tokens"], 8)
+    generated = greedy(huggingface.load(DATA / name), data["tokens"], 8)
     np.testing.assert_array_equal(generated, data["greedy"])
 
 
