@@ -60,12 +60,15 @@ def select(header: Sequence[str], lines: Table, columns: Sequence[str]) -> str:
 SECTIONS: dict[str, Callable[[], str]] = {
     "budget": lambda: quote(
         "recipes.md",
+        "one rate, width 128",
+        ("method", "bytes per entry", "validation loss", "above muon at one rate", "tuned"),
+        by="bytes per entry",
+    ),
+    "more": lambda: quote(
+        "recipes.md",
         "main",
         ("method", "bytes per entry", "validation loss", "above muon", "tuned"),
         by="bytes per entry",
-    ),
-    "width": lambda: quote(
-        "recipes.md", "width 64", ("method", "bytes per entry", "validation loss", "above muon")
     ),
     "time": lambda: quote(
         "results.md",

@@ -15,6 +15,8 @@ MEASURED = {
     "recipes.md": {
         "main": "At the best rates found, width 128, 300 steps",
         "width 64": "The same at width 64",
+        "one rate, width 128": "At one rate for embeddings and head too, width 128, 300 steps",
+        "one rate": "The same at width 64",
         "width 256": "The same at width 256",
         "long": "The same at width 64, 1000 steps",
         "large batch": "The same at width 64, batches four times as large",
@@ -33,6 +35,8 @@ MEASURED = {
 """Page to section of generated tables to what it shows."""
 ALSO = {"trion": "scale_by_trion", "dion": "scale_by_dion"}
 """The building block that a method is documented together with."""
+ANOTHER = {("compare", "muon")}
+"""Sections and the names there that are not this library's: the trainer's Muon is optax's."""
 
 
 class Line(NamedTuple):
@@ -58,10 +62,11 @@ def methods() -> dict[str, Line]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     _, (_, *rows) = next(captioned_tables(readme.partition("## Methods")[2]))
     found = {}
-    for names, does, state, rate, paper in rows:
-        rates = rate.split(", ")
+    for names, does, *cells in rows:
+        # Of several methods in a line, a cell says one thing of all or one of each.
+        each = [cell.split(", ") for cell in cells]
         for i, name in enumerate(re.findall(r"`(\w+)`", names)):
-            found[name] = Line(does, state, rates[min(i, len(rates) - 1)], paper)
+            found[name] = Line(does, *(parts[min(i, len(parts) - 1)] for parts in each))
     return found
 
 
@@ -83,6 +88,8 @@ def measurements(name: str) -> Iterator[str]:
     """The method's rows of the generated tables, with AdamW's beside them."""
     for page, sections in MEASURED.items():
         for section, title in sections.items():
+            if (section, name) in ANOTHER:
+                continue
             for caption, table in captioned_tables(generated(page, section)):
                 kept = rows_of(name, table)
                 if kept:
@@ -94,7 +101,7 @@ def measurements(name: str) -> Iterator[str]:
 def rows_of(name: str, table: Table) -> Table | None:
     """The header and the rows of a method, and AdamW's; or its columns if methods stand on top."""
     header, *rows = table
-    if name in map(method_of, header):
+    if not header[0] and name in map(method_of, header):
         wanted = [i for i, cell in enumerate(header) if method_of(cell) in ("", "adamw", name)]
         return [[row[i] for i in wanted] for row in table]
     own = [row for row in rows if method_of(row[0]) == name]

@@ -30,6 +30,7 @@ UPDATE = (
 """What computes an update, and so its state, its time and what it trains to."""
 MODEL = (
     "models/llama.py",
+    "models/linear.py",
     "models/attention.py",
     "models/fused_attention.py",
     "models/configs.py",
