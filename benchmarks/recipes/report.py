@@ -25,13 +25,12 @@ PICTURE = ROOT / "docs" / "recipes.png"
 YARDSTICKS = {
     "ablations": "tandem n/4",
     "blocks": "tandem n/2 int4",
-    "two rates": "muon, two rates",
 } | dict.fromkeys(
     ("one rate", "one rate, width 128", "width 256", "long", "large batch", "fine-tuning"),
     "muon at one rate",
 )
 """What a stage's methods are compared with, where that is not Muon."""
-ALSO = {"width 64": ("few bits",)}
+ALSO = {"width 64": ("few bits",), "one rate": ("two rates",)}
 """Other stages of the same setting that a stage's table shows too."""
 SETTINGS = {
     "one rate, width 128": "width 128, 300 steps of 2k tokens",
