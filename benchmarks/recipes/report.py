@@ -139,7 +139,7 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
             zorder=0,
         )
         axis.set_xscale("log", base=2)
-        axis.set_xlim(1 / 32, 24)
+        axis.set_xlim(1 / 32, 48)
         axis.set_xticks(TICKS, [f"1/{round(1 / tick)}" if tick < 1 else tick for tick in TICKS])
         axis.set_title(SETTINGS[stage])
         axis.set_xlabel("bytes of state per entry of a matrix")
