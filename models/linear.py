@@ -20,8 +20,9 @@ def kernel_product(
 ) -> Float[Array, "*batch out"]:
     """x @ kernel, whose gradient by the kernel is written as xᵀ g.
 
-    JAX's own rule makes (gᵀ x)ᵀ of it, which is the same number and as good on accelerators. On
-    CPUs, XLA then copies g transposed, number by number, and does without its fast product.
+    JAX's own rule makes (gᵀ x)ᵀ of it, which is the same number. On CPUs, XLA then copies g
+    transposed, number by number, and does without its fast product. There are no forward-mode
+    derivatives (``jax.jvp``) of this.
 
     Args:
       x: of one type with the kernel.

@@ -92,10 +92,8 @@ def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
             return optax.chain(scale, optax.scale_by_learning_rate(rate))
 
         def labels(params: Any) -> Any:
-            numbers = dimension_numbers(params)
-            return jax.tree.map(
-                lambda _, leaf: "rest" if leaf is None else "matrix", params, numbers
-            )
+            label = lambda _, matrix: "rest" if matrix is None else "matrix"
+            return jax.tree.map(label, params, dimension_numbers(params))
 
         rates = {"matrix": rate, "rest": embedding_rate * share}
         steps = {label: optax.scale_by_learning_rate(its) for label, its in rates.items()}

@@ -143,8 +143,9 @@ def tune(
     best = dict(start or METHODS[method].start)
     while True:
         before = dict(best)
-        for name in [name for name in best if name in (only or best)]:
-            best = _along(runs, method, setting, best, name)
+        for name in before:
+            if only is None or name in only:
+                best = _along(runs, method, setting, best, name)
         if best == before:
             return best
 

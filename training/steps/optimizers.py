@@ -99,7 +99,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry(_sgd, 0.1),
     "muon": OptimizerEntry(_muon, 0.01),
     "tandem": OptimizerEntry(lro.tandem, 0.04),
-    "normuon": OptimizerEntry(lro.normuon, 0.01),
+    "normuon": OptimizerEntry(lro.normuon, 0.02),
     "trion": OptimizerEntry(lro.trion, 0.02),
     "dct_adamw": OptimizerEntry(lro.dct_adamw, 0.003),
     "dion": OptimizerEntry(lro.dion, 0.02),
