@@ -222,19 +222,33 @@ METHODS |= {
 }
 
 _one_rate = functools.partial(_at_one_rate, start=ORTHONORMAL)
+_forgetful = {"start": {"learning_rate": 0.04}, "momentum": None}
+_few_bits = {"start": {"learning_rate": 0.02, "momentum": 0.8}, "mu_dtype": "int2"}
 
 ONE_RATE = {
     "muon at one rate": _one_rate(lro.muon),
     "normuon int4 at one rate": _one_rate(lro.normuon, mu_dtype="int4"),
     "tandem at one rate": _one_rate(lro.tandem),
-    "normuon int2 at one rate": _one_rate(lro.normuon, mu_dtype="int2"),
+    "normuon int2 at one rate": _one_rate(lro.normuon, **_few_bits),
     "tandem n/4 int8 at one rate": _one_rate(lro.tandem, rank=QUARTER, mu_dtype="int8"),
-    "normuon at one rate, no memory": _one_rate(
-        lro.normuon, start={"learning_rate": 0.02}, momentum=None
-    ),
+    "normuon at one rate, no memory": _one_rate(lro.normuon, **_forgetful),
     "tandem n/16 int8 at one rate": _one_rate(lro.tandem, rank=1 / 16, mu_dtype="int8"),
     "trion at one rate": _one_rate(lro.trion, rank=QUARTER, rank_scale="sqrt"),
 }
+
+_by_hand = functools.partial(_one_rate, lro.muon, **_few_bits)
+
+CHANGES_AT_ONE_RATE = {
+    "normuon int2 at one rate": ONE_RATE["normuon int2 at one rate"],
+    "normuon int2 at one rate, no neurons": _by_hand(),
+    "normuon int2 at one rate, no nesterov": _by_hand(neuron_decay=0.95, nesterov=False),
+    "normuon int2 at one rate, polar express": _by_hand(
+        neuron_decay=0.95, ns_coeffs="polar_express"
+    ),
+    "normuon at one rate, no memory": ONE_RATE["normuon at one rate, no memory"],
+    "normuon at one rate, no memory, no neurons": _one_rate(lro.muon, **_forgetful),
+}
+"""What wins at one rate, and one change at a time from it."""
 
 TWO_RATES = (
     _two_rates("adamw", learning_rate=0.005, b2=0.95)
@@ -243,8 +257,7 @@ TWO_RATES = (
 )
 """With the momenta and b2 that were best with embeddings at 0.003."""
 
-METHODS |= ONE_RATE
-METHODS |= TWO_RATES
+METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))

@@ -3,7 +3,13 @@
 import dataclasses
 import pathlib
 
-from benchmarks.recipes.methods import CHANGES, COMPETITORS, ONE_RATE, TWO_RATES
+from benchmarks.recipes.methods import (
+    CHANGES,
+    CHANGES_AT_ONE_RATE,
+    COMPETITORS,
+    ONE_RATE,
+    TWO_RATES,
+)
 from benchmarks.recipes.task import Setting
 from benchmarks.record import RESULTS
 
@@ -70,9 +76,10 @@ STAGES = {
     "few bits": Stage(NARROW, FEW_BITS),
     "one rate": Stage(NARROW, AT_ONE_RATE, None, WITH_MOMENTUM),
     "one rate, width 128": Stage(Setting(steps=300), AT_ONE_RATE, "", RATE_ONLY),
+    "ablations at one rate": Stage(NARROW, tuple(CHANGES_AT_ONE_RATE), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
-    "long": Stage(Setting(width=64, steps=1000), LATER, "", WITH_MOMENTUM),
+    "long": Stage(Setting(width=64, steps=1000), LATER, "", RATE_ONLY),
     "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),
     "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), LATER, "", RATE_ONLY),
 }
