@@ -23,6 +23,8 @@ def require_static(name: str, value: Any) -> None:
 
 def check_fraction(name: str, value: Any) -> None:
     """Raise unless a Python number lies in [0, 1]; arrays, whose value is unknown, pass."""
+    if value is None:
+        raise ValueError(f"{name}=None must be a number in [0, 1].")
     if isinstance(value, int | float) and not 0 <= value <= 1:
         raise ValueError(f"{name}={value} must lie in [0, 1].")
 

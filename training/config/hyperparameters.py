@@ -11,23 +11,25 @@ class Hyperparameters:
     """Options of single optimizers. Unset means the optimizer's own default; an option that the
     chosen optimizer does not take is an error."""
 
-    momentum: Annotated[float | None, UNSET] = None
-    """Decay of the momentum (muon, normuon, tandem, trion, dion, sgd)."""
+    momentum: Annotated[float | Literal["none"] | None, UNSET] = None
+    """Decay of the momentum (muon, normuon, tandem, trion, dion, dion2, dion3, sgd), or none, which
+    keeps none (normuon, tandem)."""
     nesterov: Annotated[bool | None, UNSET] = None
     """Nesterov momentum (adamw, muon, normuon, tandem, sgd, trion, dion)."""
     residual_decay: Annotated[float | None, UNSET] = None
     """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
     ns_steps: Annotated[int | None, UNSET] = None
-    """Newton-Schulz iterations (muon, tandem, trion)."""
+    """Newton-Schulz iterations (muon, tandem, trion, dion2)."""
     power_iters: Annotated[int | None, UNSET] = None
     """Power iterations per step (dion)."""
     orthogonalize: Annotated[Literal["qr", "cholesky_qr"] | None, UNSET] = None
     """How the factor is orthonormalised (dion)."""
     shape_scale: Annotated[Literal["dion", "muon", "rms", "none"] | None, UNSET] = None
-    """How the update's size follows the matrix's shape (tandem, normuon, trion, dion)."""
+    """How the update's size follows the matrix's shape (tandem, normuon, trion, dion, dion2,
+    dion3)."""
     rank_scale: Annotated[Literal["none", "sqrt"] | None, UNSET] = None
     """How it follows the rank: not, or as sqrt(n/r), by which --shape-scale rms takes AdamW's
-    learning rates (tandem, trion, dion)."""
+    learning rates (tandem, trion, dion, dion2, dion3)."""
     b1: Annotated[float | None, UNSET] = None
     """Decay of the first moment (Adam and Lion, inside a subspace too)."""
     b2: Annotated[float | None, UNSET] = None
@@ -37,11 +39,13 @@ class Hyperparameters:
     rho: Annotated[float | None, UNSET] = None
     """Weight of the momentum in the power iteration (ldadamw)."""
     scale: Annotated[float | None, UNSET] = None
-    """Factor of the low-rank step (galore, golore, fira, online_subspace_descent, low_rank)."""
+    """Factor of the low-rank step (galore, golore, fira, online_subspace_descent, low_rank, alice0)
+    or of the whole (apollo, apollo_mini)."""
     inactive_scale: Annotated[float | None, UNSET] = None
     """Step size of the sign descent outside the subspace, relative to the inside (frugal)."""
     growth_limit: Annotated[float | None, UNSET] = None
-    """Largest growth in a step of what is outside the subspace (fira)."""
+    """Largest growth in a step of what is outside the subspace (fira, alice0), or of the step
+    (apollo, apollo_mini)."""
     penalty: Annotated[float | None, UNSET] = None
     """Weight of the orthogonality of the subspace's basis (online_subspace_descent)."""
     update_interval: Annotated[int | None, UNSET] = None
@@ -59,7 +63,7 @@ class Hyperparameters:
     online_pca (tandem, frugal, fira, low_rank)."""
     select: Annotated[str | None, UNSET] = None
     """What it selects: top, l1, l2, importance, hybrid or uniform (tandem, trion, dct_adamw,
-    galore, frugal, fira, low_rank)."""
+    dion2, galore, frugal, fira, alice0, low_rank)."""
     transport: Annotated[str | None, UNSET] = None
     """What happens to the moments when it changes: keep, reset, rotate, rotate_first or
     rotate_moments (low_rank)."""
@@ -75,12 +79,13 @@ class Hyperparameters:
         Literal["float32", "bfloat16", "int8", "int4", "int2", "sign"] | None, UNSET
     ] = None
     """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax; less than
-    bfloat16 the latter only, without dion)."""
+    bfloat16 the latter only, without dion; apollo_mini stores none)."""
     rest: Annotated[Literal["orthonormal", "sinkhorn", "none"] | None, UNSET] = None
     """What becomes of the gradient outside the chosen columns (tandem)."""
     blocks: Annotated[int | None, UNSET] = None
     """Blocks in which that is orthonormalised (tandem)."""
-    neuron_decay: Annotated[float | None, UNSET] = None
-    """Decay of the mean squares by which neurons' steps are normalised (tandem, normuon)."""
+    neuron_decay: Annotated[float | Literal["none"] | None, UNSET] = None
+    """Decay of the mean squares by which neurons' steps are normalised, or none, which leaves them
+    as they are (tandem, normuon, dion2, dion3)."""
     cautious: Annotated[bool | None, UNSET] = None
     """Decay weights only where the step agrees (all of lowrank_optax)."""

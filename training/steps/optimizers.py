@@ -103,11 +103,16 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "trion": OptimizerEntry(lro.trion, 0.02),
     "dct_adamw": OptimizerEntry(lro.dct_adamw, 0.003),
     "dion": OptimizerEntry(lro.dion, 0.02),
+    "dion2": OptimizerEntry(lro.dion2, 0.02),
+    "dion3": OptimizerEntry(lro.dion3, 0.02),
     "galore": OptimizerEntry(lro.galore, 0.01),
     "golore": OptimizerEntry(lro.golore, 0.01),
     "ldadamw": OptimizerEntry(lro.ldadamw, 0.003),
     "frugal": OptimizerEntry(lro.frugal, 0.003),
     "fira": OptimizerEntry(lro.fira, 0.01),
+    "alice0": OptimizerEntry(lro.alice0, 0.02),
+    "apollo": OptimizerEntry(lro.apollo, 0.01),
+    "apollo_mini": OptimizerEntry(lro.apollo_mini, 0.01),
     "online_subspace_descent": OptimizerEntry(lro.online_subspace_descent, 0.003),
     "low_rank": OptimizerEntry(lro.low_rank, 0.003),
     "adam8bit": OptimizerEntry(_adam8bit, 0.003),
@@ -116,6 +121,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 
 # Optimizers of optax whose update of an entry of a matrix depends on no other entry.
 ELEMENTWISE = ("adamw", "lion", "sgd")
+
+# Options by which a part is left out: on the command line "none", in Python None.
+WITHOUT = ("momentum", "neuron_decay", "error_feedback")
+
+# Optimizers whose step needs no momentum.
+FORGETFUL = ("normuon", "tandem")
 
 # Mesh axis that --zero splits optimizer states over.
 ZERO_AXIS = "data"
@@ -186,9 +197,7 @@ def check_zero(name: str) -> None:
 def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """The hyperparameters that were set, as arguments for a builder."""
     values = {name: value for name, value in vars(hyperparameters).items() if value is not None}
-    if values.get("error_feedback") == "none":
-        values["error_feedback"] = None
-    return values
+    return values | {name: None for name in WITHOUT if values.get(name) == "none"}
 
 
 def build_optimizer(
@@ -210,6 +219,8 @@ def build_optimizer(
     parameters = inspect.signature(build).parameters
     zero_axis = ZERO_AXIS if method.zero else None
     mu_dtype = method.hyperparameters.mu_dtype
+    if method.hyperparameters.momentum == "none" and name not in FORGETFUL:
+        raise UserError(f"--momentum none is for {' and '.join(FORGETFUL)}; {name} needs one")
     if mu_dtype in ("int8", "int4", "int2", "sign") and "zero_axis" not in parameters:
         raise UserError(
             f"--mu-dtype {mu_dtype} is for the optimizers of lowrank_optax; {name} stores its "

@@ -295,3 +295,5 @@ def test_an_unknown_shape_scale_is_explained():
 def test_a_decay_outside_its_range_is_explained(argument):
     with pytest.raises(ValueError, match=rf"{argument}=1.5 must lie in \[0, 1\]"):
         lro.trion(0.1, **{argument: 1.5})
+    with pytest.raises(ValueError, match=rf"{argument}=None must be a number in \[0, 1\]"):
+        lro.trion(0.1, **{argument: None})

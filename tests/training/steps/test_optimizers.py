@@ -131,6 +131,18 @@ def test_moments_in_integers_are_for_our_own_optimizers(params):
         build("adamw", hyperparameters=chosen)
 
 
+def test_what_is_left_out_is_not_stored(params):
+    chosen = Hyperparameters(momentum="none", neuron_decay="none")
+    kept, bare = (
+        build("normuon", hyperparameters=values) for values in (Hyperparameters(), chosen)
+    )
+    sizes = [sum(x.size for x in jax.tree.leaves(tx.init(params))) for tx in (kept, bare)]
+    rows, entries = 2 * 6, 2 * 8 * 6
+    assert sizes[0] - sizes[1] == rows + entries
+    with pytest.raises(UserError, match="--momentum none is for normuon and tandem; trion needs"):
+        build("trion", hyperparameters=chosen)
+
+
 @pytest.mark.product(every=8)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_fallback_learning_rate_is_that_of_the_other_leaves_alone(name, params):
