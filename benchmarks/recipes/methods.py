@@ -245,8 +245,15 @@ CHANGES_AT_ONE_RATE = {
     "normuon int2 at one rate, polar express": _by_hand(
         neuron_decay=0.95, ns_coeffs="polar_express"
     ),
+    "normuon int2 at one rate, 3 iterations": _by_hand(neuron_decay=0.95, ns_steps=3),
     "normuon at one rate, no memory": ONE_RATE["normuon at one rate, no memory"],
     "normuon at one rate, no memory, no neurons": _one_rate(lro.muon, **_forgetful),
+    "normuon at one rate, no memory, blocks 2": _one_rate(
+        lro.tandem, rank=1, blocks=2, **_forgetful
+    ),
+    "normuon at one rate, no memory, blocks 4": _one_rate(
+        lro.tandem, rank=1, blocks=4, **_forgetful
+    ),
 }
 """What wins at one rate, and one change at a time from it."""
 
