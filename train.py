@@ -57,22 +57,15 @@ COMMANDS: dict[str, tuple[Any, Any]] = {
     "report": (ReportConfig, report),
 }
 
-# Options of the first edition, which tyro would answer with options that sound alike.
-RENAMED = {"--momentum-dtype": "--mu-dtype", "--norm": "--select"}
-
 
 def parse(arguments: list[str]) -> Any:
     """The configuration that the arguments describe; without a subcommand, of `pretrain`.
 
     Raises:
-        UserError: for an option that has another name now, or a --config that cannot be used.
+        UserError: for a --config that cannot be used.
     """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["pretrain", *arguments]
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("_", "-")
-        if name in RENAMED:
-            raise UserError(f"{name} is called {RENAMED[name]} now")
     if arguments[0] in COMMANDS:
         arguments = [arguments[0], *with_config_file(arguments[1:], COMMANDS[arguments[0]][0])]
     command: Any = functools.reduce(
@@ -85,7 +78,7 @@ def parse(arguments: list[str]) -> Any:
         prog="train.py",
         # Without the list of commands, which the help has by itself.
         description="\n\n".join(part for part in __doc__.split("\n\n") if "--help" not in part),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 
@@ -100,7 +93,7 @@ def run(arguments: list[str]) -> None:
     if isinstance(config, CompareConfig):
         command = functools.partial(command, command=["train.py", *arguments])
     quiet = isinstance(config, TrainingOptions) and not is_first()
-    command(config, Console(soft_wrap=True, quiet=quiet))
+    command(config, Console(soft_wrap=True, quiet=quiet, markup=False, emoji=False))
 
 
 def main(arguments: list[str]) -> int:

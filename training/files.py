@@ -13,17 +13,21 @@ from etils import epath
 
 from training.errors import UserError
 
-# The type of an option; pathlib would make gs:/bucket of gs://bucket.
-Folder = Annotated[
-    epath.Path,
-    tyro.constructors.PrimitiveConstructorSpec(
+
+def _option(kind: type) -> Any:
+    """How a path of this kind is read from the command line: ~ is the user's home."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda parts: epath.Path(parts[0]),
+        instance_from_str=lambda parts: kind(parts[0]).expanduser(),
         is_instance=lambda value: isinstance(value, os.PathLike),
         str_from_instance=lambda path: [str(path)],
-    ),
-]
+    )
+
+
+# Types of options; pathlib would make gs:/bucket of gs://bucket.
+Folder = Annotated[epath.Path, _option(epath.Path)]
+LocalPath = Annotated[Path, _option(Path)]
 
 _DISK_FULL_TEXTS = ("no space left on device", "disk quota exceeded", "file too large")
 _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -90,7 +94,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
         path.write_text(text)
         return
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -133,7 +133,6 @@ def open_model(folder: Path, weights: Weights = "last") -> PretrainedModel:
             or has tokens that the model does not know; the message names the file. Or no average
             of the weights was kept.
     """
-    folder = folder.expanduser()
     if not folder.is_dir():
         raise UserError(
             f"--model {folder}: there is no such folder. Give a Hugging Face folder (download "

@@ -18,7 +18,7 @@ from training.data.prompts import prompt_for
 from training.data.questions import Example, has_questions, read_examples
 from training.data.tokenization import text_stream
 from training.errors import UserError
-from training.files import write_json
+from training.files import LocalPath, write_json
 from training.inference.answers import answers
 from training.inference.exact_match import final_number, reference_number
 from training.inference.text_loss import text_loss
@@ -36,15 +36,15 @@ class EvaluateConfig:
     """Ask a model questions and count the answers whose number after #### is right, as GSM-8k's own
     scorer does; or measure its loss, perplexity and bits per byte on any text."""
 
-    model: Path
+    model: LocalPath
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
-    data: Path
+    data: LocalPath
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl, or with messages, of
     which the last is the answer; or text: stdlib, a file, a folder, a glob or hf:NAME as for
     pretraining."""
     weights: Weights = "last"
     """Of a run: the last ones, or their running average (--ema-decay)."""
-    out: Annotated[Path | None, UNSET] = None
+    out: Annotated[LocalPath | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
     r"""Prompt, with {question} for the question; \n ends a line. Or chat, for the tokenizer's chat
@@ -93,7 +93,7 @@ def _evaluate_answers(
     config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
 ) -> tuple[Path, dict[str, Any], str]:
     """Writes the answers; returns the folder, what its summary.json holds, and what is printed."""
-    data = config.data.expanduser()
+    data = config.data
     prompt = prompt_for(data, config.template, source.prompt)
     examples = read_examples(data)[: config.limit]
     references = [reference_number(example) for example in examples]

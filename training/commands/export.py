@@ -1,14 +1,13 @@
 """`train.py export`: a run's model as a Hugging Face folder."""
 
 import dataclasses
-from pathlib import Path
 
 import tyro
 from rich.console import Console
 
 from training.checkpoints.pretrained import Weights, open_model, save_model
 from training.errors import UserError
-from training.files import Folder
+from training.files import Folder, LocalPath
 from training.steps.mesh import make_mesh
 
 
@@ -16,7 +15,7 @@ from training.steps.mesh import make_mesh
 class ExportConfig:
     """Write a run's model and tokenizer as a folder that Hugging Face's libraries read."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[LocalPath]
     """Folder of a run of train.py; its newest checkpoint is taken."""
     folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""
@@ -30,7 +29,7 @@ def export(config: ExportConfig, console: Console) -> None:
     Raises:
         UserError: for a run that has no model, or a folder that exists or cannot be written.
     """
-    folder = config.folder.expanduser()
+    folder = config.folder
     if folder.exists():
         raise UserError(f"{folder} exists already: give another folder")
     source = open_model(config.run, config.weights)

@@ -14,7 +14,6 @@ from training.checkpoints.pretrained import MODEL, PretrainedModel, Weights, ope
 from training.config.finetuning import FinetuneConfig
 from training.config.model import NumberOptions
 from training.config.options import with_options
-from training.config.record import read_config
 from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data
 from training.distributed import all_or_none, is_first
@@ -54,8 +53,6 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
         data = load_finetune_data(config.questions, source.tokenizer, source.prompt, longest)
         run = resolve_for(config, data)
         check_run_folder(run, data)
-        if is_first():
-            remove_model_of_fewer_steps(run)
     announce(run, str(source.folder), f"{config.questions.data}: {data.description}", console)
     mesh = make_mesh(run.mesh)
     steps = compile_for(config, run, source, mesh)
@@ -116,19 +113,11 @@ def compile_for(
     return dataclasses.replace(steps, init=init)
 
 
-def remove_model_of_fewer_steps(run: ResolvedRun) -> None:
-    """Removes RUN/model if the run is to go on from where that is."""
-    for name in MODEL.values():
-        model = run.folder / name
-        if model.exists() and read_config(run.folder)["steps"] != run.steps.schedule.steps:
-            model.rmtree()
-
-
 def write_models(
     run: ResolvedRun, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
 ) -> None:
-    """Writes RUN/model from the run's last checkpoint, unless it is there already; and with the
-    average of the weights RUN/model-ema, if there is one.
+    """Writes RUN/model from the run's last checkpoint, and with the average of the weights
+    RUN/model-ema, if there is one; in place of those of fewer steps.
 
     Raises:
         UserError: it cannot be written.
@@ -139,6 +128,7 @@ def write_models(
     for weights, decay in decays.items():
         folder = run.folder / MODEL[weights]
         with all_or_none():
-            if not folder.exists():
-                params = newest_parameters(run.folder, model, mesh, decay)
-                save_model(with_parameters(model, params), source, data.prompt, folder)
+            params = newest_parameters(run.folder, model, mesh, decay)
+            if is_first() and folder.exists():
+                folder.rmtree()
+            save_model(with_parameters(model, params), source, data.prompt, folder)

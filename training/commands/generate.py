@@ -1,7 +1,6 @@
 """`train.py generate`: a model's continuation of a text."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from training.config.ranges import check_ranges
 from training.data.prompts import CHAT, Prompt
 from training.data.questions import Example
 from training.errors import UserError
+from training.files import LocalPath
 from training.inference.answers import text_of
 from training.inference.generate import continue_prompts
 from training.steps.mesh import make_mesh
@@ -23,7 +23,7 @@ from training.steps.mesh import make_mesh
 class GenerateConfig:
     """Continue a text with a trained model."""
 
-    model: Path
+    model: LocalPath
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     weights: Weights = "last"
     """Of a run: the last ones, or their running average (--ema-decay)."""
@@ -47,7 +47,7 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig, console: Console) -> list[str]:
-    """Prints continuations, after their prompt.
+    """Prints continuations, after their prompt if that is not a message.
 
     Returns:
         The continuations, without the prompt.
@@ -73,7 +73,7 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
     )
     texts = [text_of(row, source.tokenizer) for row in np.asarray(tokens)]
     for text in texts:
-        console.print(config.prompt + text, highlight=False, markup=False)
+        console.out(text if config.chat else config.prompt + text, highlight=False)
     return texts
 
 

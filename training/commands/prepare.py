@@ -11,12 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
+from training.config.ranges import check_ranges
 from training.data.changes import describe_differences
 from training.data.corpus import open_tokens
 from training.data.token_arrays import describe_manifest, is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
 from training.errors import TrainingFailedError, UserError
-from training.files import is_disk_full
+from training.files import LocalPath, is_disk_full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class PrepareConfig:
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the training part of the data), or the path of a tokenizer.json
     or of its folder."""
-    out: Path = Path("prepared")
+    out: LocalPath = Path("prepared")
     """Folder of the arrays."""
     validation_fraction: float = 0.05
     """Share of the documents held out for validation."""
@@ -54,6 +55,7 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
     """
     if is_prepared(config.data):
         raise UserError(f"--data {config.data} is prepared already: give the text itself")
+    check_ranges(vars(config))
     plan = make_plan(config.data, config.tokenizer, config.validation_fraction)
     finished = is_prepared(str(config.out))
     if finished:

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
+from training.checkpoints.origin import check_tokenizer
 from training.config.model import preset_model
 from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus
@@ -28,6 +29,8 @@ def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
         corpus = load_corpus(config.corpus, run.resumed_folder, console)
         model = preset_model(config.model, config.numbers, corpus.tokenizer.vocab_size)
         check_run_folder(run, corpus)
+        if run.init.init_from and not run.resumed_folder:
+            check_tokenizer(run.init.init_from, corpus.tokenizer)
     announce(run, f"{config.model.preset} Llama", corpus.description, console)
     objective = next_token(corpus.tokenizer.eos_id if config.corpus.document_mask else None)
     steps = compile_steps(run.steps, model, make_mesh(run.mesh), objective)

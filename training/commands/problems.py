@@ -9,6 +9,7 @@ from rich.console import Console
 
 from training.data.problems import SMALLEST_NUMBER, generate_problems
 from training.errors import UserError, as_flag
+from training.files import LocalPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class ProblemsConfig:
     defaults are easy enough for a model of half a million parameters;
     benchmarks/measure/finetuning.py has such a run."""
 
-    out: Path = Path("problems")
+    out: LocalPath = Path("problems")
     """Folder of the two files."""
     train: int = 20_000
     """Problems to train on."""

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from training.errors import UserError
-from training.files import read_json
+from training.files import LocalPath, read_json
 from training.reports.curves import draw_report
 from training.reports.html import write_html
 from training.reports.plots import write_png
@@ -23,9 +23,9 @@ FORMATS = (".html", ".png")
 class ReportConfig:
     """Draw the losses of runs against tokens and against wall time, with a table of the runs."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[LocalPath, ...]]
     """Folders of runs, or folders that hold some at any depth."""
-    out: Path = Path("report.html")
+    out: LocalPath = Path("report.html")
     """File to write: .html (self-contained, with the table) or .png (the curves)."""
 
 

@@ -1,12 +1,11 @@
 """The options of `train.py finetune`."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 from training.config.groups import RunOptions, TrainingOptions
 from training.config.options import CHANGEABLE, UNSET
-from training.files import Folder
+from training.files import Folder, LocalPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class QuestionOptions:
     data: str
     """JSON lines with the fields question and answer, as GSM-8k's train.jsonl; or with messages, a
     list of role and content that ends with the assistant's answer."""
-    validation: Annotated[Path | None, UNSET] = None
+    validation: Annotated[LocalPath | None, UNSET] = None
     """The same to validate on (default: --validation-fraction of --data, taken from training)."""
     validation_fraction: float = 0.05
     """Share of --data held out for validation, where there is no --validation."""
@@ -39,7 +38,7 @@ class FinetuneConfig(TrainingOptions):
     """Train a model further on questions and answers, with the loss on the answers only. OUT/model
     is then a Hugging Face folder."""
 
-    model: Path
+    model: LocalPath
     """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of `train.py
     pretrain`."""
     epochs: float = 3.0

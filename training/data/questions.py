@@ -13,7 +13,7 @@ from typing import Any
 
 from training.data.chat import ASSISTANT, Message
 from training.data.documents import STDLIB
-from training.data.tables import field_names, is_json_lines, json_rows, read_table
+from training.data.tables import field_names, is_json_lines, is_table, json_rows, read_table
 from training.errors import DataError, UserError
 
 _EXPECTED = '{"question": "...", "answer": "... #### 72"}'
@@ -75,6 +75,11 @@ def read_examples(path: Path) -> list[Example]:
         raise DataError(
             f"{path}: no such file. Give a file of JSON lines such as {_EXPECTED}; `train.py "
             "problems` writes some."
+        )
+    if not is_table(path):
+        raise DataError(
+            f"{path}: questions are read from files that end in .jsonl, .jsonl.gz, .json.gz or "
+            f".parquet. Give JSON lines such as {_EXPECTED}, or rename it if it is one of these."
         )
     if has_messages(path):
         examples = [_conversation(f"{path}, row {row}", fields) for row, fields in json_rows(path)]

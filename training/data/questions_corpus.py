@@ -197,7 +197,7 @@ def load_finetune_data(
     if config.validation is None:
         training, validation = split_examples(training, config.validation_fraction)
     else:
-        paths.append(config.validation.expanduser())
+        paths.append(config.validation)
         validation = read_examples(paths[1])
     names = [path.name for path in paths]
     if len(set(names)) < len(names):

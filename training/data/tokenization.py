@@ -80,11 +80,6 @@ def make_plan(
     Raises:
         DataError: naming the option or the file.
     """
-    if not 0 < validation_fraction < 1:
-        raise DataError(
-            f"validation_fraction must be between 0 and 1, got {validation_fraction}: "
-            "0.05 keeps one document in twenty for validation."
-        )
     if is_bpe(tokenizer):
         parse_size(tokenizer)
     elif stored is None:

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from training.data.chat import CHAT_FILE, ChatTemplate, find_chat_template, text_of_token
 from training.errors import DataError, nearest
+from training.files import write_json, write_text
 
 BPE = "bpe:"
 # 256 bytes and the end of text; every merge adds one.
@@ -91,12 +92,12 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, `tokenizer_config.json` and, if there is one, the chat template
         into a folder that exists."""
-        (folder / _FILE).write_text(self.definition, "utf-8")
+        write_text(folder / _FILE, self.definition)
         config = {"eos_token": self.end_of_text}
         if self.chat is not None:
             config = {**self.chat.tokens, **config}
-            (folder / CHAT_FILE).write_text(self.chat.source, "utf-8")
-        (folder / _CONFIG_FILE).write_text(json.dumps(config) + "\n", "utf-8")
+            write_text(folder / CHAT_FILE, self.chat.source)
+        write_json(folder / _CONFIG_FILE, config)
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the int32 token ids (tokens,) of a text, without any special token."""

@@ -71,7 +71,7 @@ class Comparison:
                 and read_json(summary_file)["step"] == run.steps.schedule.steps
             )
         if not done:
-            self.console.print(f"[bold]{run.folder.name}[/bold]", highlight=False)
+            self.console.print(run.folder.name, style="bold", highlight=False)
             try:
                 train_run(run, self._compiled(run), self.corpus, self.console)
             except TrainingFailedError as error:

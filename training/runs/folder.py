@@ -1,6 +1,7 @@
 """A run's folder and its config.json: free for a new run, of the same run for a resumed one."""
 
 import dataclasses
+import glob
 from typing import Any
 
 from etils import epath
@@ -14,7 +15,7 @@ from training.data.corpus import Corpus
 from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
 from training.errors import UserError
-from training.files import write_json
+from training.files import is_local, write_json
 
 # Schedules whose rates do not depend on where the run ends, at first or at all.
 EXTENSIBLE = ("wsd", "constant")
@@ -34,6 +35,11 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
             configuration or its data differ, unless it allows changed data.
     """
     folder = run.folder
+    if glob.has_magic(str(folder.absolute() if is_local(folder) else folder)):
+        raise UserError(
+            f"--out {folder}: Orbax takes *, ? and [ in a path for patterns, and would not find "
+            "its own files again: give a folder without them"
+        )
     try:
         # A run that is killed as it writes config.json leaves no more than this.
         free = not folder.exists() or (
@@ -133,8 +139,9 @@ def check_extension(run: ResolvedRun, step: int) -> None:
         raise UserError(
             f"cannot resume {run.folder} at step {step} with --steps {schedule.steps} after "
             f"--steps {former.steps}: one of them decays the learning rate from step {start} on. "
-            "Go on from an earlier checkpoint in a new run: --init-from "
-            f"{run.folder}/checkpoints/STEP --init-state shared."
+            f"Move those of {run.folder / 'checkpoints'} that are of later steps elsewhere, to go "
+            "on from the newest one before; or begin a new run with this one's parameters: "
+            f"--init-from {run.folder} --init-state shared."
         )
 
 
@@ -142,5 +149,5 @@ def _is_origin(given: epath.PathLike | None, saved: str | None) -> bool:
     """Whether a run began with what `--init-from` gives: not at all, this checkpoint or run."""
     if given is None or saved is None:
         return given is None
-    origin, saved_path = epath.Path(given).expanduser().resolve(), epath.Path(saved)
+    origin, saved_path = epath.Path(given).resolve(), epath.Path(saved)
     return origin in (saved_path, saved_path.parent.parent)

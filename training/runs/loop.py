@@ -19,7 +19,7 @@ from training.config.pretraining import PretrainConfig
 from training.config.record import to_json
 from training.config.resolved import ResolvedRun
 from training.distributed import all_or_none, is_first
-from training.errors import TrainingFailedError
+from training.errors import TrainingFailedError, UserError
 from training.files import write_json
 from training.reports.plots import plot_run
 from training.runs.diagnostics import Diagnostics
@@ -117,6 +117,11 @@ class Run:
             self.corpus.save_to_run(folder)
         self.log = MetricsLog(folder / METRICS_FILE, start.step, write=is_first())
         stack.callback(self.log.close)
+        if start.step == self.num_steps and not self.log.recent:
+            raise UserError(
+                f"{folder}: the run is finished, but its {METRICS_FILE} is missing: restore it "
+                "from a backup, or start a new run with another --out"
+            )
         if is_first() and watching.log:
             records, record = read_metrics(folder / METRICS_FILE), self._record(start)
             for name in parse_writers(watching.log):

@@ -12,7 +12,13 @@ from training.errors import UserError
 from training.runs.trace import parse_profile
 from training.runs.writers import check_writers
 from training.steps.mesh import batch_shards, mesh_text, parse_mesh
-from training.steps.optimizers import accepted_options, check_accepted, check_zero, get_entry
+from training.steps.optimizers import (
+    accepted_options,
+    build_optimizer,
+    check_accepted,
+    check_zero,
+    get_entry,
+)
 
 
 def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
@@ -92,7 +98,7 @@ def resolve(
         UserError: as `check_config`.
     """
     mesh = check_config(config)
-    method, schedule = config.method, config.schedule
+    method, schedule, seed = config.method, config.schedule, config.run.seed
     accepted = accepted_options(config.run.optimizer)
     rank = (0.25 if method.rank is None else method.rank) if "rank" in accepted else None
     warmup_steps = steps // 10 if schedule.warmup_steps is None else schedule.warmup_steps
@@ -110,11 +116,16 @@ def resolve(
         mesh=mesh_text(mesh),
         out=out,
     )
+    steps_options, variant = part(StepOptions, flat(options)), Variant(peak, fallback, seed)
+    # Made once in vain: a value that the optimizer refuses is refused before anything is read.
+    build_optimizer(
+        steps_options.method, learning_rate=peak, fallback_learning_rate=fallback, seed=seed
+    )
     return ResolvedRun(
         options=options,
         folder=out,
         mesh=mesh,
-        steps=part(StepOptions, flat(options)),
-        variant=Variant(peak, fallback, config.run.seed),
+        steps=steps_options,
+        variant=variant,
         init=config.init if isinstance(config, PretrainConfig) else InitOptions(),
     )

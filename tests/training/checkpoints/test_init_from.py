@@ -3,18 +3,25 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 import lowrank_optax as lro
 from training.checkpoints.init_from import shared_arrays
 from training.checkpoints.manager import Checkpoints
+from training.checkpoints.origin import check_tokenizer
 from training.checkpoints.trees import by_path
+from training.commands.pretrain import pretrain
 from training.config.groups import CheckpointOptions
+from training.config.options import with_options
+from training.config.pretraining import PretrainConfig
+from training.data.tokenizers import stored_tokenizer
 from training.errors import UserError
 from training.steps.spikes import skip_spikes
 
@@ -96,6 +103,22 @@ def test_another_model_or_a_damaged_checkpoint_is_named_and_nothing_written(
             trainer(trainer.config(tmp_path / "new", init_from=folder))
     finally:
         os.removedirs(folder / "checkpoints/7/state")
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(source, tmp_path, corpus_folder):
+    """A run of bytes, whose tokenizer.json then has another end of text."""
+    folder = shutil.copytree(source[0], tmp_path / "source")
+    config = json.loads((folder / "config.json").read_text()) | {"tokenizer": "bpe:257"}
+    (folder / "config.json").write_text(json.dumps(config))
+    options = {"data": (str(corpus_folder),), "init_from": folder, "out": tmp_path / "new"}
+    begun = with_options(PretrainConfig(), **options, validation_fraction=0.2, mesh="data=1")
+    check_tokenizer(folder, stored_tokenizer(folder, "bytes"))
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|endoftext|>", "</s>"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    with pytest.raises(UserError, match=r"its tokenizer \(bpe:257\) is another than this run's"):
+        pretrain(begun, Console(quiet=True))
     assert not (tmp_path / "new").exists()
 
 

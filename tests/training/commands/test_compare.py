@@ -176,6 +176,13 @@ def test_bad_lists_of_optimizers_are_refused(text, message):
         parse_optimizers(text)
 
 
+def test_a_value_that_an_optimizer_refuses_is_refused_before_the_first_run(config):
+    chosen = with_options(config, optimizers="normuon,trion", momentum="none")
+    with pytest.raises(UserError, match="--momentum none is for normuon and tandem; trion needs"):
+        compare(chosen, silent(), ["train.py", "compare"])
+    assert not config.out.exists()
+
+
 @pytest.mark.parametrize("text", ["trion", "trion=fast", "trion=0", "trion=inf", "muon=0.1"])
 def test_bad_learning_rates_are_refused_and_shown(text):
     with pytest.raises(UserError, match=f"--learning-rates {text}: "):

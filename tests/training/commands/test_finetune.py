@@ -194,6 +194,14 @@ def test_a_resumed_run_is_bit_for_bit_the_whole_one(files, tmp_path, signal_at):
         assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_refused_resume_leaves_the_model(files, tuned):
+    folder, *_ = tuned
+    fewer = config_of(files, folder, steps=2, schedule="constant", warmup_steps=0, resume=True)
+    with pytest.raises(UserError, match="cannot resume"):
+        run(fewer)
+    assert (folder / "model").exists()
+
+
 @pytest.mark.slow
 def test_eight_devices_and_micro_batches_train_to_the_losses_of_one(files, tmp_path, tuned):
     layout = {"mesh": "data=2,fsdp=2", "zero": True, "accumulate_steps": 2}

@@ -204,7 +204,7 @@ def test_a_prepared_folder_is_not_prepared_again(source, tmp_path):
     ("options", "message"),
     [
         ({"tokenizer": "byte"}, "Did you mean 'bytes'"),
-        ({"validation_fraction": 1.0}, "must be between 0 and 1, got 1.0"),
+        ({"validation_fraction": 1.0}, "--validation-fraction is 1.0, but must be between"),
         ({"data": "missing"}, "no such file or folder"),
     ],
 )

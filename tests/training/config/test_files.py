@@ -43,9 +43,35 @@ def test_a_run_s_config_json_is_the_run_in_another_folder(tmp_path):
     assert isinstance(again, PretrainConfig)
 
 
+def test_a_run_of_one_optimizer_says_nothing_of_anothers_options(tmp_path):
+    config = train.parse(["--optimizer", "tandem", "--learning-rate", "0.5", "--steps", "7"])
+    record = to_json(config, "abc") | {"rank": 0.25, "fallback_learning_rate": 0.1}
+    file = written(tmp_path / "config.json", json.dumps(record))
+    for arguments in (["--optimizer", "adamw"], ["--optimizer=adamw"]):
+        values = flat(train.parse(["--config", file, *arguments]))
+        expected = {"optimizer": "adamw", "steps": 7, "learning_rate": None, "rank": None}
+        assert values == values | expected | {"fallback_learning_rate": None}
+
+
+def test_a_flag_of_a_file_is_true_or_false_and_can_be_switched_off(tmp_path):
+    file = written(tmp_path / "a.yaml", "document-mask: true\n")
+    assert flat(train.parse(["--config", file]))["document_mask"]
+    assert not flat(train.parse(["--config", file, "--no-document-mask"]))["document_mask"]
+
+
+def test_the_home_folder_may_be_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = written(tmp_path / "a.yaml", "out: ~/run\n")
+    for arguments in (["--out", "~/run"], ["--config", "~/a.yaml"], ["--config", file]):
+        assert str(flat(train.parse(arguments))["out"]) == str(tmp_path / "run")
+    problems = train.parse(["problems", "--out", "~/problems"])
+    assert problems.out == tmp_path / "problems"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("document_mask: 'false'", "document_mask is 'false', but must be true or false"),
         ("steeps: 7", r"'steeps' is no option of this command\. Did you mean 'steps'\?"),
         ("[1, 2]", "must hold options as name: value"),
         ("a: b: c", "is not valid: mapping values"),

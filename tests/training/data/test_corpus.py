@@ -65,12 +65,6 @@ def test_documents_are_separated_by_end_of_text(tmp_path):
     assert len(source.training) == 13
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_a_fraction_out_of_range_is_refused(data, fraction):
-    with pytest.raises(UserError, match=f"must be between 0 and 1, got {fraction}"):
-        load_corpus(CorpusOptions(data=(str(data),), validation_fraction=fraction))
-
-
 def test_every_file_has_the_checksum_of_its_content(data):
     corpus = load_corpus(CorpusOptions(data=(str(data),)))
     digest = hashlib.sha256((data / "3.txt").read_bytes()).hexdigest()

@@ -36,12 +36,15 @@ def test_a_row_that_cannot_be_used_is_explained(tmp_path, line, message):
         read_examples(path)
 
 
-def test_a_missing_or_empty_file_is_named(tmp_path):
+def test_a_missing_or_empty_file_and_one_of_another_kind_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none.jsonl: no such file. Give a file of JSON lines"):
         read_examples(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match=r"empty.jsonl: it has no lines"):
         read_examples(tmp_path / "empty.jsonl")
+    (tmp_path / "a.json").write_text("\n")
+    with pytest.raises(DataError, match=r"a.json: questions are read from files that end in"):
+        read_examples(tmp_path / "a.json")
 
 
 def conversation(*pairs):

@@ -95,6 +95,14 @@ def test_a_folder_in_use_is_refused_and_named(trainer, tmp_path):
         check_run_folder(trainer.config(tmp_path), None)
 
 
+def test_a_finished_run_without_its_metrics_is_named(trainer, tmp_path):
+    config = trainer.config(tmp_path / "run")
+    trainer(config)
+    (tmp_path / "run/metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"the run is finished, but its metrics.jsonl is missing"):
+        trainer(trainer.changed(config, resume=True))
+
+
 def test_too_little_data_leaves_no_folder_behind(trainer, tmp_path):
     config = trainer.config(tmp_path / "run")
     steps = trainer.steps(config)
