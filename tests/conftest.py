@@ -25,7 +25,7 @@ from hypothesis import settings
 # What is imported stays: the collector of garbage need not go through it, now or later.
 gc.disable()
 
-jaxtyping.install_import_hook("lowrank_optax", "beartype.beartype")
+jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
 
 settings.register_profile("lowrank_optax", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile("lowrank_optax")

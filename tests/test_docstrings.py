@@ -29,6 +29,7 @@ def modules_with_examples():
 MODULES = [*modules_with_examples()]
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     result = doctest.testmod(importlib.import_module(name))

@@ -116,9 +116,9 @@ def test_status_2_for_options_that_do_not_parse():
     assert leaving.value.code == 2
 
 
-def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(tiny, tmp_path, capsys):
-    tiny = [*tiny, "--steps", "200", "--checkpoint-every", "70", "--eval-every", "50"]
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
+def test_sigterm_saves_and_the_command_with_resume_ends_the_run(tiny, tmp_path, capsys):
+    tiny = [*tiny, "--steps", "100", "--checkpoint-every", "35", "--eval-every", "25"]
+    parts = tmp_path / "parts"
 
     def terminate():
         while _lines(parts / "metrics.jsonl") < 5:
@@ -127,14 +127,12 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(tiny, tmp_pa
 
     threading.Thread(target=terminate, daemon=True).start()
     assert train.main([*tiny, "--out", str(parts)]) == 143
-    assert 5 <= len(curve(parts)) < 200
+    assert 5 <= len(curve(parts)) < 100
     stopped, command = capsys.readouterr().err.splitlines()  # and no warning besides
     assert stopped.startswith(f"stopped after step {len(curve(parts))}; saved {parts}")
     assert command.startswith("continue with: python train.py --hidden-size 32")
     assert command.endswith("--resume")
 
-    assert train.main([*tiny, "--out", str(whole)]) == 0
-    assert "validation loss (perplexity)" in capsys.readouterr().out
     assert train.main([*tiny, "--out", str(parts)]) == 2
     assert f"error: {parts} exists already: continue that run with --resume" in (
         capsys.readouterr().err
@@ -144,7 +142,8 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(tiny, tmp_pa
     assert "b1: None before, 0.5 now" in message
     assert "seed: 0 before, 3 now" in message
     assert train.main([*tiny, "--out", str(parts), "--resume", "--keep-checkpoints", "1"]) == 0
-    assert curve(parts) == curve(whole)
+    assert "validation loss (perplexity)" in capsys.readouterr().out
+    assert [record["step"] for record in curve(parts)] == list(range(1, 101))
 
 
 def _lines(path):

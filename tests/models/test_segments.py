@@ -47,7 +47,7 @@ def test_positions_count_from_the_start_of_each_segment():
     assert segment_positions(segments).tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -64,9 +64,10 @@ def test_packed_texts_have_the_logits_that_each_has_alone(changes):
     for row, texts in enumerate(TEXTS):
         start = 0
         for text in texts:
-            alone = forward(model, jnp.asarray(text[None]))
+            # Padded, which nothing before it sees, so that one program serves all lengths.
+            alone = forward(model, np.pad(text, (0, 16 - len(text)))[None])[0, : len(text)]
             found = together[row, start : start + len(text)]
-            np.testing.assert_allclose(found, alone[0], rtol=2e-5, atol=2e-4)
+            np.testing.assert_allclose(found, alone, rtol=2e-5, atol=2e-4)
             start += len(text)
     whole = forward(model, tokens)
     assert np.abs(np.asarray(whole - together)[0, 6:15]).max() > 1, "segments do change something"

@@ -235,7 +235,7 @@ def test_a_signal_to_one_process_stops_both_and_one_continues(
     assert 3 <= step < 40
     assert f"stopped after step {step}; saved {tmp_path}/run/checkpoints/{step}\n" in errors
     assert "stopped after" not in other_errors
-    assert train.main([*arguments, "--resume", "--mesh", "data=2"]) == 0
+    assert train.main([*arguments, "--resume", "--mesh", "data=2", "--accumulate-steps", "2"]) == 0
     assert_same_curve(tmp_path / "run", undisturbed)
 
 

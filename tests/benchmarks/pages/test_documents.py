@@ -71,6 +71,7 @@ CALLS = re.findall(
 )
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_of_the_page_on_methods_takes_a_step(call):
     import jax

@@ -176,6 +176,7 @@ def test_columns_of_score_zero_are_drawn_only_when_no_other_is_left(rank):
     assert (np.diff(samples) > 0).all()
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("name", RANDOM)
 def test_random_selections_are_ascending_distinct_and_in_range_whatever_the_scores(name):
     select = jax.jit(RANDOM[name], static_argnums=1)

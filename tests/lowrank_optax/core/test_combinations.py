@@ -110,7 +110,7 @@ def beside(tree, matrix):
     return {name: leaf for name, leaf in tree.items() if name not in MATRICES or name == matrix}
 
 
-@pytest.mark.product(every=28)
+@pytest.mark.product(every=60)
 @pytest.mark.parametrize("combination", pairwise(), ids=lambda c: "-".join(c).replace(" ", "_"))
 def test_every_pair_of_axis_values_steps_and_keeps_its_state(combination, tmp_path):
     rank = (1, 2, 1.0)[sum(map(len, combination)) % 3]

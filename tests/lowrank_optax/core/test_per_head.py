@@ -34,7 +34,7 @@ def two_steps(tx, grads):
     return steps, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("side", ["in", "out"])
 @pytest.mark.parametrize("method", METHODS)
 def test_heads_are_stepped_as_if_each_were_a_leaf(method, side):
@@ -95,7 +95,7 @@ PLACES = {
 }
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("method", ["tandem", "dct_adamw"])

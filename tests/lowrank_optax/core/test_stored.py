@@ -32,6 +32,7 @@ def moments(mu_dtype, steps=3, inner=None, projection=ALL, transport="keep"):
     return found, state
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     ("mu_dtype", "error"), [("int8", 0.02), ("int4", 0.25), ("int2", 0.6), ("bfloat16", 0.01)]
 )
@@ -85,7 +86,7 @@ def test_a_stored_first_moment_is_decayed_in_float32_and_rounded_last(name):
         np.testing.assert_array_equal(getattr(state.inner, field), rounded)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("transport", ["rotate", "rotate_first", "rotate_moments"])
 def test_stored_moments_move_with_their_columns(transport):
     options = dict(

@@ -23,7 +23,7 @@ for schedule, settings in SCHEDULES.items():
     MAKERS[f"low_rank {schedule}"] = functools.partial(lro.low_rank, 1e-2, 2, **settings)
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=14)
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_step_may_be_given_the_buffers_of_parameters_and_state(name):
     tx = MAKERS[name]()

@@ -96,7 +96,7 @@ def test_error_feedback_of_the_dct_stays_bounded(storage):
     assert norms[-1] <= 3 * norms[299]
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @each_dtype
 @pytest.mark.parametrize(
     ("name", "storage"), [("ldadamw", "float32"), ("ldadamw", True), ("dct_adamw", "float32")]

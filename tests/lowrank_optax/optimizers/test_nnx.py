@@ -28,7 +28,7 @@ class Network(nnx.Module):
         return self.out(nnx.relu(self.hidden(self.embed(tokens))))
 
 
-@pytest.mark.product(every=6)
+@pytest.mark.product(every=30)
 @pytest.mark.parametrize("case", CASES)
 def test_two_steps_of_an_nnx_optimizer_lower_the_loss(case):
     name, settings = CASES[case]

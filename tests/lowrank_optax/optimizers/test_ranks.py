@@ -29,6 +29,7 @@ def updates(tx, smaller):
         yield update
 
 
+@pytest.mark.product(every=2)
 @each_method_with("smaller", SHAPES)
 def test_a_rank_above_the_smaller_dimension_is_that_dimension(name, smaller):
     compress = {side: [side] * len(SHAPES[smaller]) for side in SIDES}

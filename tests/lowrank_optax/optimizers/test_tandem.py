@@ -133,7 +133,7 @@ def test_what_a_missing_momentum_cannot_have_is_refused():
         lro.dion(0.1, mu_dtype="int2")
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("mu_dtype", ["int8", "int4", "int2", "sign"])
 def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
     exact = list(steps(lro.tandem(0.1, 0.5, mu_dtype=None, dimension_numbers=KERNEL)))

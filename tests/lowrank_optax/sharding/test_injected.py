@@ -43,7 +43,7 @@ def assert_close(updates, expected, tolerance):
         np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize(
     ("method", "layout"), [(method, ("rows", "zero")[i % 2]) for i, method in enumerate(METHODS)]
 )

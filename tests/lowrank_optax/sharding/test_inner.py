@@ -38,7 +38,7 @@ INNER = {
 }
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=11)
 @pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS, times=2))
 def test_the_direction_is_that_of_one_device(inner, kind, layout):
     make = functools.partial(lro.low_rank, 0.01, RANK, update_interval=2, inner=INNER[inner])
@@ -58,7 +58,7 @@ def test_the_direction_is_that_of_one_device(inner, kind, layout):
         assert int(wrong.sum()) <= (64 if inner == "adam8bit" and step else 0)
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("inner", INNER)
 def test_a_moment_is_split_as_its_array_and_stays_so(inner):
     make = functools.partial(lro.low_rank, 0.01, RANK, inner=INNER[inner])

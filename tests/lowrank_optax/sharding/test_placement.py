@@ -52,7 +52,7 @@ def updates_on_one_device(method, shape):
     return found
 
 
-@pytest.mark.product(every=6)
+@pytest.mark.product(every=8)
 @pytest.mark.parametrize(("method", "layout", "kind"), EVERYWHERE + IN_SOME)
 def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
     case = Case(METHODS[method], LAYOUTS[layout], kind)
@@ -86,7 +86,7 @@ def test_dct_adamw_with_split_rows_moves_n_floats(kind):
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * N)]
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("mu_dtype", [None, "int8", "int4", "int2", "sign"])
 def test_tandem_with_split_rows_adds_up_gram_matrices_and_scores(mu_dtype):
     make = lambda **settings: lro.tandem(0.01, R, mu_dtype=mu_dtype, **settings)
@@ -98,7 +98,7 @@ def test_tandem_with_split_rows_adds_up_gram_matrices_and_scores(mu_dtype):
     assert sum(each.bytes for each in found) == 4 * (N + R + grams + 5 + 2)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
 def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storage):
     n, m = 512, 1024  # two blocks of the compressed axis
@@ -107,12 +107,13 @@ def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storag
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * n)]
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
 def test_split_layers_need_nothing_of_each_other(method):
     assert compiled_collectives(METHODS[method], LAYOUTS["layers"]) == []
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("method", METHODS)
 def test_split_rows_are_never_gathered(method):
     """Not outside conditionals, and not inside them, where a refresh is."""

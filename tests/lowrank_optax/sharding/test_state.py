@@ -63,7 +63,7 @@ def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
     assert engine.key.spec == P(None)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", OTHERS)
 def test_any_optax_transformation_has_state_shardings(name, kind):
@@ -101,7 +101,7 @@ def test_with_shardings_keeps_the_numbers_and_says_where_they_are(method, layout
         np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=2e-5 * scale)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_state_can_be_kept_in_another_kind_of_memory(name, kind):

@@ -35,7 +35,7 @@ CASES = in_turn(ANY_SIZE, KINDS, UNEVEN, times=2)
 GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize(("method", "kind", "layout"), CASES)
 def test_two_steps_are_those_of_one_device(method, kind, layout):
     case = Case(ANY_SIZE[method], UNEVEN[layout], kind)
@@ -55,7 +55,7 @@ def test_two_steps_are_those_of_one_device(method, kind, layout):
             np.testing.assert_allclose(updates[name], wanted, rtol=0, atol=close * scale)
 
 
-@pytest.mark.product(every=6)
+@pytest.mark.product(every=12)
 @pytest.mark.parametrize("method", ANY_SIZE)
 def test_without_being_told_where_init_and_update_agree(method):
     case = Case(ANY_SIZE[method], UNEVEN["n split, m odd"], KINDS[1])

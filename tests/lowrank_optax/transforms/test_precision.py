@@ -88,7 +88,7 @@ def test_float64_stays_float64(name, float64):
     chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("name", [*STATEFUL, "adam_bias_correction"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decays_and_eps_may_be_traced(name, dtype):
@@ -115,6 +115,7 @@ def test_decays_and_eps_may_be_traced(name, dtype):
     np.testing.assert_allclose(direction.astype(np.float32), expected.astype(np.float32), rtol=1e-2)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("name", [*STATEFUL, "adam_bias_correction"])
 def test_counts_saturate(name):
     tx = STATEFUL.get(name, transforms.scale_by_adam_bias_correction)()
@@ -130,7 +131,7 @@ def test_counts_saturate(name):
         np.testing.assert_allclose(direction, 1)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("spec", [(None, "model"), ("model", None)])
 def test_the_states_type_is_the_same_before_and_after_under_explicit_axes(name, spec):

@@ -57,7 +57,7 @@ def test_a_new_run_begins_with_the_parameters_and_is_of_one_configuration(
     trainer, source, tmp_path, where, step
 ):
     folder, states = source
-    config = trainer.config(tmp_path / "new", optimizer="sgd", init_from=folder / where)
+    config = trainer.config(tmp_path / "new", init_from=folder / where)
     state, printed = begin(trainer, config)
     assert f"parameters of {folder}/checkpoints/{step}; " in printed
     for path, array in by_path(state.params).items():
@@ -88,10 +88,12 @@ def test_what_is_shared_is_kept_and_said(trainer, source, tmp_path):
         np.testing.assert_array_equal(kept, moment)
 
 
-def test_another_model_or_a_damaged_checkpoint_is_named_and_nothing_written(
+def test_no_checkpoint_a_damaged_one_or_another_model_is_named_and_nothing_written(
     trainer, source, tmp_path
 ):
     folder, _ = source
+    with pytest.raises(UserError, match=r"none: there is no complete checkpoint\. Give the"):
+        trainer(trainer.config(tmp_path / "new", init_from=tmp_path / "none"))
     config = trainer.config(tmp_path / "new", num_layers=2, init_from=folder)
     with pytest.raises(
         UserError, match=r"checkpoints/6 is of another model(?s:.*)k_proj/kernel: float32"

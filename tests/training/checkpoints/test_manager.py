@@ -239,6 +239,7 @@ def test_an_interrupted_save_is_told_of(tmp_path, state):
     assert not half.exists()
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8", "int32", "bool"])
 def test_a_fingerprint_notices_every_entry_and_its_place(dtype):
     array = jnp.arange(24).reshape(4, 6).astype(dtype)

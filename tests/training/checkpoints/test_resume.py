@@ -136,6 +136,7 @@ def test_options_say_whether_a_resume_may_change_them(trainer, run):
     }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_fewer_devices_with_more_micro_batches(trainer, tmp_path):
     whole = trainer.config(tmp_path / "whole", optimizer="sgd", mesh="data=4")
     trainer(whole)
@@ -152,7 +153,6 @@ def test_a_run_goes_on_on_fewer_devices_with_more_micro_batches(trainer, tmp_pat
     ("arguments", "message"),
     [
         (["--init-state", "shared"], "--init-state shared is for --init-from RUN: add that"),
-        (["--init-from", "none"], "none: there is no complete checkpoint. Give the folder of a"),
         (["--keep-best", "-1"], "--keep-best is -1, but must be 0 or more"),
         (["--rounding", "stochastic"], "--rounding stochastic is for --param-dtype bfloat16"),
         (["--outlier-factor", "1"], "--outlier-factor is 1.0, but must be greater than 1"),

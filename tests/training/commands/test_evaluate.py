@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from huggingface_folders import DATA, golden
+from huggingface_folders import DATA, forward, golden
 from question_files import (
     CHAT_TEMPLATE,
     TEMPLATE,
@@ -221,7 +221,7 @@ def test_a_run_s_loss_on_a_text_is_that_of_its_windows(trainer, tmp_path, capsys
     model = open_model(tmp_path / "run").load(make_mesh({"data": 1}))
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     windows = np.pad(tokens[:-1], (0, -(len(tokens) - 1) % 16)).reshape(-1, 16)
-    logits = np.concatenate(np.asarray(model(windows), np.float64))[: len(tokens) - 1]
+    logits = np.concatenate(np.asarray(forward(model, windows), np.float64))[: len(tokens) - 1]
     chosen = logits[np.arange(len(tokens) - 1), tokens[1:]]
     nats = np.mean(np.log(np.exp(logits).sum(-1)) - chosen)
     assert summary["tokens"] == summary["bytes"] == len(text)

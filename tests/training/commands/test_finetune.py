@@ -223,6 +223,7 @@ def test_a_bfloat16_qwen_is_trained_and_written_in_bfloat16(files, tmp_path):
     assert model.config.qkv_bias
 
 
+@pytest.mark.slow
 def test_a_run_of_pretrain_is_a_model_too(files, trainer, tmp_path):
     trainer(trainer.config(tmp_path / "base"))
     base = open_model(tmp_path / "base")

@@ -5,6 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from huggingface_folders import forward
 from question_files import BOS_ID, CHAT_TEMPLATE, model_folder
 
 import train
@@ -84,8 +85,8 @@ def test_an_exported_run_has_its_logits_and_continues_texts_alike(trainer, tmp_p
     assert "exported" in printed(capsys, "export", run, folder)
     tokens = jnp.arange(12).reshape(2, 6)
     mesh = make_mesh({"data": 1})
-    expected = open_model(run).load(mesh)(tokens)
-    np.testing.assert_allclose(huggingface.load(folder)(tokens), expected, atol=1e-5)
+    expected = forward(open_model(run).load(mesh), tokens)
+    np.testing.assert_allclose(forward(huggingface.load(folder), tokens), expected, atol=1e-5)
     assert open_model(folder).tokenizer.encode("né").tolist() == [110, 195, 169]
     go_on = lambda model: printed(
         capsys, "generate", "--model", model, "--prompt", "file", "--max-new-tokens", 8

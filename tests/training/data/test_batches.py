@@ -97,6 +97,7 @@ def test_a_loader_can_be_set_back():
     assert_same_batches(take(batches, 8), expected)
 
 
+@pytest.mark.slow
 def test_another_process_resumes_with_the_same_batches():
     batches = loader(5, 3)
     take(batches, 6)

@@ -85,6 +85,7 @@ def test_what_is_in_the_padding_does_not_matter():
         )
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_with_a_cache_are_those_of_one_pass(dtype):
     model = model_of(dtype=dtype)
@@ -216,7 +217,8 @@ def test_prompts_longer_than_the_cache_are_refused():
         prefill(model_of(), jnp.zeros((1, 3), jnp.int32), jnp.array([3]), 2)
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.product(every=2)
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
 def test_tokens_are_drawn_by_their_probability_among_the_fewest_that_have_top_p(top_p):
     rows, temperature, model = 4000, 0.7, model_of()
     prompt = jnp.asarray(PROMPTS[0], jnp.int32)[None]

@@ -24,6 +24,7 @@ FULL_DISKS = {
 }
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("where", FULL_DISKS)
 def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued(
     trainer, tmp_path, monkeypatch, where

@@ -52,25 +52,19 @@ def test_tensorboard_has_no_step_twice_after_a_resume(tmp_path):
     assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_events_of_a_resumed_run_are_its_metrics(trainer, tmp_path, signal_at):
-    config = trainer.config(tmp_path / "run", log="tensorboard")
+def test_events_are_a_run_s_metrics_if_it_gets_its_writer_at_a_resume_too(
+    trainer, tmp_path, signal_at
+):
+    config = trainer.config(tmp_path / "run")
     signal_at(3, signal.SIGTERM)
     with pytest.raises(InterruptedRunError):
         trainer(config)
-    trainer(trainer.changed(config, resume=True))
+    trainer(trainer.changed(config, resume=True, log="tensorboard"))
     metrics, found = read_metrics(config.folder / "metrics.jsonl"), scalars(config.folder)
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
     for name in ("loss", "val_loss", "grad_norm", "learning_rate"):
         expected = [(record["step"], record[name]) for record in metrics if name in record]
         assert dict(found[name]) == pytest.approx(dict(expected)), name
-
-
-def test_a_run_may_get_its_writer_at_a_resume(trainer, tmp_path):
-    config = trainer.config(tmp_path / "run", schedule="constant")
-    trainer(config)
-    watched = trainer.changed(config, steps=8, resume=True, log="tensorboard")
-    trainer(watched)
-    assert [step for step, _ in scalars(config.folder)["loss"]] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def columns(basis, name):
     return np.stack([full[:, chosen] for chosen in basis])
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=6)
 @pytest.mark.parametrize(
     ("name", "hyperparameters"),
     [

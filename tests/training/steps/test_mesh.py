@@ -164,10 +164,10 @@ def continued(trainer, config, state, count, data_state=None):
 # The 8 bits of DCT-AdamW's error feedback are no continuous function of the gradient: a last digit
 # that differs becomes a step of the quantiser. 32 bits have none.
 LAYOUTS = [
+    ("adamw", "data=4,fsdp=2", True, {}),
     ("trion", "data=8", False, {}),
     ("trion", "fsdp=8", False, {}),
     ("dct_adamw", "data=2,fsdp=2,tensor=2", True, {"error_feedback": "float32"}),
-    ("adamw", "data=4,fsdp=2", True, {}),
 ]
 
 
@@ -261,12 +261,13 @@ def test_options_that_a_mesh_does_not_allow_are_refused(trainer, tmp_path, optio
         trainer.config(tmp_path / "run", **options)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(
     ("mesh", "options"),
     [
+        ("data=8", {"zero": True}),
         ("data=1", {}),
         ("data=4,fsdp=2", {"optimizer": "trion"}),
-        ("data=8", {"zero": True}),
         ("fsdp=2,tensor=2", {"skip_updates": "outlier", "optimizer": "dion"}),
     ],
 )

@@ -69,6 +69,7 @@ def run(optimizer, gradients, losses=None):
     return history
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_with_spikes_left_out_is_the_run_without_them(name):
     good = [gradient(i) for i in range(5)]

@@ -39,6 +39,7 @@ def down_up(name, shape, rank, select):
     return program
 
 
+@pytest.mark.product(every=2)
 @every_basis
 def test_up_after_down_is_an_orthogonal_projection(name):
     for (shape, rank), select in zip(cases(name), ("l1", "hybrid", "uniform"), strict=True):
@@ -160,6 +161,7 @@ def carried(name, n, rank):
     return program
 
 
+@pytest.mark.product(every=2)
 @every_basis
 def test_carrying_moves_kept_coordinates_exactly_and_zeroes_new_ones(name):
     for n, rank in [(1, 1), (8, 3), (8, 8)]:

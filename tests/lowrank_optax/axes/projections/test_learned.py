@@ -31,7 +31,7 @@ def started(name, A, rank):
     return projection, refreshed(projection, A, chosen(projection, A, rank), rank)
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=9)
 @every_basis
 @pytest.mark.parametrize(("n", "m", "rank"), [(6, 10, 3), (6, 10, 6), (7, 4, 6), (1, 5, 1)])
 def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank):
@@ -65,7 +65,7 @@ def test_up_after_down_is_an_orthogonal_projection_at_any_rank(name, n, m, rank)
     np.testing.assert_allclose(found["without"], expected, atol=1e-4)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("name", [name for name in BASES if name != "random"])  # learns of none
 def test_a_gradient_that_teaches_nothing_leaves_the_old_basis(name):
     @jax.jit

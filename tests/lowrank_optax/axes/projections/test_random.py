@@ -16,6 +16,7 @@ def sample(kind, n, rank, draws, seed=0):
     return np.asarray(chosen(projection, jnp.zeros((draws, n, 3)), rank, jax.random.key(seed)))
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("rank", [1, 3, 7])
 def test_an_orthonormal_draw_is_orthonormal(rank):
     P = sample("orthonormal", 7, rank, 5)

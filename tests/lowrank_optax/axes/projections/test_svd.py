@@ -67,6 +67,7 @@ def test_every_matrix_of_a_batch_draws_for_itself():
     assert len(np.unique(np.round(np.asarray(P), 3), axis=0)) > 2
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("select", ["importance", "hybrid", "uniform"])
 def test_sampling_more_vectors_than_the_rank_of_the_matrix_takes_all_it_has(select):
     A, _ = decaying((8, 3), 5)

@@ -31,7 +31,7 @@ def at_work(name, G):
     return projection, S, basis, projection.subspace(basis, G.shape)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @every_pair
 def test_up_after_down_is_an_orthogonal_projection(name):
     @jax.jit
@@ -51,7 +51,7 @@ def test_up_after_down_is_an_orthogonal_projection(name):
     np.testing.assert_allclose(np.trace(P), 2 * 3, rtol=1e-5)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=4)
 @every_pair
 def test_it_is_the_two_projections_one_after_the_other(name):
     left, right = PAIRS[name]
@@ -101,7 +101,7 @@ def test_two_singular_subspaces_hold_the_best_approximation():
     np.testing.assert_allclose(found, best, rtol=1e-5)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=4)
 @every_pair
 def test_a_transition_is_that_of_the_tensor_product(name):
     @jax.jit
@@ -137,7 +137,7 @@ def test_every_operation_is_batched_like_a_loop():
             np.testing.assert_allclose(together[i], single, atol=1e-5)
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("transport", ["keep", "rotate", "reset", "rotate_first"])
 def test_an_optimizer_runs_with_state_of_both_ranks(transport):
     tx = lro.scale_by_low_rank(
@@ -177,7 +177,7 @@ def test_ranks_are_fractions_of_their_own_side_and_random_sides_differ():
     assert projection.low_rank_shape((8, 20), 4) == (4, 8)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(
     "side",
     [

@@ -66,6 +66,7 @@ def test_error_feedback_stores_what_it_does_not_apply_up_to_the_rounding_of_the_
         np.testing.assert_allclose(stored, rest, atol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     "projection",
     [
@@ -121,7 +122,7 @@ def test_stochastic_rounding_draws_anew_at_every_step_and_repeats_from_its_seed(
     assert np.any(stored[0] != stored[1])
 
 
-@pytest.mark.product
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("update_interval", [1, 2])
 @pytest.mark.parametrize("transport", ["keep", "reset", "rotate", "rotate_first", "rotate_moments"])
 def test_what_the_transport_of_the_moment_loses_is_fed_back(transport, update_interval):
@@ -153,6 +154,7 @@ def test_what_the_transport_of_the_moment_loses_is_fed_back(transport, update_in
     np.testing.assert_allclose(after.residual, expected, atol=1e-5)
 
 
+@pytest.mark.product(every=2)
 @settings(max_examples=2)
 @given(seed=st.integers(0, 10**6), decay=st.floats(0, 1), outside=st.floats(0, 1))
 @pytest.mark.parametrize(
