@@ -36,12 +36,9 @@ ALSO = {"width 64": ("few bits",), "one rate": ("two rates",)}
 SETTINGS = {
     "one rate, width 128": "width 128, 300 steps of 2k tokens",
     "one rate": "width 64, 300 steps of 2k tokens",
-    "width 256": "width 256, 300 steps of 2k tokens",
     "long": "width 64, 1000 steps of 2k tokens",
-    "large batch": "width 64, 200 steps of 8k tokens",
-    "fine-tuning": "width 64, 300 steps of 2k tokens of another text",
 }
-"""What is drawn."""
+"""What is drawn; more panels could not be read in the README."""
 TICKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for 95 % of both sides, by the number of runs."""
