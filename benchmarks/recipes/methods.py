@@ -246,6 +246,7 @@ CHANGES_AT_ONE_RATE = {
         neuron_decay=0.95, ns_coeffs="polar_express"
     ),
     "normuon int2 at one rate, 3 iterations": _by_hand(neuron_decay=0.95, ns_steps=3),
+    "normuon int2 at one rate, 2 iterations": _by_hand(neuron_decay=0.95, ns_steps=2),
     "normuon at one rate, no memory": ONE_RATE["normuon at one rate, no memory"],
     "normuon at one rate, no memory, no neurons": _one_rate(lro.muon, **_forgetful),
     "normuon at one rate, no memory, blocks 2": _one_rate(
