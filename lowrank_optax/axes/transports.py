@@ -24,12 +24,17 @@ class Change:
     transitions: Any  #: tree of `Transition`, like the template
 
     def with_fields(self, **fields: Any) -> Any:
-        """The state with fields replaced, wherever in it they are."""
-        return optax.tree_utils.tree_set(self.state, **fields)
+        """The state with the leaves of fields replaced, wherever in it they are."""
+        replaced = {}
+        for name, tree in fields.items():
+            (place,) = moments.fields(self.state, name, self.template)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                replaced[place + path] = leaf
+        return jax.tree_util.tree_map_with_path(lambda path, x: replaced.get(path, x), self.state)
 
     def field(self, name: str) -> Any:
-        """A field of the state, wherever in it it is."""
-        return optax.tree_utils.tree_get(self.state, name)
+        """The state's one field of a name, wherever in it it is; None if there is none."""
+        return moments.only(self.state, name, self.template)
 
     def map(self, function: Any, *trees: Any) -> Any:
         """`function(transition, *moments)` for every matrix, given trees of moments."""
@@ -124,10 +129,10 @@ class Rotate(Transport):
         state = optax.tree.map_params(
             change.inner, move, change.state, change.template, change.transitions
         )
-        nu = optax.tree_utils.tree_get(state, "nu")
-        if nu is None:
-            return state
-        return optax.tree_utils.tree_set(state, nu=jax.tree.map(jnp.abs, nu))
+        squares = moments.fields(state, "nu", change.template)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: jnp.abs(x) if moments.is_within(path, squares) else x, state
+        )
 
 
 @axis_value()
@@ -138,19 +143,18 @@ class RotateFirstMoment(Transport):
 
     def check(self, parts: Any) -> None:
         state = moments.template_state(parts.inner)
-        field = _first_moment(state)
-        if field is None or not moments.is_moment(optax.tree_utils.tree_get(state, field)):
+        if not moments.is_moment(moments.only(state, _moved(state))):
             raise self._refusal("the first moment ('mu' or 'trace')", parts.inner)
 
     def __call__(self, change: Change) -> Any:
-        field = _first_moment(change.state)
-        assert field is not None
+        field = _moved(change.state, change.template)
         moved = change.map(lambda transition, m: transition.carry(m), change.field(field))
         return change.with_fields(**{field: moved})
 
 
-def _first_moment(state: Any) -> str | None:
-    return next((field for field in ("mu", "trace") if moments.has_one(state, field)), None)
+def _moved(state: Any, params: Any = None) -> str:
+    """The field of the first moment that `RotateFirstMoment` moves, if there is one."""
+    return "trace" if moments.only(state, "mu", params) is None else "mu"
 
 
 @axis_value("b1", "b2")

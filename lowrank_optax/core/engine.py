@@ -92,7 +92,7 @@ class Engine:
             key=key,
             schedule=tree.build(lambda i: parts.schedule.init()),
             basis=tree.build(basis),
-            inner=parts.stored.start(self._inner_state(tree)),
+            inner=parts.stored.start(self._inner_state(tree), params),
             residual=tree.build(
                 lambda i: parts.residual.init(tree.matrices[i].view, tree.dtype(i))
             ),

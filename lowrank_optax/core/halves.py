@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
 from lowrank_optax.axes import residuals, transports
-from lowrank_optax.axes.moments import first_moment, has_one
+from lowrank_optax.axes.moments import first_moment, only
 from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
 from lowrank_optax.core.axes import LowRankState, Parts
 from lowrank_optax.core.matrices import MatrixTree
@@ -52,8 +51,8 @@ class Halves:
         previous, stored = tree.read(state.basis), tree.read(state.residual)
         remembered = tree.read(state.schedule)
         key = jax.random.fold_in(state.key, state.count)
-        inner = parts.stored.widen(start, state.inner)
-        moments = self._moments(tree, inner, schedule.by_matrix)
+        inner = parts.stored.widen(start, state.inner, updates)
+        moments = self._moments(tree, inner, updates, schedule.by_matrix)
         A, a, due, bases, settled = {}, {}, {}, {}, {}
         old: dict[int, Subspace] = {}
         new: dict[int, Subspace] = {}
@@ -131,7 +130,7 @@ class Halves:
             done = stepped
             dtype = jnp.promote_types(tree.dtype(i), self.step_dtype or tree.dtype(i))
             steps[i] = self.placement.to_parameter(i, stepped.astype(dtype))
-        kept = parts.stored.narrow(inner, first.key)
+        kept = parts.stored.narrow(inner, updates, first.key)
         return tree.replace(steps), tree.build(stored.__getitem__), kept
 
     def partitions(self, parts: Parts, state: LowRankState, start: Any, params: Any) -> FirstHalf:
@@ -174,14 +173,20 @@ class Halves:
         nodes = [tree.read(each) for each in trees]
         return tree.build(lambda i: moved(due[i], *(node[i] for node in nodes)))
 
-    def _moments(self, tree: MatrixTree, state: Any, by_matrix: bool) -> dict[int, Moment]:
-        """The first moments in an inner state, if it has them."""
+    def _moments(
+        self, tree: MatrixTree, state: Any, updates: Any, by_matrix: bool
+    ) -> dict[int, Moment]:
+        """The first moments in an inner state, if it has them, and its count, if it has one."""
         if by_matrix:
             found = {i: (first_moment(own), own) for i, own in tree.read(state).items()}
         else:
-            mu = first_moment(state)
+            mu = first_moment(state, updates)
             found = {} if mu is None else {i: (m, state) for i, m in tree.read(mu).items()}
-        return {i: Moment(m, _count(own)) for i, (m, own) in found.items() if m is not None}
+        return {
+            i: Moment(m, only(own, "count", updates))
+            for i, (m, own) in found.items()
+            if m is not None
+        }
 
     def _coordinates(self, projection: Projection, params: Any, new: dict[int, Subspace]) -> Any:
         """The parameters in the subspace; compiled away unless the inner optimizer reads them."""
@@ -223,8 +228,3 @@ def _moved(transport: transports.Transport, change: Transition, m: Array, due: A
     """The first moment after a step's transport, which there is at a refresh only."""
     moved = transport.first_moment(change, m)
     return moved if due is True else jnp.where(due, moved, m)
-
-
-def _count(state: Any) -> Any:
-    """The number of steps in a state, if it has one."""
-    return optax.tree_utils.tree_get(state, "count") if has_one(state, "count") else None

@@ -7,7 +7,15 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
-from lowrank_optax.axes.moments import FIRST_MOMENTS, first_moment, inner_name, template_state
+from lowrank_optax.axes.moments import (
+    FIRST_MOMENTS,
+    Path,
+    fields,
+    first_moment,
+    inner_name,
+    is_within,
+    template_state,
+)
 from lowrank_optax.linalg.quantization import Quantized
 from lowrank_optax.linalg.storage import Storage
 
@@ -16,39 +24,47 @@ from lowrank_optax.linalg.storage import Storage
 class StoredMoment:
     """From the inner optimizer's own state to the one that is kept, and back.
 
-    All parts of the engine, and the inner optimizer, see the moment in its own dtype.
+    All parts of the engine, and the inner optimizer, see the moment in its own dtype. `params` is a
+    tree like the parameters, of which the state holds others.
     """
 
     storage: Storage
 
-    def narrow(self, state: Any, key: PRNGKeyArray) -> Any:
+    def narrow(self, state: Any, params: Any, key: PRNGKeyArray) -> Any:
         """The state that is kept."""
         if self.storage.dtype is None:
             return state
+        firsts = _firsts(state, params)
 
         def store(path: Any, x: Any) -> Any:
-            if not _is_first(path):
+            if not is_within(path, firsts):
                 return x
             name = jax.tree_util.keystr(path).encode()
             return self.storage.pack(x, jax.random.fold_in(key, zlib.crc32(name)))
 
         return jax.tree_util.tree_map_with_path(store, state)
 
-    def start(self, state: Any) -> Any:
+    def start(self, state: Any, params: Any) -> Any:
         """The same before the first step, where moments are zero."""
         if self.storage.dtype is None:
             return state
-        zeros = lambda path, x: self.storage.zeros(x.shape, x.dtype) if _is_first(path) else x
+        firsts = _firsts(state, params)
+
+        def zeros(path: Any, x: Any) -> Any:
+            return self.storage.zeros(x.shape, x.dtype) if is_within(path, firsts) else x
+
         return jax.tree_util.tree_map_with_path(zeros, state)
 
-    def widen(self, template: Any, stored: Any) -> Any:
+    def widen(self, template: Any, stored: Any, params: Any) -> Any:
         """The inner optimizer's state, like the template, from the one that is kept."""
         if self.storage.dtype is None:
             return stored
+        firsts = _firsts(template, params)
 
         def read(path: Any, like: Any, x: Any) -> Any:
-            first = _is_first(path)
-            return self.storage.unpack(x, like.shape[-2], like.dtype) if first else x
+            if not is_within(path, firsts):
+                return x
+            return self.storage.unpack(x, like.shape[-2], like.dtype)
 
         return jax.tree_util.tree_map_with_path(read, template, stored)
 
@@ -67,6 +83,6 @@ class StoredMoment:
             )
 
 
-def _is_first(path: Any) -> bool:
-    """Whether a path leads to a first moment."""
-    return any(getattr(entry, "name", None) in FIRST_MOMENTS for entry in path)
+def _firsts(state: Any, params: Any) -> list[Path]:
+    """The paths of the first moments; several where every matrix has a state of its own."""
+    return [path for name in FIRST_MOMENTS for path in fields(state, name, params)]

@@ -1,5 +1,7 @@
 """The inner optimizer's first moment in a few bits, or in any floating type, between steps."""
 
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -130,6 +132,32 @@ def test_a_schedule_for_every_matrix_stores_them_too(mu_dtype):
         _, new = tx.update(params, state)
         chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
         state = new
+
+
+class Encoder(NamedTuple):
+    mu: jax.Array
+    trace: jax.Array
+
+
+@pytest.mark.parametrize("update_interval", [1, lro.adaptive()], ids=["together", "each"])
+def test_a_parameter_called_as_a_first_moment_keeps_its_second_one_as_it_is(update_interval):
+    tx = lro.scale_by_low_rank(
+        optax.scale_by_adam(),
+        lro.projections.dct(3),
+        update_interval=update_interval,
+        transport="rotate",
+        mu_dtype="int8",
+    )
+    params = Encoder(draw((6, 8)), draw((6, 8), 1))
+    _, state = tx.update(params, tx.init(params))
+    # Every matrix has a state of its own, or the state a tree of matrices.
+    nu, mu = (
+        (state.inner.mu.nu, state.inner.mu.mu)
+        if isinstance(state.inner, Encoder)
+        else (state.inner.nu.mu, state.inner.mu.mu)
+    )
+    assert nu.dtype == jnp.float32
+    assert mu.codes.dtype == jnp.int8
 
 
 @pytest.mark.parametrize("mu_dtype", ["int7", "int32", jnp.int8, object()])
