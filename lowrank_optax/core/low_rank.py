@@ -98,7 +98,7 @@ def scale_by_low_rank(
     engine = Engine(
         parts,
         specs=lambda tree: matrix_specs(
-            tree, projection.rank, dimension_numbers=dimension_numbers, compress=compress
+            tree, projection.rank_of, dimension_numbers=dimension_numbers, compress=compress
         ),
         zero_axis=zero_axis,
         seed=seed,

@@ -7,7 +7,7 @@ left or right. A JAX kernel (in, out) with in ≤ out is its own view: nothing i
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import optax
@@ -20,6 +20,7 @@ from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
 SIDES = ("smallest", "in", "out")
 T = TypeVar("T")
+RankOf: TypeAlias = Callable[[int, int], int]  # from n and m to r
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class MatrixSpec:
       n_axes: axes of `shape` that form the compressed n.
       m_axes: axes of `shape` that form m.
       side: "in" or "out", the side of W that is compressed.
-      rank: r, resolved and clipped to min(m, n).
+      rank: r, as it is used.
       heads_axis: axis of the leaf that is that of heads, or None.
     """
 
@@ -200,7 +201,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 def matrix_specs(
     params: Any,
-    rank: int | float = 128,
+    rank: int | float | RankOf = 128,
     *,
     dimension_numbers: DimensionNumbers = None,
     compress: Any = "smallest",
@@ -209,8 +210,8 @@ def matrix_specs(
 
     Args:
       params: pytree of arrays, or of `jax.ShapeDtypeStruct`.
-      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension; clipped to the
-        smaller side.
+      rank: r as an int, or as a fraction in (0, 1] of the compressed dimension, clipped to the
+        smaller side; or a function of n and m, such as the `rank_of` of a projection.
       dimension_numbers: None for `matrix_dimension_numbers`; else a pytree (or prefix) of
         `optax.contrib.MuonDimensionNumbers` or None, a callable from `params` to one, or
         (regex, value) pairs over the "/"-joined paths. Axes not named are batch axes.
@@ -232,7 +233,8 @@ def matrix_specs(
       b     (8,)    -               -           -     1-D
       w     (4, 8)  (1, 4, 8)       in          2
     """
-    check_rank(rank)
+    if not callable(rank):
+        check_rank(rank)
     leaves, paths = jax.tree.leaves(params), leaf_paths(params)
     numbers, reasons = resolve(params, dimension_numbers)
     shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -260,7 +262,7 @@ def _spec(
     path: str,
     shape: tuple[int, ...],
     number: Numbers,
-    rank: int | float,
+    rank: int | float | RankOf,
     compress: str | None,
 ) -> MatrixSpec:
     whole = number.numbers if isinstance(number, PerHead) else number
@@ -280,9 +282,10 @@ def _spec(
     side = "in" if sizes["out"] >= sizes["in"] else "out"
     if compress in axes:
         side = compress
-    n_axes, m_axes = axes[side], axes["out" if side == "in" else "in"]
+    other = "out" if side == "in" else "in"
+    (n, m), (n_axes, m_axes) = ((each[side], each[other]) for each in (sizes, axes))
     batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
-    resolved = resolve_rank(rank, sizes[side], min(sizes.values()))
+    resolved = rank(n, m) if callable(rank) else resolve_rank(rank, n, min(n, m))
     return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved, heads_axis)
 
 

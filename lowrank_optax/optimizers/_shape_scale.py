@@ -15,7 +15,7 @@ SHAPE_SCALES: dict[str, Scale] = {
 }
 RANK_SCALES: dict[str, Scale] = {
     "none": lambda spec: 1.0,
-    "sqrt": lambda spec: math.sqrt(min(spec.m, spec.n) / spec.rank),
+    "sqrt": lambda spec: math.sqrt(min(spec.m, spec.n) / min(spec.m, spec.rank)),
 }
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subspace
-from lowrank_optax.linalg.arguments import resolve_rank
 from lowrank_optax.linalg.devices import matrix_by_matrix
 from lowrank_optax.linalg.precision import wide_dtype
 
@@ -116,7 +115,7 @@ def _analyzed(
     """The matrix in the projection's domain, and the subspace of a basis, or one chosen for it."""
     A = projection.analyze(matrix, wide_dtype(matrix.dtype))
     if basis is None:
-        rank, key = resolve_rank(projection.rank, A.shape[-2], min(A.shape[-2:])), jax.random.key(0)
+        rank, key = projection.rank_of(*A.shape[-2:]), jax.random.key(0)
         start = projection.init(A.shape, rank, A.dtype, key)
         choice = Choice(A, start, rank, key, count=jnp.zeros((), jnp.int32))
         basis = projection.refresh(choice)

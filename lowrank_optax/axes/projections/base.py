@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes.moments import require_fields
 from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
+from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
 Basis = Any
 """What a projection remembers: indices (..., r) of a fixed basis, or a matrix P (..., n, r)."""
@@ -116,6 +117,11 @@ class Projection(abc.ABC):
     def uses_moment(self) -> bool:
         """Whether `refresh` follows the inner optimizer's first moment."""
         return False
+
+    def rank_of(self, n: int, m: int) -> int:
+        """r for matrices (..., n, m): at most their rank, which more columns would not follow."""
+        check_rank(self.rank)
+        return resolve_rank(self.rank, n, min(n, m))
 
     def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
         """Shape of a = Pᵀ A for a matrix of shape (..., n, m)."""

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.moments import first_moment, inner_name, template_state
 from lowrank_optax.axes.projections.arrays import Coordinates, Indices, Matrix
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
-from lowrank_optax.linalg.arguments import check_rank
+from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 from lowrank_optax.linalg.devices import mean_over
 from lowrank_optax.linalg.products import product
 
@@ -33,6 +34,12 @@ class FixedBasis(Projection):
     def uses_moment(self) -> bool:
         """Whether columns are scored on the moment too."""
         return self.select.follow is not None
+
+    def rank_of(self, n: int, m: int) -> int:
+        """r for matrices (..., n, m): any fraction of the n columns, or a number up to m."""
+        # Where m < n, all n columns hold the matrix, while no m of them do.
+        up_to_m = super().rank_of(n, m)
+        return up_to_m if isinstance(self.rank, numbers.Integral) else resolve_rank(self.rank, n, n)
 
     @abc.abstractmethod
     def columns(self, indices: Indices, n: int, dtype: Any) -> Array:

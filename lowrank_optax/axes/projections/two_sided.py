@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
 from lowrank_optax.axes.projections.base import Choice, Projection, Shape, Subspace, Transition
-from lowrank_optax.linalg.arguments import resolve_rank
 
 
 @axis_value("left", "right")
@@ -23,6 +22,9 @@ class TwoSided(Projection):
     left: Projection
     right: Projection
     whole = "nm"
+
+    def rank_of(self, n: int, m: int) -> int:
+        return self.right.rank_of(n, m)
 
     def low_rank_shape(self, shape: Shape, rank: int) -> Shape:
         return (*shape[:-2], rank, self._left_rank(shape))
@@ -52,7 +54,7 @@ class TwoSided(Projection):
         return Product(left, self.right.subspace(basis[1], shape, dtype))
 
     def _left_rank(self, shape: Shape) -> int:
-        return resolve_rank(self.left.rank, shape[-1], min(shape[-2:]))
+        return self.left.rank_of(shape[-1], shape[-2])
 
 
 @dataclasses.dataclass(frozen=True)

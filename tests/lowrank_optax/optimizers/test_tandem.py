@@ -1,5 +1,7 @@
 """Tandem against a restatement in NumPy; Muon, NorMuon, Dion2 and Dion3 against what they are."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,24 @@ def test_tandem_of_full_rank_is_muon():
     muon = lro.muon(0.1, momentum=0.9, shape_scale="dion", dimension_numbers=KERNEL)
     for got, expected in zip(steps(tandem), steps(muon), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lro.muon,
+        lro.normuon,
+        functools.partial(lro.tandem, rank=1.0, mu_dtype=None),
+        functools.partial(lro.tandem, rank=1.0, mu_dtype=None, projection="dct"),
+        functools.partial(lro.tandem, rank=1.0, mu_dtype=None, rank_scale="sqrt"),
+        functools.partial(lro.trion, rank=1.0, momentum=0.9),
+    ],
+    ids=["muon", "normuon", "tandem", "tandem dct", "tandem sqrt", "trion"],
+)
+def test_of_full_rank_the_step_is_the_same_whichever_side_is_compressed(make):
+    smaller, larger = (make(0.1, compress=side, dimension_numbers=KERNEL) for side in ("in", "out"))
+    for got, expected in zip(steps(larger), steps(smaller), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_muon_without_nesterov_is_that_of_optax():

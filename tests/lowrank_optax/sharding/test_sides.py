@@ -103,6 +103,24 @@ def test_every_method_compresses_the_side_that_it_is_told(method, kind):
 
 @pytest.mark.product(every=2)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_muon_on_the_side_that_is_whole_is_muon_and_its_momentum_stays_split(kind):
+    sharding = NamedSharding(eight_devices(kind), P(AXES, None))
+    here = normal(1, SHAPE)
+    there = jax.device_put(here, sharding)
+    make = functools.partial(lro.muon, 0.02, dimension_numbers=kernel_numbers(SHAPE))
+    plain, tx = compiled(make()), make(compress=sides_of(SHAPE, sharding))
+    places = lro.state_shardings(tx, there, sharding)
+    state = jax.jit(tx.init, out_shardings=places)(there)
+    updates, state = jax.jit(tx.update)(there, state, there)
+    expected, _ = plain.update(here, plain.init(here), here)
+    scale = float(jnp.max(jnp.abs(expected)))
+    np.testing.assert_allclose(updates, expected, rtol=0, atol=2e-4 * scale)
+    momentum = lro.matrix_states(state)[0].inner[0].trace
+    assert momentum.sharding.shard_shape(momentum.shape) == (32, 2)
+
+
+@pytest.mark.product(every=2)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_then_a_split_of_the_smaller_side_moves_no_part_of_the_matrix(kind):
     n, m, r = 512, 64, 8  # the compressed side is the larger one
     make = lambda **settings: lro.trion(0.02, r, compress=sides_of((m, n), P(AXES)), **settings)
