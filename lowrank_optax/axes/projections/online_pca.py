@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Columns, Coordinates, Matrix
@@ -51,11 +51,24 @@ class OnlinePca(LearnedBasis):
     def settle(
         self, basis: OnlinePcaBasis, A: Matrix, a: Coordinates, refreshed: Any
     ) -> OnlinePcaBasis:
-        """One step of the optimizer, except where P was just chosen."""
+        """One step of the optimizer, except where P was just chosen or would not be finite."""
         H = _pca_gradient(A, a, basis.P, self.penalty)
         updates, state = self.optimizer.update(H, basis.optimizer, basis.P)
-        moved = OnlinePcaBasis(keep_finite(basis.P + updates, basis.P), state)
-        return jax.tree.map(lambda old, new: jnp.where(refreshed, old, new), basis, moved)
+        P = basis.P + updates
+        finite = jnp.all(jnp.isfinite(P), axis=(-2, -1))
+
+        def settled(old: Array, new: Array) -> Array:
+            # What a stack's matrices share, such as a step count, is kept with none of them.
+            is_shared = new.shape[: finite.ndim] != finite.shape
+            kept = refreshed if is_shared else refreshed | _beside(~finite, new)
+            return jnp.where(kept, old, new)
+
+        return jax.tree.map(settled, basis, OnlinePcaBasis(P, state))
+
+
+def _beside(x: Array, leaf: Array) -> Array:
+    """One number per matrix, to be broadcast with a leaf that begins with the same axes."""
+    return x.reshape(x.shape + (1,) * (leaf.ndim - x.ndim))
 
 
 def _pca_gradient(A: Matrix, a: Coordinates, P: Columns, penalty: Any) -> Columns:
