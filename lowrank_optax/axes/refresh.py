@@ -1,6 +1,7 @@
 """The refresh axis: at which steps the subspace changes."""
 
 import abc
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -159,6 +160,8 @@ def adaptive(interval: int = 200, *, threshold: float = 0.4, longest: int = 6400
 
 def resolve(update_interval: Any, stagger: bool = False, offset: int = 0) -> Refresh:
     """The schedule of what `update_interval=`, also a traced number, and `stagger=` take."""
+    if isinstance(update_interval, numbers.Integral) and not isinstance(update_interval, bool):
+        update_interval = int(update_interval)
     is_number = isinstance(update_interval, int | jax.Array)
     below = lambda least: isinstance(update_interval, int) and update_interval < least
     if stagger:

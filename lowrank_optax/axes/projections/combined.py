@@ -43,11 +43,23 @@ def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:
       first, second: learned bases of the same rank that remember a plain matrix P.
       step: the first step, counted from 0, of which a refresh is by `second`.
 
+    Raises:
+      TypeError: if one has no such basis.
+      ValueError: if their ranks differ.
+
     Example:
       >>> import lowrank_optax as lro
       >>> lro.projections.switch(lro.projections.svd(4), lro.projections.random(4), 10).rank
       4
     """
+    _require_plain("switch", first)
+    _require_plain("switch", second)
+    # 1 and 1.0 are equal, and one column and all of them.
+    if repr(first.rank) != repr(second.rank):
+        raise ValueError(
+            f"switch: first has rank={first.rank} and second rank={second.rank}; give both the "
+            "same rank."
+        )
     return Switch(first.rank, first, second, step)
 
 
@@ -105,11 +117,16 @@ def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) 
       >>> lro.projections.scheduled_rank(lro.projections.svd(32), grow).rank
       32
     """
+    _require_plain("scheduled_rank", projection)
+    return ScheduledRank(projection.rank, projection, rank_at)
+
+
+def _require_plain(user: str, projection: Any) -> None:
+    """Raise unless what a projection remembers is its matrix P."""
     if not isinstance(projection, LearnedBasis) or (
         type(projection).matrix is not LearnedBasis.matrix
     ):
         raise TypeError(
-            f"scheduled_rank: {projection!r} does not remember a plain matrix P alone; use "
+            f"{user}: {projection!r} does not remember a plain matrix P alone; use "
             "projections.svd, random, or power_iteration."
         )
-    return ScheduledRank(projection.rank, projection, rank_at)

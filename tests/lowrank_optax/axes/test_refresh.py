@@ -134,6 +134,14 @@ def test_layers_and_matrices_of_a_stack_start_in_random_subspaces_of_their_own(
         assert np.sum(np.square(np.asarray(P).T @ np.asarray(Q))) / 4 < 0.99
 
 
+@pytest.mark.parametrize("stagger", [False, True])
+def test_an_interval_of_numpy_is_a_number(stagger):
+    assert refresh.resolve(np.int64(5), stagger) == refresh.resolve(5, stagger)
+    assert refresh.resolve(np.int32(1)) == refresh.resolve(1)
+    with pytest.raises(ValueError, match="update_interval=0 must be at least 1"):
+        refresh.resolve(np.int64(0))
+
+
 def test_the_rank_can_follow_a_schedule():
     projection = lro.projections.scheduled_rank(
         lro.projections.svd(4), lambda refreshes: jnp.minimum(1 + refreshes, 4)
@@ -166,6 +174,23 @@ def test_the_rank_can_follow_a_schedule():
             "stagger=True spreads refreshes .* is no int above 1",
         ),
         (lambda: refresh.resolve(2.5), TypeError, r"update_interval=2\.5 must be an int"),
+        (
+            lambda: lro.projections.switch(
+                lro.projections.svd(2), lro.projections.online_pca(2), 3
+            ),
+            TypeError,
+            "switch: OnlinePca.* does not remember a plain matrix P alone",
+        ),
+        (
+            lambda: lro.projections.switch(lro.projections.svd(2), lro.projections.random(8), 0),
+            ValueError,
+            "switch: first has rank=2 and second rank=8; give both the same rank",
+        ),
+        (
+            lambda: lro.projections.switch(lro.projections.svd(1), lro.projections.random(1.0), 0),
+            ValueError,
+            r"rank=1 and second rank=1\.0",
+        ),
         (
             lambda: lro.projections.scheduled_rank(lro.projections.online_pca(4), lambda k: k),
             TypeError,
