@@ -24,6 +24,9 @@ def captured_energy(
       projection: from `projections`.
       basis: the basis to use, as stored in an optimizer's state; None to choose one for A.
 
+    Raises:
+      ValueError: if there is no basis, and the projection does not choose one by A alone.
+
     Reference:
       arXiv 2505.17967, section 4.
 
@@ -48,7 +51,7 @@ def projection_error(
     It lies in [0, 1], and is 0 for a zero matrix.
 
     Args:
-      matrix, projection, basis: as for `captured_energy`.
+      matrix, projection, basis: as for `captured_energy`, and what is raised.
 
     Reference:
       arXiv 2505.17967, figure 1.
@@ -115,6 +118,11 @@ def _analyzed(
     """The matrix in the projection's domain, and the subspace of a basis, or one chosen for it."""
     A = projection.analyze(matrix, wide_dtype(matrix.dtype))
     if basis is None:
+        if projection.uses_moment:
+            raise ValueError(
+                f"{projection} follows an inner optimizer's first moment as well, so that none is "
+                "chosen for a matrix alone; pass basis=, as stored in the optimizer's state."
+            )
         rank, key = projection.rank_of(*A.shape[-2:]), jax.random.key(0)
         start = projection.init(A.shape, rank, A.dtype, key)
         choice = Choice(A, start, rank, key, count=jnp.zeros((), jnp.int32))

@@ -74,3 +74,18 @@ def test_the_spectrum_of_an_orthonormal_update_is_flat():
     Q = jnp.linalg.qr(jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)), jnp.float32))[0]
     np.testing.assert_allclose(lro.diagnostics.update_spectrum(Q), np.ones(3), rtol=1e-5)
     np.testing.assert_array_equal(lro.diagnostics.update_spectrum(0 * Q), np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("projection", "basis"),
+    [
+        (lro.projections.power_iteration(2, rho=0.9), jnp.eye(4, 2)),
+        (lro.projections.dct(2, lro.selection.following()), jnp.arange(2)),
+    ],
+    ids=["power_iteration", "dct"],
+)
+def test_a_projection_that_follows_a_moment_is_measured_with_a_basis_only(projection, basis):
+    with pytest.raises(ValueError, match=r"follows an inner optimizer's first moment.*pass basis="):
+        lro.diagnostics.captured_energy(jnp.ones((4, 6)), projection)
+    captured = lro.diagnostics.captured_energy(jnp.eye(4, 6), projection, basis)
+    np.testing.assert_allclose(captured, 0.5, rtol=1e-6)
