@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, matrix_specs
+from lowrank_optax.core.missing import without_none
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
 from lowrank_optax.sharding.placement import split_heads
@@ -27,7 +28,7 @@ class NormalizeNeuronsState(NamedTuple):
 
 def normalize_neurons(
     b2: Any = 0.95, eps: Any = 1e-8, *, dimension_numbers: DimensionNumbers = None
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Divide each output neuron's step by the root mean square of its history.
 
     With u_j the step of neuron j, which is a row of W (out, in):
@@ -88,7 +89,7 @@ def normalize_neurons(
             leaves[i] = retyped_like(whole, leaves[i])
         return tree.treedef.unflatten(leaves), NormalizeNeuronsState(tree.build(nu.__getitem__))
 
-    return optax.GradientTransformation(init, update)
+    return without_none(optax.GradientTransformation(init, update))
 
 
 def _norm(x: Float[Array, "..."], spec: MatrixSpec) -> Float[Array, "..."]:

@@ -63,3 +63,13 @@ def test_half_precision_keeps_its_type_and_has_a_state_of_float32():
 def test_a_decay_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"b2=1.5 must lie in \[0, 1\]"):
         normalize_neurons(1.5)
+
+
+def test_a_matrix_without_a_gradient_keeps_its_history():
+    params = {"a": draw((4, 6), 0), "b": draw((4, 6), 1)}
+    tx = normalize_neurons(dimension_numbers={"a": Numbers(), "b": Numbers()})
+    _, first = tx.update(params, tx.init(params), params)
+    got, second = tx.update(params | {"a": None}, first, params)
+    assert got["a"] is None
+    np.testing.assert_array_equal(second.nu["a"], first.nu["a"])
+    assert jnp.any(second.nu["b"] != first.nu["b"])
