@@ -279,11 +279,11 @@ def _spec(
     if isinstance(number, PerHead):
         heads_axis, shape, axes = in_heads(path, shape, axes, number)
     sizes = {side: math.prod(shape[axis] for axis in axes[side]) for side in axes}
-    side = "in" if sizes["out"] >= sizes["in"] else "out"
-    if compress in axes:
-        side = compress
+    smallest = "in" if sizes["out"] >= sizes["in"] else "out"
+    side = compress if compress in axes else smallest
     other = "out" if side == "in" else "in"
-    (n, m), (n_axes, m_axes) = ((each[side], each[other]) for each in (sizes, axes))
+    n_axes, m_axes = axes[side], axes[other]
+    n, m = sizes[side], sizes[other]
     batch = tuple(axis for axis in range(len(shape)) if axis not in n_axes + m_axes)
     resolved = rank(n, m) if callable(rank) else resolve_rank(rank, n, min(n, m))
     return MatrixSpec(path, shape, batch, n_axes, m_axes, side, resolved, heads_axis)
