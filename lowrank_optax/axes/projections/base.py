@@ -66,6 +66,11 @@ class Transition(abc.ABC):
 class Subspace(abc.ABC):
     """The span of P (n, r), in the projection's domain."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether P Pᵀ A repeats entries of A, so that A − P Pᵀ A has no rounding errors."""
+        return False
+
     @abc.abstractmethod
     def project(self, A: Matrix) -> Coordinates:
         """a = Pᵀ A, the coordinates in the subspace."""

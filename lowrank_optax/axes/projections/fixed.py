@@ -108,6 +108,10 @@ class ChosenColumns(Subspace):
     n: int
     dtype: Any = None
 
+    @property
+    def is_exact(self) -> bool:
+        return True
+
     def project(self, A: Matrix) -> Coordinates:
         return mean_over(self.rows(A), self.projection.sync_axis)
 

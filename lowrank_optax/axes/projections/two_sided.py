@@ -64,6 +64,10 @@ class Product(Subspace):
     left: Subspace
     right: Subspace
 
+    @property
+    def is_exact(self) -> bool:
+        return self.left.is_exact and self.right.is_exact
+
     def project(self, A: Matrix) -> Coordinates:
         return self.left.project(self.right.project(A).mT).mT
 

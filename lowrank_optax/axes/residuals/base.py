@@ -30,7 +30,7 @@ class Projected:
 
     def outside(self) -> Float[Array, "*batch n m"]:
         """A − P a, in the domain."""
-        return self.subspace.reweight(self.A, self.a, 0.0, 1.0)
+        return _left_over(self.subspace, self.A, self.a)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Step:
 
     def outside(self) -> Float[Array, "*batch n m"]:
         """A − P a, in the domain."""
-        return self.subspace.reweight(self.A, self.a, 0.0, 1.0)
+        return _left_over(self.subspace, self.A, self.a)
 
     def with_rest(
         self, rest: Float[Array, "*batch n m"], weight: Any
@@ -64,6 +64,23 @@ class Step:
         """scale · (P direction + weight · rest) in weight space, of a rest in the domain."""
         both = self.subspace.embed(self.direction) + jnp.asarray(weight, rest.dtype) * rest
         return self.projection.synthesize(both) * jnp.asarray(self.scale, both.dtype)
+
+
+def _left_over(
+    subspace: Subspace, A: Float[Array, "*batch n m"], a: Float[Array, "*batch r p"]
+) -> Float[Array, "*batch n m"]:
+    """A − P a, in the domain; zeros where it is no more than the rounding errors of P a.
+
+    A residual that takes signs, or divides by lengths, would make whole steps of these.
+    """
+    E = subspace.reweight(A, a, 0.0, 1.0)
+    # Only a subspace of the rank that A may have can hold all of A.
+    if subspace.is_exact or min(a.shape[-2:]) < min(A.shape[-2:]):
+        return E
+    # Errors of sums as long as the longer side, which add up at random.
+    tolerance = 16 * max(A.shape[-2:]) ** 0.5 * float(jnp.finfo(A.dtype).eps)
+    largest = lambda x: jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    return jnp.where(largest(E) <= tolerance * largest(A), 0, E)
 
 
 class Residual:

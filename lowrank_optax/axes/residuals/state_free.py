@@ -23,8 +23,8 @@ class StateFree(Residual):
         """The step outside the subspace, in the domain."""
 
     def finish(self, step: Step, state: Any) -> tuple[Float[Array, "*batch n m"], Any]:
-        """scale_engine · (P u + scale · rest(E)); at full rank, where nothing is left, P u."""
-        if step.a.shape == step.A.shape:
+        """scale_engine · (P u + scale · rest(E)); on a whole fixed basis, with no rest, P u."""
+        if step.subspace.is_exact and step.a.shape == step.A.shape:
             return step.lifted(), state
         return step.with_rest(self.rest(step.outside()), self.scale), state
 
