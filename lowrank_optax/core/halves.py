@@ -14,7 +14,7 @@ from lowrank_optax.core.axes import LowRankState, Parts
 from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.core.order import once
 from lowrank_optax.linalg.devices import typed_spec
-from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.precision import step_operands, wide_dtype
 from lowrank_optax.sharding.placement import Placement
 
 Leaves = dict[int, Any]
@@ -120,7 +120,7 @@ class Halves:
             # gathered is low-rank; one that does has no use for A any more.
             step = residuals.Step(
                 projection=projection,
-                subspace=projection.subspace(used[i], spec.view, tree.dtype(i)),
+                subspace=projection.subspace(used[i], spec.view, step_operands(tree.dtype(i))),
                 A=self._at_parameter(projection, tree, i) if further else first.A[i],
                 a=self.placement.gather(i, a[i]) if further else a[i],
                 direction=direction,

@@ -152,8 +152,8 @@ class Projection(abc.ABC):
     def subspace(self, basis: Basis, shape: Shape, dtype: Any = None) -> Subspace:
         """The subspace of a basis, for matrices of a shape (..., n, m).
 
-        `lift` multiplies in a dtype, the leaf's, or in that of what it is given for None; the
-        products are accumulated in at least float32.
+        `lift` multiplies in a dtype, the leaf's (float32 for float16, which a step may overflow),
+        or in that of what it is given for None; the products are accumulated in at least float32.
         """
 
     def settle(self, basis: Basis, A: Matrix, a: Coordinates, refreshed: Any) -> Basis:
