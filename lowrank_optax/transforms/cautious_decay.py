@@ -14,7 +14,7 @@ def add_cautious_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTra
     asks for. In place of `optax.add_decayed_weights`.
 
     Args:
-      weight_decay: λ.
+      weight_decay: λ, a number or a schedule, as for `optax.add_decayed_weights`.
       mask: tree or function of booleans: where to apply it, as for `optax.add_decayed_weights`.
 
     Raises:
@@ -32,15 +32,19 @@ def add_cautious_decay(weight_decay: Any, mask: Any = None) -> optax.GradientTra
       [2.0999999046325684, 2.0]
     """
 
+    everywhere = optax.add_decayed_weights(weight_decay)
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("weight decay needs params: call update(updates, state, params).")
-        decayed = jax.tree.map(
-            lambda u, W: u + jnp.where(u * W > 0, weight_decay * W, 0).astype(u.dtype),
+        decayed, state = everywhere.update(updates, state, params)
+        chosen = jax.tree.map(
+            lambda u, W, both: jnp.where(u * W > 0, both.astype(u.dtype), u),
             updates,
             params,
+            decayed,
         )
-        return decayed, state
+        return chosen, state
 
-    tx = optax.GradientTransformation(optax.init_empty_state, update)
+    tx = optax.GradientTransformation(everywhere.init, update)
     return tx if mask is None else optax.masked(tx, mask)

@@ -28,6 +28,21 @@ def test_every_method_takes_it():
     )
 
 
+def test_a_schedule_is_followed_as_optaxs_decay_follows_it():
+    W = draw((5, 7))
+    make = lambda schedule: (add_cautious_decay(schedule), optax.add_decayed_weights(schedule))
+    states = None
+    for _ in range(3):
+        pair = make(optax.linear_schedule(0.3, 0.1, 2))
+        states = states or [tx.init(W) for tx in pair]
+        (got, first), (decayed, second) = (
+            tx.update(W, state, W) for tx, state in zip(pair, states, strict=True)
+        )
+        states = first, second
+        np.testing.assert_array_equal(got, decayed)  # a step that agrees with every weight
+    lro.trion(0.1, 2, weight_decay=optax.constant_schedule(0.1), cautious=True).init(W)
+
+
 def test_masked_leaves_are_not_decayed():
     params = {"decayed": draw((3,)), "kept": draw((3,), 1)}
     tx = add_cautious_decay(0.1, {"decayed": True, "kept": False})
