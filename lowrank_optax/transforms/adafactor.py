@@ -61,8 +61,11 @@ def scale_by_adafactor(b1: Any = 0.9) -> optax.GradientTransformation:
     ) -> tuple[Any, ScaleByAdafactorState]:
         del params
         count = optax.safe_increment(state.count)
-        decay = 1 - count.astype(jnp.float32) ** -0.8
-        average = lambda old, new: decay * old + (1 - decay) * new
+
+        def average(old: Any, new: Any) -> Any:
+            decay = 1 - count.astype(old.dtype) ** -0.8
+            return decay * old + (1 - decay) * new
+
         row = jax.tree.map(lambda r, g: average(r, _rows(g)), state.row, updates)
         column = jax.tree.map(lambda c, g: average(c, _columns(g)), state.column, updates)
         directions = jax.tree.map(_direction, updates, row, column)

@@ -52,6 +52,15 @@ def test_second_moments_are_factored_and_the_first_is_whole():
     assert state.ema["w"].shape == (3, 2, 64)
 
 
+def test_float64_moments_decay_in_float64(float64):
+    first, second = (draw((3, 5), i).astype(jnp.float64) for i in range(2))
+    tx = scale_by_adafactor()
+    state = tx.update(second, tx.update(first, tx.init(first))[1])[1]
+    decay = 1 - 2**-0.8
+    expected = decay * np.mean(first**2, 1) + (1 - decay) * np.mean(second**2, 1)
+    np.testing.assert_allclose(state.row, expected, rtol=1e-14)
+
+
 def test_wrong_decays_are_named():
     with pytest.raises(ValueError, match=r"b1=2 must lie in \[0, 1\]"):
         scale_by_adafactor(2)
