@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -101,7 +103,11 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
     else:
         numbers = _from_tree(paths, dimension_numbers)
         excluded = ["excluded by dimension_numbers"] * len(paths)
-    shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(params)]
+    leaves = jax.tree.leaves(params)
+    for path, leaf, number in zip(paths, leaves, numbers, strict=True):
+        if number is not None:
+            _check_real(path, leaf)
+    shapes = [np.shape(leaf) for leaf in leaves]
     return _resolution(
         numbers,
         [
@@ -115,8 +121,9 @@ def _by_default(params: Any, exclude: str) -> Resolution:
     pattern = compile_pattern(exclude, "exclude")
     reasons = []
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        shape = tuple(leaf.shape)
+        shape = np.shape(leaf)
         reason = _too_few_axes(shape) or why_excluded(path, pattern) or _empty(shape)
+        reason = reason or _not_real(leaf)
         if len(shape) > 2 and not reason:
             reason = f"{len(shape)}-D: name its axes in dimension_numbers"
         reasons.append(reason)
@@ -135,6 +142,21 @@ def _too_few_axes(shape: tuple[int, ...]) -> str:
 
 def _empty(shape: tuple[int, ...]) -> str:
     return "empty" if 0 in shape else ""
+
+
+def _not_real(leaf: Any) -> str:
+    """Why an array cannot be a real matrix, whose directions are real; "" where it can."""
+    dtype = jnp.result_type(leaf)
+    return "" if jnp.issubdtype(dtype, jnp.floating) else f"{dtype}: not real floating numbers"
+
+
+def _check_real(path: str, leaf: Any) -> None:
+    reason = _not_real(leaf)
+    if reason:
+        raise TypeError(
+            f"{path} of shape {np.shape(leaf)} is no matrix ({reason}), but dimension_numbers "
+            "makes it one; give None for it."
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Shaped
 
@@ -237,7 +238,7 @@ def matrix_specs(
         check_rank(rank)
     leaves, paths = jax.tree.leaves(params), leaf_paths(params)
     numbers, reasons = resolve(params, dimension_numbers)
-    shapes = [tuple(leaf.shape) for leaf in leaves]
+    shapes = [np.shape(leaf) for leaf in leaves]
     sides = at_paths(compress, paths, is_leaf=lambda side: side is None)
     for path, side in zip(paths, sides, strict=True):
         _check_side(path, side)

@@ -218,6 +218,11 @@ def test_a_bad_expression_is_explained():
         lro.matrix_dimension_numbers({}, "(")
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "int32"])
+def test_what_does_not_hold_real_floating_numbers_is_no_matrix_by_default(dtype):
+    assert why({"w": jnp.ones((4, 5), dtype)})["w"] == f"{dtype}: not real floating numbers"
+
+
 # Every way to hand patterns over, each with a part of the tree masked by someone else.
 PATTERNS = [("^w1$", KERNEL), ("^w2$", KERNEL), ("^b$", None)]
 METHODS = {

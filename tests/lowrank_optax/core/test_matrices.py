@@ -193,3 +193,12 @@ def test_an_unknown_side_is_explained():
 def test_a_bad_specification_is_explained(dimension_numbers, error, message):
     with pytest.raises(error, match=message):
         lro.matrix_specs({"a": jnp.zeros((2, 3))}, dimension_numbers=dimension_numbers)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "int32"])
+def test_dimension_numbers_cannot_make_a_matrix_of_what_is_not_real(dtype):
+    params = {"w": jnp.ones((4, 8), dtype)}
+    message = rf"w of shape \(4, 8\) is no matrix \({dtype}: not real.*give None for it"
+    for numbers in ({"w": KERNEL}, [("w", KERNEL)], lambda params: {"w": KERNEL}):
+        with pytest.raises(TypeError, match=message):
+            lro.matrix_specs(params, dimension_numbers=numbers)
