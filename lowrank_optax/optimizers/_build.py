@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from lowrank_optax.axes.projections.base import Projection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
@@ -16,7 +18,7 @@ from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.normalize_neurons import normalize_neurons
 from lowrank_optax.linalg.arguments import refuse_renamed
-from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.precision import at_least_float32
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
 from lowrank_optax.transforms import add_cautious_decay
@@ -195,21 +197,28 @@ def assemble(
 
 
 def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tree) -> Optimizer:
-    """Updates in the gradients' dtype, rounded once, of a `tx` that makes them in float32.
+    """Updates rounded once, of a `tx` that makes them in float32.
 
+    They are in the gradients' dtype, or in the parameters' where that is wider, as optax's are.
     With `widen` it is given the gradients, and initialised, in float32 as well.
     """
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         wide, state = tx.update(widen(updates), state, _widened(params), **extra_args)
-        return optax.tree.cast_like(wide, updates), state
+        like = (updates,) if params is None else (updates, params)
+        return jax.tree.map(_cast, wide, *like), state
 
     return optax.GradientTransformationExtraArgs(lambda params: tx.init(widen(params)), update)
 
 
 def _widened(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
+    return jax.tree.map(lambda x: at_least_float32(jnp.asarray(x)), tree)
+
+
+def _cast(x: Array, *like: Any) -> Array:
+    """x in the type that others have together."""
+    return x.astype(functools.reduce(jnp.promote_types, map(jnp.result_type, like)))
 
 
 def _filled(doc: str | None, marker: str, text: str) -> str | None:
