@@ -161,6 +161,14 @@ class Projection(abc.ABC):
         del A, a, refreshed
         return basis
 
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether P Pᵀ is a projector, or stays near one, so that A − P Pᵀ A is no longer than A.
+
+        The columns of P are then orthonormal, but for some that may be zero.
+        """
+        return True
+
     def check(self, parts: Any) -> None:
         """Raise if another axis, in the engine's `Parts`, lacks what this projection needs."""
         if self.uses_moment:

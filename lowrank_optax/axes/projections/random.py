@@ -21,6 +21,10 @@ class Random(LearnedBasis):
     rank: int | float
     kind: str
 
+    @property
+    def is_orthogonal(self) -> bool:
+        return self.kind == "orthonormal"
+
     def refresh(self, choice: Choice) -> Columns:
         normal = jax.random.normal(choice.key, choice.basis.shape, choice.basis.dtype)
         if self.kind == "gaussian":

@@ -53,6 +53,10 @@ class TwoSided(Projection):
         left = self.left.subspace(basis[0], _transposed(shape), dtype)
         return Product(left, self.right.subspace(basis[1], shape, dtype))
 
+    @property
+    def is_orthogonal(self) -> bool:
+        return self.left.is_orthogonal and self.right.is_orthogonal
+
     def _left_rank(self, shape: Shape) -> int:
         return self.left.rank_of(shape[-1], shape[-2])
 

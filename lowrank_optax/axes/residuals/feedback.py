@@ -49,6 +49,7 @@ class Momentum(Residual):
 
     def check(self, parts: Any) -> None:
         """With Nesterov the coordinates are not those of M, by which a learned basis decays M."""
+        _check_orthogonal(self, parts)
         if self.nesterov and not isinstance(parts.projection, FixedBasis):
             raise ValueError(
                 f"nesterov=True needs a fixed basis, such as projections.dct, not "
@@ -90,10 +91,21 @@ class ErrorFeedback(Residual):
 
     def check(self, parts: Any) -> None:
         """Feeding back what the moment lost needs one."""
+        _check_orthogonal(self, parts)
         if self.moment_decay is not None:
             require_fields(
                 f"the residual {self}", parts.inner, ("mu", "count"), "leave the moment out"
             )
+
+
+def _check_orthogonal(residual: Residual, parts: Any) -> None:
+    """What is left over, and comes back, must not be longer than what there was."""
+    if not parts.projection.is_orthogonal:
+        raise ValueError(
+            f"the residual {residual} remembers what the projection leaves over, which may grow "
+            f"without bound where its columns are not orthonormal, as those of {parts.projection}; "
+            "use one whose columns are, such as projections.random(), or another residual."
+        )
 
 
 def momentum(

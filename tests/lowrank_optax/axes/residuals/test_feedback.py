@@ -184,6 +184,14 @@ def test_nesterovs_momentum_takes_the_coordinates_one_decay_ahead():
     np.testing.assert_allclose(applied, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("residual", [lro.residuals.error_feedback(), lro.residuals.momentum()])
+def test_a_basis_that_is_not_orthonormal_is_refused_for_the_rest_would_grow(residual):
+    gaussian = lro.projections.random(2, kind="gaussian")
+    for projection in (gaussian, lro.projections.two_sided(lro.projections.svd(2), gaussian)):
+        with pytest.raises(ValueError, match=r"grow.*Random.*gaussian.*projections.random\(\)"):
+            lro.low_rank(0.1, projection=projection, residual=residual)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
