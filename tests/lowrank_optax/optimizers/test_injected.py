@@ -82,3 +82,11 @@ def test_an_injected_interval_may_change_from_step_to_step():
     every_step = state.hyperparams | {"update_interval": jnp.ones_like(state.count)}
     _, refreshed = tx.update(second, state._replace(hyperparams=every_step), first)
     assert np.abs(basis(refreshed) - basis(state)).max() > 0.1
+
+
+def test_a_selection_that_is_named_as_static_is_not_called_as_a_schedule():
+    settings = dict(learning_rate=0.1, rank=2, select=lro.selection.importance())
+    static = ("rank", "ns_steps", "select")
+    tx = optax.inject_hyperparams(lro.trion, static_args=static)(**settings)
+    (got,), (expected,) = (updates(each, [model(0)]) for each in (tx, lro.trion(**settings)))
+    np.testing.assert_allclose(got["first"], expected["first"], rtol=1e-5)
