@@ -62,8 +62,8 @@ def scale_by_dion(
       nesterov: take the step's factors from μ M + G in place of M.
       orthogonalize: "qr", or "cholesky_qr", which with m sharded moves r² numbers only.
       shape_scale, rank_scale: as for `scale_by_trion`.
-      mu_dtype: dtype in which the momentum is stored; None for the parameters', but at least
-        float32.
+      mu_dtype: floating dtype in which the momentum is stored, or a `storage` of one; None for the
+        parameters', but at least float32.
       sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
         devices average Mᵀ Q (m × r) and M P (n × r), and each keeps its own M (see
         `local_state_specs`); None for gradients that come averaged.
@@ -93,7 +93,8 @@ def scale_by_dion(
     check_fraction("momentum", momentum)
     if isinstance(power_iters, int) and power_iters < 1:
         raise ValueError(f"power_iters={power_iters} must be at least 1.")
-    if as_storage(mu_dtype).is_quantized:
+    stored = as_storage(mu_dtype)
+    if stored.is_quantized:
         raise ValueError(
             f"mu_dtype={mu_dtype!r} is not offered by Dion; use a floating dtype, or None."
         )
@@ -106,7 +107,7 @@ def scale_by_dion(
         nesterov=nesterov,
         orthogonalize=orthogonalize,
         sync_axis=resolve_sync(sync, sync_axis),
-        mu_dtype=mu_dtype,
+        mu_dtype=stored.dtype,
         scale=step_scale(shape_scale, rank_scale),
         specs=lambda tree: matrix_specs(
             tree, rank, dimension_numbers=dimension_numbers, compress=compress
