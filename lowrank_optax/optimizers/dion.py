@@ -60,7 +60,9 @@ def scale_by_dion(
       power_iters: power iterations per step.
       eps: added to the length of R's columns.
       nesterov: take the step's factors from μ M + G in place of M.
-      orthogonalize: "qr", or "cholesky_qr", which with m sharded moves r² numbers only.
+      orthogonalize: "qr"; "cholesky_qr", which with m sharded moves r² numbers only, but takes no
+        step, and decays nothing, while M's rank is below r; or "auto", which is "qr" on CPUs, and
+        elsewhere "cholesky_qr" with "qr" for such an M.
       shape_scale, rank_scale: as for `scale_by_trion`.
       mu_dtype: floating dtype in which the momentum is stored, or a `storage` of one; None for the
         parameters', but at least float32.
