@@ -62,10 +62,15 @@ FOREIGN: dict[str, Build] = {
 }
 
 
-def _at_its_own_rank(method: Callable[..., Any], /) -> Build:
+def _at_its_own_rank(method: Callable[..., Any], /, **options: Any) -> Build:
     def build(rank, weight_decay=0.0, dimension_numbers=None):
         del rank
-        return method(LEARNING_RATE, weight_decay=weight_decay, dimension_numbers=dimension_numbers)
+        return method(
+            LEARNING_RATE,
+            weight_decay=weight_decay,
+            dimension_numbers=dimension_numbers,
+            **options,
+        )
 
     return build
 
@@ -75,6 +80,9 @@ OURS: dict[str, Build] = {
     "tandem (int4)": _ours(lro.tandem),
     "tandem (int8)": _ours(lro.tandem, mu_dtype="int8"),
     "muon": _at_its_own_rank(lro.muon),
+    "normuon (int2)": _at_its_own_rank(lro.normuon, mu_dtype="int2"),
+    "normuon (int2, 3 iterations)": _at_its_own_rank(lro.normuon, mu_dtype="int2", ns_steps=3),
+    "normuon (no momentum)": _at_its_own_rank(lro.normuon, momentum=None),
     "trion": _ours(lro.trion),
     "dct_adamw (no feedback)": _ours(lro.dct_adamw, error_feedback=None),
     "dct_adamw (int8)": _ours(lro.dct_adamw, error_feedback="int8"),

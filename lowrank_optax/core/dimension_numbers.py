@@ -12,7 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
-from lowrank_optax.core.trees import at_paths, has_masked, leaf_paths, path_string
+from lowrank_optax.core.trees import at_paths, has_absent, leaf_paths, path_string
 
 DimensionNumbers: TypeAlias = (
     MuonDimensionNumbers
@@ -181,13 +181,10 @@ def _from_pairs(
     found: list[Numbers | None] = [None] * len(paths)
     excluded = ["matched by no pattern of dimension_numbers"] * len(paths)
     matched_by: dict[int, str] = {}
-    everything = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda node: node is None)
-    absent = [path_string(path) for path, leaf in everything if leaf is None]
-    partial = has_masked(params)
     for pattern, value in pairs:
         expression = compile_pattern(pattern, "pattern")
         hits = [i for i, path in enumerate(paths) if expression.search(path)]
-        if not hits and not partial and not any(map(expression.search, absent)):
+        if not hits and not has_absent(params, expression):
             raise ValueError(
                 f"dimension_numbers pattern {pattern!r} matches no parameter; the paths are "
                 f"{', '.join(paths)}."

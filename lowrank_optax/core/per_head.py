@@ -10,7 +10,7 @@ from lowrank_optax.core.dimension_numbers import (
     compile_pattern,
     resolve,
 )
-from lowrank_optax.core.trees import has_masked, leaf_paths
+from lowrank_optax.core.trees import has_absent, leaf_paths
 
 
 def per_head(
@@ -75,7 +75,7 @@ def per_head(
                     f"{reasons[named[0]]}. Give its numbers as the second argument, "
                     "dimension_numbers."
                 )
-            if not hits and not has_masked(params):
+            if not hits and not has_absent(params, matches):
                 raise ValueError(
                     f"per_head: {pattern!r} matches no matrix; the paths are {', '.join(paths)}."
                 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from lowrank_optax.core.trees import path_string
+from lowrank_optax.core.trees import has_masked, is_none, path_string
 
 Sizes = Mapping[str, Sequence[int]]
 
@@ -50,7 +50,9 @@ def split_kernels(
     def split(tree: Any) -> Any:
         sizes = _sizes_by_path(tree, split_sizes, axis)
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: _parts(leaf, sizes.get(path_string(path)), axis), tree
+            lambda path, leaf: _parts(leaf, sizes.get(path_string(path)), axis),
+            tree,
+            is_leaf=is_none,
         )
 
     def init(params: Any) -> Any:
@@ -60,8 +62,8 @@ def split_kernels(
         whole = None if params is None else split(params)
         parts, state = tx.update(split(updates), state, whole, **extra_args)
         # As a prefix: what stands at a leaf's place is the leaf, or the list of its parts.
-        join = lambda _, part: jnp.concatenate(part, axis) if isinstance(part, list) else part
-        return jax.tree.map(join, updates, parts), state
+        join = lambda _, part: _whole(part, axis) if isinstance(part, list) else part
+        return jax.tree.map(join, updates, parts, is_leaf=is_none), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -70,6 +72,8 @@ def _parts(leaf: Array, sizes: Sequence[int] | None, axis: int) -> Any:
     """A leaf, or the list of its parts."""
     if sizes is None:
         return leaf
+    if leaf is None:
+        return [None] * len(sizes)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [
         jax.lax.slice_in_dim(leaf, end - size, end, axis=axis)
@@ -77,24 +81,34 @@ def _parts(leaf: Array, sizes: Sequence[int] | None, axis: int) -> Any:
     ]
 
 
+def _whole(parts: list[Any], axis: int) -> Any:
+    """The leaf of some parts; None of those of None."""
+    return None if any(map(is_none, parts)) else jnp.concatenate(parts, axis)
+
+
 def _sizes_by_path(tree: Any, split_sizes: Sizes, axis: int) -> dict[str, Sequence[int]]:
     """Which leaves are split, and how."""
-    leaves = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = {
+        path_string(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
+    }
     found: dict[str, Sequence[int]] = {}
     for pattern, sizes in split_sizes.items():
         matched = [path for path in leaves if re.search(pattern, path)]
-        if not matched:
+        if not matched and not has_masked(tree):
             raise ValueError(
                 f"split_sizes: {pattern!r} matches none of the parameters {', '.join(leaves)}."
             )
         for path in matched:
             if path in found:
                 raise ValueError(f"split_sizes: two expressions match {path}; make one narrower.")
+            found[path] = sizes
+            if leaves[path] is None:
+                continue
             shape = tuple(leaves[path].shape)
             if sum(sizes) != shape[axis]:
                 raise ValueError(
                     f"split_sizes: the sizes {tuple(sizes)} of {pattern!r} do not add up to axis "
                     f"{axis} of {path} of shape {shape}."
                 )
-            found[path] = sizes
     return found

@@ -1,5 +1,6 @@
 """Trees that belong to each other by path."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,19 @@ def has_masked(tree: Any) -> bool:
     """Whether a tree is a part of another one, with `optax.MaskedNode` in place of the rest."""
     is_masked = lambda node: isinstance(node, optax.MaskedNode)
     return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
+
+
+def is_none(node: Any) -> bool:
+    """For `is_leaf`, where None stands for a parameter or its gradient."""
+    return node is None
+
+
+def has_absent(tree: Any, expression: re.Pattern[str]) -> bool:
+    """Whether a parameter that a path's expression means may only not be here: the tree has None at
+    such a path, or is a part of another one."""
+    with_none = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
+    absent = (path_string(path) for path, leaf in with_none if leaf is None)
+    return has_masked(tree) or any(map(expression.search, absent))
 
 
 def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> Any:

@@ -63,6 +63,8 @@ def normuon(
     momentum: Any = 0.95,
     nesterov: bool = True,
     neuron_decay: Any = 0.95,
+    ns_steps: int = 5,
+    ns_coeffs: Any = MUON,
     shape_scale: str = "rms",
     mu_dtype: Any = None,
 ) -> Recipe:
@@ -70,7 +72,7 @@ def normuon(
 
     Args:
       {learning_rate}
-      momentum, nesterov, neuron_decay, shape_scale, mu_dtype: as for `muon`.
+      momentum, nesterov, neuron_decay, ns_steps, ns_coeffs, shape_scale, mu_dtype: as for `muon`.
       {shared}
 
     Reference:
@@ -88,6 +90,8 @@ def normuon(
         momentum=momentum,
         nesterov=nesterov,
         neuron_decay=neuron_decay,
+        ns_steps=ns_steps,
+        ns_coeffs=ns_coeffs,
         shape_scale=shape_scale,
         mu_dtype=mu_dtype,
     )

@@ -107,7 +107,9 @@ def fixed_projection(method: Method) -> str:
 def _bases(treedef: Any, optimizer_state: Any) -> dict[int, Any]:
     """Leaf -> its basis, from all states with bases in an optimizer's state."""
     found = {}
-    for _, bases in optax.tree.get_all_with_path(optimizer_state, "basis"):
+    # A parameter may be called so too.
+    of_state = lambda path, _: isinstance(path[-1], optax.tree_utils.NamedTupleKey)
+    for _, bases in optax.tree.get_all_with_path(optimizer_state, "basis", of_state):
         for i, basis in enumerate(treedef.flatten_up_to(bases)):
             if not isinstance(basis, optax.MaskedNode):
                 # Projections that remember more than P call it so.

@@ -28,6 +28,10 @@ class Switch(LearnedBasis):
     def uses_moment(self) -> bool:
         return self.first.uses_moment or self.second.uses_moment
 
+    @property
+    def is_orthogonal(self) -> bool:
+        return self.first.is_orthogonal and self.second.is_orthogonal
+
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> Array:
         return self.first.init(shape, rank, dtype, key)
 
@@ -81,6 +85,10 @@ class ScheduledRank(LearnedBasis):
     @property
     def uses_moment(self) -> bool:
         return self.projection.uses_moment
+
+    @property
+    def is_orthogonal(self) -> bool:
+        return self.projection.is_orthogonal
 
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> ScheduledBasis:
         P = self.projection.init(shape, rank, dtype, key)

@@ -200,3 +200,11 @@ def test_the_side_that_is_not_split_is_found_for_heads():
     for split, expected in ((P("d", None), "out"), (P(None, "d"), "in")):
         places = {"w": NamedSharding(mesh, split)}
         assert lro.unsharded_sides(params, places, dimension_numbers=numbers)["w"] == expected
+
+
+def test_a_kernel_that_is_none_has_no_heads():
+    params = {"w": None, "v": draw((6, 8))}
+    tx = lro.tandem(0.1, dimension_numbers=lro.per_head({"w": 4}))
+    got, _ = tx.update(params, tx.init(params), params)
+    assert got["w"] is None
+    assert got["v"].shape == (6, 8)

@@ -58,3 +58,25 @@ def test_equal_sizes_make_every_head_a_matrix():
 def test_sizes_that_do_not_fit_are_refused_with_the_parameter(sizes, message):
     with pytest.raises(ValueError, match=message):
         lro.split_kernels(lro.tandem(0.1), sizes).init(FUSED)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_kernel_without_a_gradient_is_not_stepped_and_the_others_are(masked):
+    tx = lro.split_kernels(lro.muon(0.1), {"qkv": (8, 4, 4)})
+    if masked:
+        mask = {"qkv": {"kernel": False}, "gate_up": True, "other": True}
+        tx, gradients = optax.masked(tx, mask), FUSED
+    else:
+        gradients = FUSED | {"qkv": {"kernel": None}}
+    whole = lro.muon(0.1)
+    got, _ = tx.update(gradients, tx.init(FUSED), FUSED)
+    expected, _ = whole.update(FUSED, whole.init(FUSED), FUSED)
+    np.testing.assert_allclose(got["other"], expected["other"], rtol=1e-6)
+    assert got["qkv"]["kernel"] is gradients["qkv"]["kernel"]
+
+
+def test_a_kernel_that_is_none_has_no_parts():
+    params = FUSED | {"qkv": {"kernel": None}}
+    tx = lro.split_kernels(lro.muon(0.1), {"qkv": (8, 4, 4)})
+    got, _ = tx.update(params, tx.init(params), params)
+    assert got["qkv"]["kernel"] is None
