@@ -92,6 +92,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
         ),
         caption="rank 128",
     ),
+    "winners": lambda: quote(
+        "results.md", "winners", ("method", "this / adamw", "muon / this", "state MB")
+    ),
     "tuning": lambda: quote(
         "training.md",
         "finetuning",

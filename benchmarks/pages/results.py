@@ -49,6 +49,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]
     ),
+    # At their own ranks, whichever the table says.
+    "winners": lambda results: optimizers.table(results["ranks"][0]).partition("\n\n")[2],
     "svd": svd.table,
     "dct": dct,
 }
