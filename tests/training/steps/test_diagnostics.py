@@ -28,14 +28,16 @@ from training.steps.optimizers import OPTIMIZERS, accepted_options, build_optimi
 
 LAYERS, FAN_IN, FAN_OUT, RANK = 3, 8, 12, 2
 # NorMuon runs on the same engine, at full rank.
-LOW_RANK = ["normuon", *(name for name in OPTIMIZERS if "rank" in accepted_options(name))]
+WITH_RANK = [name for name in OPTIMIZERS if "rank" in accepted_options(name)]
+# Normuon's subspace is the whole space, apollo_mini's one direction.
+LOW_RANK = ["normuon", "apollo_mini", *WITH_RANK]
 
 
 def one_step(name, **hyperparameters):
     """Parameters, gradient, updates, state after one step, and its method."""
     method = Method(
         optimizer=name,
-        rank=RANK if name in LOW_RANK else None,
+        rank=RANK if name in WITH_RANK else None,
         weight_decay=0.0,
         clip_norm=0.5,
         zero=False,
