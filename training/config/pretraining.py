@@ -55,7 +55,7 @@ class InitOptions:
 class PretrainConfig(TrainingOptions):
     """Train a Llama from random weights."""
 
-    steps: int = 350
+    steps: int = 250
     """Optimizer steps."""
     learning_rate: Annotated[float | None, UNSET] = None
     """Peak learning rate of the matrices (default: the optimizer's own)."""
