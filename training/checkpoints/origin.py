@@ -1,6 +1,5 @@
 """Parameters from a checkpoint of another run, or of this one once it is finished."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,6 @@ from models.configs import LlamaConfig
 from models.llama import Llama
 from training.checkpoints.reader import CheckpointReader
 from training.checkpoints.trees import by_path, map_by_path, tree_differences
-from training.config.record import read_config
-from training.data.tokenizers import Tokenizer, stored_tokenizer
 from training.errors import UserError
 from training.steps.compiled import abstract_parameters
 from training.steps.ema import mean_weights
@@ -51,27 +48,6 @@ def find_origin(folder: epath.PathLike) -> Origin:
             f"one, or of a checkpoint, RUN/{CHECKPOINTS}/STEP"
         )
     return Origin(reader, found[0])
-
-
-def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
-    """Checks that the embeddings in a checkpoint are those of a tokenizer's tokens.
-
-    Args:
-        folder: as for `find_origin`.
-        tokenizer: of the run that is to begin with them.
-
-    Raises:
-        UserError: there is no checkpoint, or its run had another tokenizer.
-    """
-    run = find_origin(folder).reader.folder.parent
-    name = read_config(run).get("tokenizer", "")
-    before = stored_tokenizer(Path(run), name)
-    if before.checksum != tokenizer.checksum:
-        raise UserError(
-            f"--init-from {folder}: its tokenizer ({name}) is another than this run's "
-            f"({tokenizer.name}), so its embeddings are of other tokens: give --tokenizer "
-            f"{run / 'tokenizer.json'}"
-        )
 
 
 def read_parameters(

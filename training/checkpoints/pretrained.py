@@ -24,7 +24,12 @@ from models import huggingface
 from models.configs import LlamaConfig
 from models.huggingface_config import read_config
 from models.llama import Llama
-from training.checkpoints.origin import CHECKPOINTS, newest_parameters, with_parameters
+from training.checkpoints.origin import (
+    CHECKPOINTS,
+    find_origin,
+    newest_parameters,
+    with_parameters,
+)
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
 from training.config.record import CONFIG_FILE
@@ -158,6 +163,25 @@ def open_model(folder: Path, weights: Weights = "last") -> PretrainedModel:
             "`train.py finetune ... --resume`"
         )
     return _open_huggingface(folder / MODEL[weights])
+
+
+def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
+    """Checks that the embeddings in a checkpoint are those of a tokenizer's tokens.
+
+    Args:
+        folder: of a run or of a checkpoint, as for `find_origin`.
+        tokenizer: of the run that is to begin with them.
+
+    Raises:
+        UserError: there is no checkpoint, or its run had another tokenizer.
+    """
+    before = open_model(find_origin(folder).reader.folder.parent).tokenizer
+    if before.checksum != tokenizer.checksum:
+        raise UserError(
+            f"--init-from {folder}: its tokenizer ({before.name}) is another than this run's "
+            f"({tokenizer.name}), so its embeddings are of other tokens: give --tokenizer the "
+            "tokenizer.json of that run"
+        )
 
 
 def _open_huggingface(folder: Path) -> HuggingFaceModel:

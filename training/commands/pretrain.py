@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from training.checkpoints.origin import check_tokenizer
+from training.checkpoints.pretrained import check_tokenizer
 from training.config.model import preset_model
 from training.config.pretraining import PretrainConfig
 from training.data.corpus import load_corpus

@@ -15,7 +15,7 @@ from rich.console import Console
 import lowrank_optax as lro
 from training.checkpoints.init_from import shared_arrays
 from training.checkpoints.manager import Checkpoints
-from training.checkpoints.origin import check_tokenizer
+from training.checkpoints.pretrained import check_tokenizer
 from training.checkpoints.trees import by_path
 from training.commands.pretrain import pretrain
 from training.config.groups import CheckpointOptions

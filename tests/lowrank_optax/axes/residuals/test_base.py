@@ -23,6 +23,12 @@ RESIDUALS = {
     "sinkhorn": lro.residuals.sinkhorn(),
     "column_scaling": lro.residuals.column_scaling(),
 }
+PAIRS = [
+    (projection, residual)
+    for projection in WHOLE
+    for residual in RESIDUALS
+    if (projection, residual) != ("two_sided", "column_scaling")  # which it refuses
+]
 
 
 def optimizer(projection, residual, **settings):
@@ -42,12 +48,9 @@ def step(G, projection, residual, **settings):
 
 
 @pytest.mark.product
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("projection", WHOLE)
+@pytest.mark.parametrize(("projection", "residual"), PAIRS)
 @pytest.mark.parametrize("size", [1e-25, 1.0, 1e10])
 def test_at_full_rank_no_step_is_taken_along_rounding_errors(projection, residual, size):
-    if (projection, residual) == ("two_sided", "column_scaling"):
-        pytest.skip("it refuses the projection")
     G = size * draw((4, 8), 0)
     np.testing.assert_array_equal(step(G, WHOLE[projection], RESIDUALS[residual]), 0)
 
