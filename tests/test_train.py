@@ -42,6 +42,25 @@ def test_pretrain_is_the_default_command():
     assert values == values | {"preset": "small", "optimizer": "trion", "data": ("stdlib",)}
 
 
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_none_leaves_a_part_out_and_is_not_its_default(word):
+    options = ["--momentum", word, "--neuron-decay", word, "--error-feedback", word]
+    chosen = flat(train.parse(options))
+    assert {chosen[name] for name in ("momentum", "neuron_decay", "error_feedback")} == {"none"}
+    assert flat(train.parse(["--momentum", "0.5"]))["momentum"] == 0.5
+    assert flat(train.parse([]))["momentum"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--momentum", "could not convert string to float"), ("--error-feedback", "float32 or none")],
+)
+def test_what_is_neither_a_value_nor_none_is_refused(option, message, capsys):
+    with pytest.raises(SystemExit):
+        train.parse([option, "int9"])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_rank_is_an_integer_or_a_fraction():
     ranks = [train.parse(["--rank", text]).method.rank for text in ("128", "0.25")]
     assert ranks == [128, 0.25]

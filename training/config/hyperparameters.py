@@ -1,9 +1,31 @@
 """Options of single optimizers; builders in `training.steps.optimizers` take them by name."""
 
 import dataclasses
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from training.config.options import UNSET
+
+STORED_ERRORS = ("int8", "int4", "float32")
+
+
+def _or_none(read: Callable[[str], Any], metavar: str) -> Any:
+    """How the value of a part that may be left out is read: None means "none", and not unset."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{metavar}|none",
+        instance_from_str=lambda words: "none" if words[0].lower() == "none" else read(words[0]),
+        is_instance=lambda _: True,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _stored_error(word: str) -> str:
+    if word not in STORED_ERRORS:
+        raise ValueError(f"{word!r} is not one of {', '.join(STORED_ERRORS)} or none")
+    return word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +33,7 @@ class Hyperparameters:
     """Options of single optimizers. Unset means the optimizer's own default; an option that the
     chosen optimizer does not take is an error."""
 
-    momentum: Annotated[float | Literal["none"] | None, UNSET] = None
+    momentum: Annotated[float | str | None, _or_none(float, "FLOAT"), UNSET] = None
     """Decay of the momentum (muon, normuon, tandem, trion, dion, dion2, dion3, sgd), or none, which
     keeps none (normuon, tandem)."""
     nesterov: Annotated[bool | None, UNSET] = None
@@ -56,7 +78,9 @@ class Hyperparameters:
     """First step from which the subspace is random (golore)."""
     rotate: Annotated[bool | None, UNSET] = None
     """Whether the moments follow the subspace when it changes (dct_adamw)."""
-    error_feedback: Annotated[Literal["int8", "int4", "float32", "none"] | None, UNSET] = None
+    error_feedback: Annotated[
+        str | None, _or_none(_stored_error, "|".join(STORED_ERRORS)), UNSET
+    ] = None
     """Type of the stored projection error, or none (dct_adamw, ldadamw)."""
     projection: Annotated[str | None, UNSET] = None
     """Subspace: dct, svd, random, identity, hadamard, random_orthogonal, power_iteration or
@@ -84,7 +108,7 @@ class Hyperparameters:
     """What becomes of the gradient outside the chosen columns (tandem)."""
     blocks: Annotated[int | None, UNSET] = None
     """Blocks in which that is orthonormalised (tandem)."""
-    neuron_decay: Annotated[float | Literal["none"] | None, UNSET] = None
+    neuron_decay: Annotated[float | str | None, _or_none(float, "FLOAT"), UNSET] = None
     """Decay of the mean squares by which neurons' steps are normalised, or none, which leaves them
     as they are (tandem, normuon, dion2, dion3)."""
     cautious: Annotated[bool | None, UNSET] = None
