@@ -7,10 +7,14 @@ its own. What a model here cannot compute exactly is refused by the name of its 
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
+
+from etils import epath
 
 from models.configs import LlamaConfig
 from models.rope_scaling import LinearRopeScaling, Llama3RopeScaling, RopeScaling
+
+Path: TypeAlias = epath.Path | pathlib.Path
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 LLAMA_ROPE_THETA = 10_000.0  # of the first Llamas, whose config.json does not say it
@@ -27,7 +31,7 @@ REQUIRED_VALUES = {
 _NUMBER = (int, float)
 
 
-def read_config(folder: pathlib.Path) -> tuple[LlamaConfig, str | None]:
+def read_config(folder: Path) -> tuple[LlamaConfig, str | None]:
     """The model that a folder's config.json describes.
 
     Args:
@@ -108,7 +112,7 @@ def config_fields(config: LlamaConfig, dtype: str, eos_token_id: int | None) -> 
     }
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
         raise ValueError(
             f"there is no folder {path.parent}; a model is read from a local folder: download one "
@@ -125,7 +129,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return fields
 
 
-def _check_architecture(fields: dict[str, Any], path: pathlib.Path) -> str:
+def _check_architecture(fields: dict[str, Any], path: Path) -> str:
     """The model type, one of ``ARCHITECTURES``."""
     named = fields.get("architectures") or [ARCHITECTURES.get(str(fields.get("model_type")))]
     for model_type, architecture in ARCHITECTURES.items():
@@ -137,7 +141,7 @@ def _check_architecture(fields: dict[str, Any], path: pathlib.Path) -> str:
     )
 
 
-def _check_values(fields: dict[str, Any], path: pathlib.Path) -> None:
+def _check_values(fields: dict[str, Any], path: Path) -> None:
     for name, (supported, what) in REQUIRED_VALUES.items():
         if fields.get(name, supported) not in (supported, None):
             raise ValueError(
@@ -150,7 +154,7 @@ _REQUIRED = object()
 
 
 def _field(
-    fields: dict[str, Any], name: str, kind: Any, path: pathlib.Path, default: Any = _REQUIRED
+    fields: dict[str, Any], name: str, kind: Any, path: Path, default: Any = _REQUIRED
 ) -> Any:
     """A field of the right kind; None counts as missing."""
     value = fields.get(name)
@@ -164,9 +168,7 @@ def _field(
     return value
 
 
-def _rope(
-    fields: dict[str, Any], model_type: str, path: pathlib.Path
-) -> tuple[float, RopeScaling | None]:
+def _rope(fields: dict[str, Any], model_type: str, path: Path) -> tuple[float, RopeScaling | None]:
     """Base and scaling of the rotary frequencies, from either layout."""
     new = _field(fields, "rope_parameters", dict, path, default={})
     old = _field(fields, "rope_scaling", dict, path, default={})

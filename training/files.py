@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,47 @@ def is_local(path: epath.PathLike) -> bool:
     (True, False)
     """
     return "://" not in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path that another working directory leaves as it is; `resolve` would take that of a bucket
+    for one below this directory.
+
+    >>> absolute("gs://bucket/small")
+    PosixGPath('gs://bucket/small')
+    """
+    path = epath.Path(path)
+    return path.resolve() if is_local(path) else path
+
+
+def walk(
+    folder: epath.Path, leave_out: Collection[str] = ()
+) -> Iterator[tuple[epath.Path, list[epath.Path]]]:
+    """Yields a folder and those below it, each with the files in it, in order.
+
+    `epath.Path.walk` gives the folders of a bucket without gs://.
+
+    Args:
+        folder: where to begin.
+        leave_out: names of folders that are not looked into.
+    """
+    inside = sorted(folder.iterdir())
+    folders = [path for path in inside if path.is_dir()]
+    yield folder, [path for path in inside if path not in folders]
+    for path in folders:
+        if path.name not in leave_out:
+            yield from walk(path, leave_out)
+
+
+def move_folder(folder: epath.Path, target: epath.Path) -> None:
+    """Gives a folder another name, at once; that of a bucket, which has none, file by file."""
+    if is_local(folder):
+        folder.rename(target)
+        return
+    for _, files in walk(folder):
+        for path in files:
+            path.copy(target / path.relative_to(folder))
+    folder.rmtree()
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -4,7 +4,10 @@ import dataclasses
 import io
 import signal
 
+import fsspec
 import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 from run_folders import write_texts
 
@@ -33,6 +36,23 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache") / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+class Bucket(MemoryFileSystem):
+    """Files under gs://, in memory."""
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+
+@pytest.fixture
+def bucket():
+    """gs://bucket, in the memory of this process."""
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    yield epath.Path("gs://bucket")
+    Bucket.store.clear()
+    Bucket.pseudo_dirs[:] = [""]
 
 
 class Trainer:

@@ -27,7 +27,7 @@ from training.checkpoints.sizes import record_sizes
 from training.config.groups import CheckpointOptions
 from training.distributed import is_first, processes_where
 from training.errors import TrainingFailedError
-from training.files import is_disk_full, is_local
+from training.files import is_disk_full, is_local, move_folder
 
 # Beside the checkpoints, in a run's folder: those that could not be read.
 UNREADABLE_FOLDER = "unreadable-checkpoints"
@@ -159,7 +159,7 @@ class Checkpoints(CheckpointReader):
         multihost_utils.sync_global_devices(f"set aside {step}")
         if is_first():
             target.parent.mkdir(exist_ok=True)
-            (self.folder / str(step)).rename(target)
+            move_folder(self.folder / str(step), target)
         multihost_utils.sync_global_devices(f"set {step} aside")
         self._manager.reload()
         return target

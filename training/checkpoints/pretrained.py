@@ -7,9 +7,11 @@ DIR                     config.json, checkpoints/, model/: one of `train.py fine
 """
 
 import abc
+import contextlib
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +37,7 @@ from training.config.options import part
 from training.config.record import CONFIG_FILE
 from training.config.record import read_config as read_run_config
 from training.data.prompts import Prompt, stored_prompt
-from training.data.tokenizers import Tokenizer, get_tokenizer, stored_tokenizer
+from training.data.tokenizers import Tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
 from training.files import is_local
 
@@ -63,7 +65,7 @@ class PretrainedModel(abc.ABC):
         document_mask: whether documents did not see each other in its training.
     """
 
-    folder: Path
+    folder: epath.Path
     config: LlamaConfig
     tokenizer: Tokenizer
     prompt: Prompt
@@ -92,13 +94,24 @@ class HuggingFaceModel(PretrainedModel):
     """A folder of config.json and safetensors."""
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        with as_user_error():
-            return huggingface.load(self.folder, mesh=mesh, dtype=dtype, param_dtype=param_dtype)
+        with as_user_error(), self._on_this_machine() as folder:
+            return huggingface.load(folder, mesh=mesh, dtype=dtype, param_dtype=param_dtype)
 
     def save_tokenizer(self, folder: Path) -> None:
         for name in TOKENIZER_FILES:
             if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, folder / name)
+                (self.folder / name).copy(folder / name)
+
+    @contextlib.contextmanager
+    def _on_this_machine(self) -> Iterator[Path]:
+        """The folder, or a copy of one in a bucket for as long as it is read."""
+        if is_local(self.folder):
+            yield Path(self.folder)
+            return
+        with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as copy:
+            for path in self.folder.iterdir():
+                path.copy(Path(copy) / path.name)
+            yield Path(copy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +139,7 @@ class RunModel(PretrainedModel):
         self.tokenizer.save(folder)
 
 
-def open_model(folder: Path, weights: Weights = "last") -> PretrainedModel:
+def open_model(folder: epath.PathLike, weights: Weights = "last") -> PretrainedModel:
     """Looks at a model's folder without reading its parameters.
 
     Args:
@@ -138,6 +151,7 @@ def open_model(folder: Path, weights: Weights = "last") -> PretrainedModel:
             or has tokens that the model does not know; the message names the file. Or no average
             of the weights was kept.
     """
+    folder = epath.Path(folder)
     if not folder.is_dir():
         raise UserError(
             f"--model {folder}: there is no such folder. Give a Hugging Face folder (download "
@@ -184,10 +198,10 @@ def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
         )
 
 
-def _open_huggingface(folder: Path) -> HuggingFaceModel:
+def _open_huggingface(folder: epath.Path) -> HuggingFaceModel:
     with as_user_error():
         config, _ = read_config(folder)
-        tokenizer = get_tokenizer(str(folder))
+        tokenizer = stored_tokenizer(folder, str(folder))
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
@@ -203,7 +217,7 @@ def _open_huggingface(folder: Path) -> HuggingFaceModel:
     )
 
 
-def _open_run(folder: Path, fields: dict[str, Any], ema_decay: float) -> RunModel:
+def _open_run(folder: epath.Path, fields: dict[str, Any], ema_decay: float) -> RunModel:
     with as_user_error():
         tokenizer = stored_tokenizer(folder, fields["tokenizer"])
     options, numbers = part(ModelOptions, fields), part(NumberOptions, fields)
@@ -220,7 +234,7 @@ def _open_run(folder: Path, fields: dict[str, Any], ema_decay: float) -> RunMode
     )
 
 
-def _run_fields(folder: Path) -> dict[str, Any]:
+def _run_fields(folder: epath.Path) -> dict[str, Any]:
     fields = read_run_config(folder)
     if "model" not in fields and "preset" not in fields:
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")

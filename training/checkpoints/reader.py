@@ -21,6 +21,7 @@ from training.checkpoints.sizes import check_sizes
 from training.checkpoints.trees import by_path, map_by_path
 from training.distributed import processes_where
 from training.errors import UserError
+from training.files import absolute
 
 _LONGEST_REASON = 200
 _MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other
@@ -49,7 +50,7 @@ class CheckpointReader:
     """
 
     def __init__(self, folder: epath.PathLike):
-        self.folder = epath.Path(folder).resolve()
+        self.folder = absolute(folder)
 
     def own_steps(self) -> list[int]:
         """Steps of the complete checkpoints, in any order, as this process sees them."""

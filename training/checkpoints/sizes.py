@@ -9,7 +9,7 @@ import json
 
 from etils import epath
 
-from training.files import write_json
+from training.files import walk, write_json
 
 FILES_FILE = "files.json"
 
@@ -37,9 +37,9 @@ def check_sizes(folder: epath.Path) -> None:
 
 def _sizes(folder: epath.Path) -> dict[str, int]:
     """Bytes of every file of the items, by its path in the checkpoint's folder."""
-    files = (parent / name for parent, _, names in folder.walk() for name in names)
     return {
         str(path.relative_to(folder)): path.stat().length
-        for path in sorted(files)
-        if path.parent != folder
+        for parent, files in walk(folder)
+        if parent != folder
+        for path in files
     }

@@ -4,10 +4,10 @@ import dataclasses
 import json
 import math
 import time
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from training.data.prompts import prompt_for
 from training.data.questions import Example, has_questions, read_examples
 from training.data.tokenization import text_stream
 from training.errors import UserError
-from training.files import LocalPath, write_json
+from training.files import Folder, LocalPath, absolute, write_json
 from training.inference.answers import answers
 from training.inference.exact_match import final_number, reference_number
 from training.inference.text_loss import text_loss
@@ -36,15 +36,15 @@ class EvaluateConfig:
     """Ask a model questions and count the answers whose number after #### is right, as GSM-8k's own
     scorer does; or measure its loss, perplexity and bits per byte on any text."""
 
-    model: LocalPath
-    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
+    model: Folder
+    """Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     data: LocalPath
     """JSON lines with the fields question and answer, as GSM-8k's test.jsonl, or with messages, of
     which the last is the answer; or text: stdlib, a file, a folder, a glob or hf:NAME as for
     pretraining."""
     weights: Weights = "last"
     """Of a run: the last ones, or their running average (--ema-decay)."""
-    out: Annotated[LocalPath | None, UNSET] = None
+    out: Annotated[Folder | None, UNSET] = None
     """Folder of outputs.jsonl and summary.json (default: runs/evaluate-MODEL-DATA)."""
     template: Annotated[str | None, UNSET] = None
     r"""Prompt, with {question} for the question; \n ends a line. Or chat, for the tokenizer's chat
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
 
 def _evaluate_answers(
     config: EvaluateConfig, source: PretrainedModel, mesh: Mesh, console: Console
-) -> tuple[Path, dict[str, Any], str]:
+) -> tuple[epath.Path, dict[str, Any], str]:
     """Writes the answers; returns the folder, what its summary.json holds, and what is printed."""
     data = config.data
     prompt = prompt_for(data, config.template, source.prompt)
@@ -108,16 +108,17 @@ def _evaluate_answers(
     path = folder / OUTPUTS_FILE
     with (
         ProgressBar(console, "question", len(examples)) as bar,
-        path.open("w", buffering=1, encoding="utf-8") as file,
+        path.open("w", encoding="utf-8") as file,
     ):
         for i, output in outputs:
             records[i] = _record(examples[i], references[i], output)
             file.write(json.dumps(records[i]) + "\n")
+            file.flush()
             correct += records[i]["correct"]
             bar.update(len(records), f"exact match {correct / len(records):.1%}")
     # Written as they came, in case it is interrupted; in the end in the order of the questions.
     ordered = [json.dumps(records[i]) + "\n" for i in range(len(examples))]
-    path.write_text("".join(ordered), "utf-8")
+    path.write_text("".join(ordered))
     missing = sum(record["number"] is None for record in records.values())
     seconds = time.perf_counter() - start
     measures = {
@@ -170,7 +171,7 @@ def _check_lengths(
 
 def _evaluate_text(
     config: EvaluateConfig, source: PretrainedModel, mesh: Mesh
-) -> tuple[Path, dict[str, Any], str]:
+) -> tuple[epath.Path, dict[str, Any], str]:
     """The same for the loss on text, of documents that do not see each other if the model was
     trained so."""
     most = source.config.max_position
@@ -200,10 +201,10 @@ def _evaluate_text(
     return folder, measures, said
 
 
-def _create_folder(config: EvaluateConfig) -> Path:
-    name = f"evaluate-{config.model.resolve().name}-{config.data.name.partition('.')[0]}"
+def _create_folder(config: EvaluateConfig) -> epath.Path:
+    name = f"evaluate-{absolute(config.model).name}-{config.data.name.partition('.')[0]}"
     name += "" if config.weights == "last" else f"-{config.weights}"
-    folder = config.out or Path("runs") / name
+    folder = config.out or epath.Path("runs") / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already: give another folder with --out")
     try:

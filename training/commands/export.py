@@ -7,7 +7,7 @@ from rich.console import Console
 
 from training.checkpoints.pretrained import Weights, open_model, save_model
 from training.errors import UserError
-from training.files import Folder, LocalPath
+from training.files import Folder
 from training.steps.mesh import make_mesh
 
 
@@ -15,7 +15,7 @@ from training.steps.mesh import make_mesh
 class ExportConfig:
     """Write a run's model and tokenizer as a folder that Hugging Face's libraries read."""
 
-    run: tyro.conf.Positional[LocalPath]
+    run: tyro.conf.Positional[Folder]
     """Folder of a run of train.py; its newest checkpoint is taken."""
     folder: tyro.conf.Positional[Folder]
     """Folder to write, which does not exist."""

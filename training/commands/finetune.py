@@ -17,6 +17,7 @@ from training.config.options import with_options
 from training.config.resolved import ResolvedRun, Variant
 from training.data.questions_corpus import FinetuneData, load_finetune_data
 from training.distributed import all_or_none, is_first
+from training.files import absolute
 from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import check_config, resolve
@@ -74,7 +75,7 @@ def resolve_for(config: FinetuneConfig, data: FinetuneData) -> ResolvedRun:
     """
     epoch = len(data.training) / config.batch.batch_size
     steps = config.steps or max(1, math.ceil(config.epochs * epoch))
-    optimizer, model = config.run.optimizer, config.model.resolve().name
+    optimizer, model = config.run.optimizer, absolute(config.model).name
     return resolve(
         with_options(config, template=data.prompt.template),
         steps=steps,

@@ -13,7 +13,7 @@ from training.config.ranges import check_ranges
 from training.data.prompts import CHAT, Prompt
 from training.data.questions import Example
 from training.errors import UserError
-from training.files import LocalPath
+from training.files import Folder
 from training.inference.answers import text_of
 from training.inference.generate import continue_prompts
 from training.steps.mesh import make_mesh
@@ -23,8 +23,8 @@ from training.steps.mesh import make_mesh
 class GenerateConfig:
     """Continue a text with a trained model."""
 
-    model: LocalPath
-    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
+    model: Folder
+    """Hugging Face folder of a Llama or Qwen2, or the folder of a run of train.py."""
     weights: Weights = "last"
     """Of a run: the last ones, or their running average (--ema-decay)."""
     prompt: str = ""

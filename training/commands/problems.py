@@ -3,13 +3,13 @@
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 
+from etils import epath
 from rich.console import Console
 
 from training.data.problems import SMALLEST_NUMBER, generate_problems
 from training.errors import UserError, as_flag
-from training.files import LocalPath
+from training.files import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ProblemsConfig:
     defaults are easy enough for a model of half a million parameters;
     benchmarks/measure/finetuning.py has such a run."""
 
-    out: LocalPath = Path("problems")
+    out: Folder = dataclasses.field(default=epath.Path("problems"))
     """Folder of the two files."""
     train: int = 20_000
     """Problems to train on."""
@@ -55,7 +55,7 @@ def write_problems(config: ProblemsConfig, console: Console) -> None:
         config.out.mkdir(parents=True, exist_ok=True)
         for name, split in (("train", train), ("test", test)):
             lines = [json.dumps(problem._asdict()) + "\n" for problem in split]
-            (config.out / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+            (config.out / f"{name}.jsonl").write_text("".join(lines))
     except OSError as error:
         raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
     console.print(

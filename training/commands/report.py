@@ -1,14 +1,14 @@
 """`train.py report`: runs as curves against tokens and time, and as a table, in one file."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import tyro
+from etils import epath
 from rich.console import Console
 
+from training.checkpoints.origin import CHECKPOINTS
 from training.errors import UserError
-from training.files import LocalPath, read_json
+from training.files import Folder, absolute, read_json, walk
 from training.reports.curves import draw_report
 from training.reports.html import write_html
 from training.reports.plots import write_png
@@ -23,9 +23,9 @@ FORMATS = (".html", ".png")
 class ReportConfig:
     """Draw the losses of runs against tokens and against wall time, with a table of the runs."""
 
-    runs: tyro.conf.Positional[tuple[LocalPath, ...]]
+    runs: tyro.conf.Positional[tuple[Folder, ...]]
     """Folders of runs, or folders that hold some at any depth."""
-    out: LocalPath = Path("report.html")
+    out: Folder = dataclasses.field(default=epath.Path("report.html"))
     """File to write: .html (self-contained, with the table) or .png (the curves)."""
 
 
@@ -42,7 +42,7 @@ def report(config: ReportConfig, console: Console) -> None:
         what = "is a folder" if config.out.is_dir() else "is in a folder that does not exist"
         raise UserError(f"--out {config.out} {what}: give the path of a file to write")
     folders = [folder for path in config.runs for folder in find_runs(path)]
-    runs = read_runs(list(dict.fromkeys(folder.resolve() for folder in folders)))
+    runs = read_runs(list(dict.fromkeys(absolute(folder) for folder in folders)))
     figure, rows = draw_report(runs), table_rows(runs)
     try:
         if suffix == ".png":
@@ -55,20 +55,21 @@ def report(config: ReportConfig, console: Console) -> None:
     console.print(f"{len(runs)} run(s) in {config.out}", highlight=False)
 
 
-def find_runs(path: Path) -> list[Path]:
+def find_runs(path: epath.PathLike) -> list[epath.Path]:
     """The folders of runs at a path and below it, in order.
 
     Raises:
         UserError: there are none.
     """
+    path = epath.Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such folder; give the folder of a run (--out of it)")
-    found = []
-    for parent, folders, files in os.walk(path):
-        if {CONFIG_FILE, METRICS_FILE} <= set(files):
-            found.append(Path(parent))
-        # Checkpoints have many files, and no runs among them.
-        folders[:] = sorted(set(folders) - {"checkpoints"})
+    # Checkpoints have many files, and no runs among them.
+    found = [
+        folder
+        for folder, files in walk(path, leave_out=[CHECKPOINTS])
+        if {CONFIG_FILE, METRICS_FILE} <= {file.name for file in files}
+    ]
     if not found:
         missing = METRICS_FILE if (path / CONFIG_FILE).exists() else CONFIG_FILE
         raise UserError(
@@ -78,7 +79,7 @@ def find_runs(path: Path) -> list[Path]:
     return found
 
 
-def read_runs(folders: list[Path]) -> list[ReportedRun]:
+def read_runs(folders: list[epath.Path]) -> list[ReportedRun]:
     """Reads runs from distinct folders.
 
     Raises:
@@ -87,11 +88,11 @@ def read_runs(folders: list[Path]) -> list[ReportedRun]:
     return [_read(*run) for run in zip(folders, distinct_names(folders), strict=True)]
 
 
-def distinct_names(folders: list[Path]) -> list[str]:
+def distinct_names(folders: list[epath.Path]) -> list[str]:
     """The last parts of paths, as many as tell them apart.
 
     Example:
-        >>> distinct_names([Path("/a/x/run"), Path("/a/y/run")])
+        >>> distinct_names([epath.Path("/a/x/run"), epath.Path("/a/y/run")])
         ['x/run', 'y/run']
     """
     for count in range(1, max(len(folder.parts) for folder in folders) + 1):
@@ -101,7 +102,7 @@ def distinct_names(folders: list[Path]) -> list[str]:
     raise AssertionError("the folders are distinct")
 
 
-def _read(folder: Path, name: str) -> ReportedRun:
+def _read(folder: epath.Path, name: str) -> ReportedRun:
     config = read_json(folder / CONFIG_FILE)
     for option in ("optimizer", "batch_size", "seq_len"):
         if not config.get(option):

@@ -38,8 +38,8 @@ class FinetuneConfig(TrainingOptions):
     """Train a model further on questions and answers, with the loss on the answers only. OUT/model
     is then a Hugging Face folder."""
 
-    model: LocalPath
-    """Local Hugging Face folder of a Llama or Qwen2, or the folder of a run of `train.py
+    model: Folder
+    """Hugging Face folder of a Llama or Qwen2, or the folder of a run of `train.py
     pretrain`."""
     epochs: float = 3.0
     """Passes over the data, where --steps is not given."""

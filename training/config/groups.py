@@ -46,7 +46,7 @@ class ScheduleOptions:
     --decay-fraction of the steps. A resume of wsd or constant may have more --steps; give it the
     former warm-up."""
     warmup_steps: Annotated[int | None, UNSET] = None
-    """Steps of linear warm-up (default: a tenth of all)."""
+    """Steps of linear warm-up (default: a tenth of all; of a run that is resumed, its own)."""
     final_learning_rate_ratio: float = 0.1
     """Learning rate at the last step over its peak (cosine, linear and wsd)."""
     decay_fraction: float = 0.2

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from training.errors import DataError
 
 CHAT_FILE = "chat_template.jinja"
@@ -103,7 +105,7 @@ class ChatTemplate:
         return parts
 
 
-def find_chat_template(folder: Path, config: Mapping[str, Any]) -> ChatTemplate | None:
+def find_chat_template(folder: epath.Path | Path, config: Mapping[str, Any]) -> ChatTemplate | None:
     """The chat template of a tokenizer; None if it has none.
 
     Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from training.data.chat import CHAT_FILE
 from training.data.questions import Example, has_messages
@@ -138,7 +139,7 @@ class Prompt:
         (folder / PROMPT_FILE).write_text(json.dumps(fields) + "\n", "utf-8")
 
 
-def stored_prompt(folder: Path) -> Prompt | None:
+def stored_prompt(folder: epath.Path | Path) -> Prompt | None:
     """The prompt that a model was fine-tuned with; None if its folder does not say.
 
     Raises:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from training.data.chat import CHAT_FILE, ChatTemplate, find_chat_template, text_of_token
@@ -228,7 +229,7 @@ def get_tokenizer(name: str) -> Tokenizer:
     raise DataError(f"unknown tokenizer {name!r}.{nearest(name, ['bytes', 'bpe:8192', _FILE])}")
 
 
-def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
+def stored_tokenizer(folder: epath.Path | Path, name: str) -> Tokenizer:
     """Returns the tokenizer in the folder of a run, of prepared data or of a model.
 
     Args:
@@ -243,7 +244,7 @@ def stored_tokenizer(folder: Path, name: str) -> Tokenizer:
     return _read(folder / _FILE, name)
 
 
-def _read(path: Path, name: str) -> Tokenizer:
+def _read(path: epath.Path | Path, name: str) -> Tokenizer:
     config, fields = path.with_name(_CONFIG_FILE), {}
     try:
         definition = path.read_text("utf-8")

@@ -3,8 +3,8 @@
 import base64
 import html
 import io
-from pathlib import Path
 
+from etils import epath
 from matplotlib.figure import Figure
 
 _STYLE = """
@@ -22,7 +22,9 @@ ul { padding-left: 1.2em; color: #555; }
 _TEXT_COLUMNS = ("run", "optimizer")
 
 
-def write_html(figure: Figure, rows: list[dict[str, str]], notes: list[str], path: Path) -> None:
+def write_html(
+    figure: Figure, rows: list[dict[str, str]], notes: list[str], path: epath.Path
+) -> None:
     """Writes the curves, the notes under them, and the table, whose rows are column -> cell."""
     image = io.BytesIO()
     figure.savefig(image, format="svg")

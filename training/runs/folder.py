@@ -15,7 +15,7 @@ from training.data.corpus import Corpus
 from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
 from training.errors import UserError
-from training.files import is_local, write_json
+from training.files import absolute, is_local, write_json
 
 # Schedules whose rates do not depend on where the run ends, at first or at all.
 EXTENSIBLE = ("wsd", "constant")
@@ -149,5 +149,5 @@ def _is_origin(given: epath.PathLike | None, saved: str | None) -> bool:
     """Whether a run began with what `--init-from` gives: not at all, this checkpoint or run."""
     if given is None or saved is None:
         return given is None
-    origin, saved_path = epath.Path(given).resolve(), epath.Path(saved)
+    origin, saved_path = absolute(given), epath.Path(saved)
     return origin in (saved_path, saved_path.parent.parent)

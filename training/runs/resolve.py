@@ -7,6 +7,7 @@ from training.config.finetuning import FinetuneConfig
 from training.config.options import flat, part, with_options
 from training.config.pretraining import InitOptions, PretrainConfig
 from training.config.ranges import check_ranges
+from training.config.record import read_config
 from training.config.resolved import ResolvedRun, StepOptions, Variant
 from training.errors import UserError
 from training.runs.trace import parse_profile
@@ -101,10 +102,14 @@ def resolve(
     method, schedule, seed = config.method, config.schedule, config.run.seed
     accepted = accepted_options(config.run.optimizer)
     rank = (0.25 if method.rank is None else method.rank) if "rank" in accepted else None
-    warmup_steps = steps // 10 if schedule.warmup_steps is None else schedule.warmup_steps
     peak = config.learning_rate or learning_rate
     fallback = method.fallback_learning_rate or peak
     out = epath.Path(config.out or folder)
+    warmup_steps = schedule.warmup_steps
+    if warmup_steps is None:
+        # A run that is resumed with more steps has warmed up already.
+        saved = read_config(out) if config.run.resume else {}
+        warmup_steps = saved.get("warmup_steps", steps // 10)
     options = with_options(
         config,
         steps=steps,

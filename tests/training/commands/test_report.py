@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 import train
 from training.commands.report import ReportConfig, distinct_names, find_runs, read_runs
@@ -241,3 +242,13 @@ def test_bits_per_byte_are_drawn_where_they_say_more_than_the_losses():
     assert drawn_quantities([one_tokenizer, another]) == every
     assert drawn_quantities([one_tokenizer, answers]) == every
     assert drawn_quantities([answers]) == ["loss", "val_loss"]
+
+
+def test_runs_and_report_may_be_in_a_bucket(tmp_path, bucket):
+    for path in make_run(tmp_path / "run").iterdir():
+        if path.is_file():
+            epath.Path(path).copy(bucket / "runs/first" / path.name)
+    (bucket / "runs/first/checkpoints/4/metrics.jsonl").write_text("{}")
+    (bucket / "runs/first/checkpoints/4/config.json").write_text("{}")
+    assert report("gs://bucket/runs", "--out", "gs://bucket/report.html") == 0
+    assert (bucket / "report.html").read_text().count("<tr>") == 2

@@ -4,10 +4,8 @@ import io
 import json
 import math
 
-import fsspec
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 from rich.console import Console
 
 from training.config.record import to_json
@@ -21,23 +19,6 @@ from training.runs.summary import final_train_loss
 
 def records(*steps):
     return [{"step": step, "loss": 1 / step, "seconds": 0.5 * step} for step in steps]
-
-
-class Bucket(MemoryFileSystem):
-    """Files under gs://, in memory."""
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs://"))
-
-
-@pytest.fixture
-def bucket():
-    """gs://bucket, in the memory of this process."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    yield epath.Path("gs://bucket")
-    Bucket.store.clear()
-    Bucket.pseudo_dirs[:] = [""]
 
 
 @pytest.mark.parametrize("where", ["disk", "bucket"])

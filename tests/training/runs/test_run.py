@@ -68,6 +68,17 @@ def test_wsd_does_not_go_on_from_a_decayed_rate(trainer, tmp_path):
         check_extension(longer, 4)
 
 
+def test_a_resume_with_more_steps_has_warmed_up_already(trainer, tmp_path):
+    run = trainer.config(tmp_path / "run", schedule="constant", steps=20)
+    (tmp_path / "run").mkdir()
+    data = trainer.corpus(run)
+    write_json(tmp_path / "run" / "config.json", to_json(run.options, data.checksum))
+    longer = {"schedule": "constant", "steps": 60, "resume": True}
+    check_run_folder(trainer.config(tmp_path / "run", **longer), data)
+    with pytest.raises(UserError, match="warmup_steps: 2 before, 6 now"):
+        check_run_folder(trainer.config(tmp_path / "run", **longer, warmup_steps=6), data)
+
+
 def test_a_cosine_does_not_go_on_to_more_steps(trainer, tmp_path):
     run = trainer.config(tmp_path / "run", warmup_steps=1)
     (tmp_path / "run").mkdir()
