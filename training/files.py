@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import fsspec
 import tyro
 from etils import epath
 
@@ -20,10 +21,19 @@ def _option(kind: type) -> Any:
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda parts: kind(parts[0]).expanduser(),
+        instance_from_str=lambda parts: _path(kind, parts[0]),
         is_instance=lambda value: isinstance(value, os.PathLike),
         str_from_instance=lambda path: [str(path)],
     )
+
+
+def _path(kind: type, text: str) -> Any:
+    if kind is epath.Path and not is_local(text):
+        try:
+            fsspec.get_filesystem_class(text.partition("://")[0])
+        except (ImportError, ValueError) as error:  # what reads such a bucket is not installed
+            raise UserError(f"{text}: {error}") from error
+    return kind(text).expanduser()
 
 
 # Types of options; pathlib would make gs:/bucket of gs://bucket.

@@ -3,6 +3,7 @@
 import pytest
 from etils import epath
 
+import train
 from training.checkpoints.reader import CheckpointReader
 from training.checkpoints.sizes import check_sizes, record_sizes
 from training.files import move_folder, walk
@@ -47,3 +48,8 @@ def test_a_checkpoint_cut_short_is_named(root):
 
 def test_checkpoints_of_a_run_in_a_bucket_are_looked_for_there(bucket):
     assert str(CheckpointReader(bucket / "run/checkpoints").folder) == "gs://bucket/run/checkpoints"
+
+
+def test_a_bucket_that_nothing_installed_reads_is_refused(capsys):
+    assert train.main(["report", "nowhere://bucket/run"]) == 2
+    assert "error: nowhere://bucket/run: Protocol not known: nowhere" in capsys.readouterr().err

@@ -40,13 +40,10 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
             f"--out {folder}: Orbax takes *, ? and [ in a path for patterns, and would not find "
             "its own files again: give a folder without them"
         )
-    try:
-        # A run that is killed as it writes config.json leaves no more than this.
-        free = not folder.exists() or (
-            folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
-        )
-    except ImportError as error:  # of what reads buckets
-        raise UserError(f"--out {folder}: {error}") from error
+    # A run that is killed as it writes config.json leaves no more than this.
+    free = not folder.exists() or (
+        folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
+    )
     if run.resumed_folder:
         saved = read_config(folder)
         if not saved:
