@@ -70,6 +70,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "papers/trajectories.json": (*TASK, "lowrank_optax/tools/diagnostics.py"),
     "papers/zero.json": (*UPDATE, "models/configs.py", "lowrank_optax/sharding"),
     "passes.json": UPDATE,
+    "reading.json": ("training/data",),
     "recipes/runs.jsonl": TASK,
     "subspaces.json": GRADIENTS,
     "svd.json": ("lowrank_optax/linalg/singular.py",),

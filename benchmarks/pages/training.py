@@ -5,7 +5,7 @@ Run from the repository's root: ``python -m benchmarks.pages.training``.
 
 from typing import Any
 
-from benchmarks.measure import finetuning, tokenizers
+from benchmarks.measure import finetuning, reading, tokenizers
 from benchmarks.measure.loop import overhead
 from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.timing import median
@@ -51,6 +51,7 @@ def render(page: str) -> str:
             "tokenizers": tokenizers.table(read_results("tokenizers")["tokenizers"]),
             "finetuning": finetuning.table(read_results("finetuning")),
             "faults": faults(read_results("faults")),
+            "reading": reading.sentence(read_results("reading")),
             "loop": loop(read_results("loop")),
         },
     )
