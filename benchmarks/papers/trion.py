@@ -126,6 +126,8 @@ PAPER = Paper(
                 (compare("adamw,ldadamw,dct_adamw", "dct_adamw-{preset}", "--rank 0.25"),),
                 ("adamw", "ldadamw", "dct_adamw"),
             ),
+            note="A likely reason: at r/n = 1/4 the DCT's columns hold about half of the energy "
+            "that the best subspace holds of these gradients (projection_errors).",
         ),
         Claim(
             "fft_against_matmul",
@@ -203,7 +205,9 @@ PAPER = Paper(
             f"{parts.GROWTH:g} times from r = n/8, Dion's and LDAdamW's more",
             "“rank-independent running time” (abstract)",
             Figures("papers/ranks", parts.growth, parts.measure_ranks),
-            note="The limit is ours. The seven matrices of a layer of width 512.",
+            note="The limit is ours. The seven matrices of a layer of width 512. Only the choice "
+            "of the subspace is independent of the rank: Trion also orthonormalises m × r numbers, "
+            "in some m r² operations.",
         ),
         Claim(
             "faster_updates",
