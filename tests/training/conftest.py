@@ -49,7 +49,8 @@ class Bucket(MemoryFileSystem):
 @pytest.fixture
 def bucket():
     """gs://bucket, in the memory of this process."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    for name in ("gs", "gcs"):
+        fsspec.register_implementation(name, Bucket, clobber=True)
     yield epath.Path("gs://bucket")
     Bucket.store.clear()
     Bucket.pseudo_dirs[:] = [""]
