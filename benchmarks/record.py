@@ -85,8 +85,20 @@ def environment(commit: str | None) -> dict[str, Any]:
         "jaxlib": jaxlib.__version__,
         "optax": optax.__version__,
         "git_commit": commit,
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": shlex.join(["python", *map(_anywhere, sys.orig_argv[1:])]),
     }
+
+
+def _anywhere(word: str) -> str:
+    """A word of the command line without this machine's folders: a path from the root, or a name.
+
+    >>> _anywhere("/home/me/data/tokens.npz"), _anywhere(str(RESULTS)), _anywhere("--rounds")
+    ('tokens.npz', 'benchmarks/results', '--rounds')
+    """
+    path = pathlib.Path(word)
+    if not path.is_absolute():
+        return word
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def write_json(path: pathlib.Path, results: Mapping[str, Any], commit: str | None) -> None:

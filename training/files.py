@@ -75,7 +75,8 @@ def walk(
 ) -> Iterator[tuple[epath.Path, list[epath.Path]]]:
     """Yields a folder and those below it, each with the files in it, in order.
 
-    `epath.Path.walk` gives the folders of a bucket without gs://.
+    `epath.Path.walk` gives the folders of a bucket without gs://. Linked folders are not looked
+    into, as they may lead back.
 
     Args:
         folder: where to begin.
@@ -85,7 +86,7 @@ def walk(
     folders = [path for path in inside if path.is_dir()]
     yield folder, [path for path in inside if path not in folders]
     for path in folders:
-        if path.name not in leave_out:
+        if path.name not in leave_out and not os.path.islink(path):
             yield from walk(path, leave_out)
 
 

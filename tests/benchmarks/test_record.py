@@ -42,3 +42,16 @@ def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record.git_commit() is None
+
+
+def test_the_command_names_no_folder_of_the_machine(monkeypatch):
+    words = [
+        "python3",
+        "-m",
+        "benchmarks",
+        "--data",
+        "/somewhere/tokens.npz",
+        f"{record.ROOT}/runs/a",
+    ]
+    monkeypatch.setattr("sys.orig_argv", words)
+    assert record.environment(None)["command"] == "python -m benchmarks --data tokens.npz runs/a"

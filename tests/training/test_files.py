@@ -28,6 +28,13 @@ def test_a_walk_finds_every_file_but_in_what_is_left_out(root):
     assert found == {folder: [folder / "a", folder / "b"], folder / "inner": [folder / "inner/c"]}
 
 
+def test_a_walk_does_not_follow_a_link_back(tmp_path):
+    write(tmp_path, "run/a")
+    (tmp_path / "run/back").symlink_to(tmp_path)
+    folder = epath.Path(tmp_path) / "run"
+    assert dict(walk(folder)) == {folder: [folder / "a"]}
+
+
 def test_a_folder_moves_with_everything_in_it(root):
     write(root, "run/5/a", "run/5/inner/b")
     (root / "aside").mkdir()

@@ -110,7 +110,8 @@ class HuggingFaceModel(PretrainedModel):
             return
         with tempfile.TemporaryDirectory(prefix="lowrank_optax-") as copy:
             for path in self.folder.iterdir():
-                path.copy(Path(copy) / path.name)
+                if not path.is_dir():
+                    path.copy(Path(copy) / path.name)
             yield Path(copy)
 
 

@@ -43,8 +43,7 @@ class ScheduleOptions:
 
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Learning rate after the warm-up. wsd is constant, then falls linearly in the last
-    --decay-fraction of the steps. A resume of wsd or constant may have more --steps; give it the
-    former warm-up."""
+    --decay-fraction of the steps. A resume of wsd or constant may have more --steps."""
     warmup_steps: Annotated[int | None, UNSET] = None
     """Steps of linear warm-up (default: a tenth of all; of a run that is resumed, its own)."""
     final_learning_rate_ratio: float = 0.1

@@ -15,7 +15,7 @@ from training.data.corpus import Corpus
 from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
 from training.errors import UserError
-from training.files import absolute, is_local, write_json
+from training.files import absolute, write_json
 
 # Schedules whose rates do not depend on where the run ends, at first or at all.
 EXTENSIBLE = ("wsd", "constant")
@@ -35,7 +35,7 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
             configuration or its data differ, unless it allows changed data.
     """
     folder = run.folder
-    if glob.has_magic(str(folder.absolute() if is_local(folder) else folder)):
+    if glob.has_magic(str(absolute(folder))):
         raise UserError(
             f"--out {folder}: Orbax takes *, ? and [ in a path for patterns, and would not find "
             "its own files again: give a folder without them"
