@@ -9,16 +9,13 @@ from typing import Any
 import optax
 
 import lowrank_optax as lro
-from benchmarks.recipes.methods import ADAM, METHODS, QUARTER, Method, ours
+from benchmarks.recipes.methods import ADAM, INTERVAL, METHODS, QUARTER, Method, ours
 
 TUNED = ("learning_rate", "momentum")
 """Of a method's numbers those that are searched; the others stay where they start."""
 
 RANKS = {"1/8": 1 / 8, "1/4": QUARTER, "1/2": 1 / 2}
 """r by the compressed side n, by the name in the tables."""
-
-INTERVAL = 50
-"""Steps between two subspaces where the papers take 200, of runs thirty times as long."""
 
 FREQUENT_INTERVAL = 10
 FREQUENT = (
@@ -81,23 +78,23 @@ def _svd(select: str = "top") -> Any:
 
 
 def _by_rank(label: str, rank: float) -> dict[str, Method]:
-    return {
+    methods = {
         f"trion {label}": ours(lro.trion, ORTHONORMAL, rank=rank),
         f"dion {label}": ours(lro.dion, ORTHONORMAL, rank=rank),
         f"osd {label}": _osd(ADAM, rank=rank),
         f"galore {label}": _galore(ADAM, rank=rank),
     }
+    # At a quarter some are of the recipes.
+    return {name: method for name, method in methods.items() if name not in METHODS}
 
 
 PAPERS: dict[str, Method] = {
     **{name: method for rank in RANKS.items() for name, method in _by_rank(*rank).items()},
-    # Table 6 of 2505.17967.
+    # Table 6 of 2505.17967; with the DCT they are of the recipes.
     "frugal svd": _frugal(_svd()),
-    "frugal dct": _frugal("dct"),
     "frugal randperm": _frugal(lro.projections.identity(QUARTER, select="uniform")),
     "frugal random": _frugal("random"),
     "fira svd": _fira(_svd()),
-    "fira dct": _fira("dct"),
     # Online Subspace Descent.
     **{f"osd {inner}": _osd(INNER[inner], rank=QUARTER, inner=inner) for inner in DESCENT_INNER},
     **{
@@ -117,8 +114,6 @@ PAPERS: dict[str, Method] = {
         name: _galore(ADAM, update_interval=FREQUENT_INTERVAL, select=select)
         for name, select in zip(FREQUENT, ("top", "importance"), strict=True)
     },
-    # Reviewers.
-    "apollo 1/4": ours(lro.apollo, ADAM, rank=QUARTER, update_interval=INTERVAL),
 }
 
 if shared := METHODS.keys() & PAPERS.keys():

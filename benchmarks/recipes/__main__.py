@@ -18,7 +18,7 @@ import pathlib
 
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
-from benchmarks.recipes.stages import SCALES, STAGES, Stage, results_folder
+from benchmarks.recipes.stages import OTHERS, SCALES, STAGES, Stage, results_folder
 from benchmarks.recipes.task import prepare
 from benchmarks.record import check_clean
 
@@ -84,7 +84,7 @@ def main() -> None:
     folder = results_folder(arguments.scale, arguments.tokens)
     folder.mkdir(parents=True, exist_ok=True)
     data = arguments.tokens or arguments.data
-    runs = Runs(folder / "runs.jsonl", data, workers, pinned=on_cpu)
+    runs = Runs(folder / "runs.jsonl", data, workers, pinned=on_cpu, others=OTHERS)
     for name in arguments.stages:
         stage = stages[name]
         prepare(stage.setting, data)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from benchmarks.pages import ROOT, fill
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
-from benchmarks.recipes.stages import SCALES, results_folder
+from benchmarks.recipes.stages import OTHERS, SCALES, results_folder
 from benchmarks.tables import markdown_table
 
 PAGE = ROOT / "docs" / "recipes.md"
@@ -31,7 +31,7 @@ YARDSTICKS = {
     "muon at one rate",
 )
 """What a stage's methods are compared with, where that is not Muon."""
-ALSO = {"width 64": ("few bits",), "one rate": ("two rates",)}
+ALSO = {"width 64": ("few bits", "competitors"), "one rate": ("two rates",)}
 """Other stages of the same setting that a stage's table shows too."""
 SETTINGS = {
     "one rate, width 128": "width 128, 300 steps of 2k tokens",
@@ -149,7 +149,8 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
 def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, list[Row]]:
     """Every stage's methods by their loss."""
     folder = results_folder(scale, tokens)
-    runs, tuned = (read_lines(folder / f"{name}.jsonl") for name in ("runs", "tuned"))
+    tuned = read_lines(folder / "tuned.jsonl")
+    runs = [run for file in (*OTHERS, folder / "runs.jsonl") for run in read_lines(file)]
     found = {}
     for stage in {line["stage"] for line in tuned}.difference(*ALSO.values()):
         setting = SCALES[scale][stage].setting.key

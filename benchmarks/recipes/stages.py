@@ -14,6 +14,8 @@ from benchmarks.recipes.task import Setting
 from benchmarks.record import RESULTS
 
 FOLDER = RESULTS / "recipes"
+OTHERS = (RESULTS / "papers" / "runs.jsonl",)
+"""Runs of the papers' claims, which count here as well: one task, one name for one method."""
 ABLATIONS = ("tandem n/4", *(f"tandem n/4, {name}" for name in CHANGES))
 BLOCKS = (
     "tandem n/2 int4",
@@ -71,6 +73,7 @@ NARROW = Setting(width=64, steps=300)
 STAGES = {
     "main": Stage(Setting(steps=300), COMPETITORS),
     "width 64": Stage(NARROW, FINALISTS, "", RATE_ONLY),
+    "competitors": Stage(NARROW, COMPETITORS),
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
