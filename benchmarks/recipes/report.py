@@ -31,7 +31,11 @@ YARDSTICKS = {
     "muon at one rate",
 )
 """What a stage's methods are compared with, where that is not Muon."""
-ALSO = {"width 64": ("few bits", "competitors"), "one rate": ("two rates",)}
+ALSO = {
+    "width 64": ("few bits", "competitors"),
+    "one rate": ("two rates",),
+    "one rate, width 128": ("README",),
+}
 """Other stages of the same setting that a stage's table shows too."""
 SETTINGS = {
     "one rate, width 128": "width 128, 300 steps of 2k tokens",
