@@ -36,6 +36,7 @@ def run(name, dtype="float32"):
     return tx, params, state
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(("name", "dtype"), one_of(["float32"]) + one_of(["bfloat16", "float16"]))
 def test_state_and_updates_keep_shape_dtype_and_structure(name, dtype):
     tx, params, state = run(name, dtype)

@@ -35,7 +35,7 @@ CASES = in_turn(ANY_SIZE, KINDS, UNEVEN, times=2)
 GRAM_ON_SEVERAL = ("golore", "fira", "ldadamw", "online_subspace_descent")
 
 
-@pytest.mark.product(every=9)
+@pytest.mark.product(every=27)
 @pytest.mark.parametrize(("method", "kind", "layout"), CASES)
 def test_two_steps_are_those_of_one_device(method, kind, layout):
     case = Case(ANY_SIZE[method], UNEVEN[layout], kind)

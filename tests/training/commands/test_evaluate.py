@@ -101,6 +101,7 @@ def test_the_last_answers_of_conversations_are_asked_for_by_the_chat_template(fi
     assert outputs(tmp_path / "chat") == outputs(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_the_mesh_changes_nothing(files, tmp_path):
     run(files, tmp_path / "one")
     run(files, tmp_path / "eight", mesh="data=2,fsdp=2,tensor=2")

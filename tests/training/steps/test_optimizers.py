@@ -86,6 +86,7 @@ def step(optimizer, params):
     return first(params)
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_every_parameter_against_its_gradient(name, params):
     updates = step(build(name), params)
@@ -93,7 +94,7 @@ def test_every_optimizer_moves_every_parameter_against_its_gradient(name, params
         assert float(jnp.vdot(update, gradient)) < 0
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product(every=12)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_accepted_option_builds(name, params):
     accepted = set(accepted_options(name)) & VALUES.keys()
