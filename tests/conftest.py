@@ -32,7 +32,7 @@ gc.disable()
 
 jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
 
-settings.register_profile("lowrank_optax", deadline=None, max_examples=10, derandomize=True)
+settings.register_profile("lowrank_optax", deadline=None, max_examples=6, derandomize=True)
 settings.load_profile("lowrank_optax")
 
 

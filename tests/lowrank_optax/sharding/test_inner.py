@@ -39,7 +39,7 @@ INNER = {
 
 
 @pytest.mark.product(every=9)
-@pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS, times=2))
+@pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS))
 def test_the_direction_is_that_of_one_device(inner, kind, layout):
     make = functools.partial(lro.low_rank, 0.01, RANK, update_interval=2, inner=INNER[inner])
     case = Case(make, LAYOUTS[layout], kind)
