@@ -80,8 +80,8 @@ def render(name: str, line: Line) -> str:
     paper = line.paper.replace("(docs/", "(../")
     page = [
         f"# {name}",
-        f"{line.does[0].upper()}{line.does[1:]} ({paper}). State of an m × n matrix, n the smaller "
-        f"side: {line.state} numbers. A learning rate to start from: {line.rate}.",
+        f"{line.does[0].upper()}{line.does[1:]} ({paper}). A learning rate to start from: "
+        f"{line.rate}.",
     ]
     for function in filter(None, (name, ALSO.get(name))):
         page.append(f"```{{eval-rst}}\n.. autofunction:: lowrank_optax.{function}\n```")
