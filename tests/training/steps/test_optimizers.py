@@ -40,6 +40,7 @@ VALUES = {
     "inactive_scale": 0.5,
     "growth_limit": 1.1,
     "penalty": 0.1,
+    "projection_optimizer": "sgd",
     "update_interval": 2,
     "stagger": True,
     "random_after": 3,
