@@ -48,6 +48,17 @@ def test_dct_adamw_holds_two_moments_of_rank_r_and_indices_and_nothing_else():
     assert memory.shared_bytes == 4 + 8 + 4 + 4
 
 
+@pytest.mark.parametrize(
+    ("mu_dtype", "mu_bytes"), [(None, 4 * 40), ("bfloat16", 2 * 40), ("int8", (1 + 4) * 40)]
+)
+def test_apollo_mini_holds_one_row_of_moments_a_direction_and_the_norm_of_the_last_step(
+    mu_dtype, mu_bytes
+):
+    tx = lro.apollo_mini(0.1, dimension_numbers=NUMBERS, mu_dtype=mu_dtype)
+    memory = lro.memory_report(tx, PARAMS)
+    assert memory["kernel"].state_bytes == mu_bytes + 4 * 40 + 4 * 10 + 4
+
+
 def test_the_report_adds_up_and_knows_adamw():
     memory = report(lro.trion)
     state = jax.eval_shape(lro.trion(0.1, 4, dimension_numbers=NUMBERS).init, PARAMS)
