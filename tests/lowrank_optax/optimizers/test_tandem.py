@@ -169,8 +169,6 @@ def test_what_a_missing_momentum_cannot_have_is_refused():
         lro.tandem(0.1, momentum=None, select=lro.selection.following(0.9))
     with pytest.raises(ValueError, match="mu_dtype='int3' must be one of"):
         lro.tandem(0.1, momentum=None, mu_dtype="int3")
-    with pytest.raises(ValueError, match="mu_dtype='int2' is not offered by Dion"):
-        lro.dion(0.1, mu_dtype="int2")
 
 
 @pytest.mark.product(every=4)
