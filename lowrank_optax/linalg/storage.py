@@ -54,7 +54,7 @@ class Storage:
 
 
 def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "nearest") -> Storage:
-    """How to store a moment or a momentum, for every argument `mu_dtype`; Dion's is floating.
+    """How to store a moment or a momentum, for every argument `mu_dtype`.
 
     Args:
       dtype: "int8", "int4" or "int2" for block-wise quantisation, in which zero is exact; "sign"

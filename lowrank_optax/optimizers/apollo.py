@@ -75,12 +75,14 @@ def apollo_mini(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
+    mu_dtype: Any = None,
 ) -> Recipe:
     """APOLLO-Mini: `apollo` of rank 1, with one factor per matrix.
 
     Args:
       {learning_rate}
       update_interval, scale, growth_limit, b1, b2, eps: as for `apollo`.
+      mu_dtype: as for `apollo`; in integers every entry of the one row has a scale of its own.
       {shared}
 
     Cost:
@@ -108,4 +110,5 @@ def apollo_mini(
         b1=b1,
         b2=b2,
         eps=eps,
+        mu_dtype=mu_dtype,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.core.axes import LowRankState
@@ -21,6 +21,7 @@ from lowrank_optax.linalg.devices import mean_over, typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.products import product
+from lowrank_optax.linalg.storage import Storage
 from lowrank_optax.linalg.storage import storage as as_storage
 from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
@@ -64,8 +65,9 @@ def scale_by_dion(
         step, and decays nothing, while M's rank is below r; or "auto", which is "qr" on CPUs, and
         elsewhere "cholesky_qr" with "qr" for such an M.
       shape_scale, rank_scale: as for `scale_by_trion`.
-      mu_dtype: floating dtype in which the momentum is stored, or a `storage` of one; None for the
-        parameters', but at least float32.
+      mu_dtype: what the momentum is stored in, as for `scale_by_low_rank`; None for the
+        parameters', but at least float32. Where n is split over devices, fewer than 8 bits are
+        not.
       sync: "low_rank" to be called inside `jax.shard_map` with every device's own gradient: the
         devices average Mᵀ Q (m × r) and M P (n × r), and each keeps its own M (see
         `local_state_specs`); None for gradients that come averaged.
@@ -95,11 +97,6 @@ def scale_by_dion(
     check_fraction("momentum", momentum)
     if isinstance(power_iters, int) and power_iters < 1:
         raise ValueError(f"power_iters={power_iters} must be at least 1.")
-    stored = as_storage(mu_dtype)
-    if stored.is_quantized:
-        raise ValueError(
-            f"mu_dtype={mu_dtype!r} is not offered by Dion; use a floating dtype, or None."
-        )
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
     dion = Dion(
@@ -109,7 +106,7 @@ def scale_by_dion(
         nesterov=nesterov,
         orthogonalize=orthogonalize,
         sync_axis=resolve_sync(sync, sync_axis),
-        mu_dtype=stored.dtype,
+        stored=as_storage(mu_dtype),
         scale=step_scale(shape_scale, rank_scale),
         specs=lambda tree: matrix_specs(
             tree, rank, dimension_numbers=dimension_numbers, compress=compress
@@ -131,7 +128,7 @@ class Dion:
     nesterov: bool
     orthogonalize: str
     sync_axis: str | None
-    mu_dtype: Any
+    stored: Storage
     scale: Callable[[MatrixSpec], float]
     specs: Callable[[Any], SpecTable]
     zero_axis: Any
@@ -147,13 +144,13 @@ class Dion:
         del params, extra_args
         placement = self._placement(updates)
 
-        def step(dion: Dion, updates: Any, basis: Any, residual: Any) -> Any:
+        def step(dion: Dion, updates: Any, basis: Any, residual: Any, key: Any) -> Any:
             tree = placement.tree.of(updates)
             Q, M, steps = tree.read(basis), tree.read(residual), {}
             done: Any = None
             for i in tree.matrices:
                 G = once(done, tree.matrix(i), placement.mesh)
-                done = dion._step(placement, i, G, Q[i], M[i])
+                done = dion._step(placement, i, G, Q[i], M[i], jax.random.fold_in(key, i))
                 steps[i], Q[i], M[i] = done
             return tree.replace(steps), tree.build(Q.__getitem__), tree.build(M.__getitem__)
 
@@ -162,6 +159,7 @@ class Dion:
             lambda: jax.tree.map(typed_spec, (updates, state.basis, state.residual)),
             placement.mesh,
             *(self, updates, state.basis, state.residual),
+            jax.random.fold_in(state.key, state.count),
         )
         count = optax.safe_increment(state.count)
         new_state = state._replace(count=count, basis=basis, residual=residual)
@@ -181,17 +179,13 @@ class Dion:
             shape = (*spec.batch, spec.n, spec.rank)
             return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
 
-        def zeros(i: int) -> Array:
-            dtype = self.mu_dtype or wide_dtype(tree.dtype(i))
-            return jnp.zeros(tree.matrices[i].view, dtype)
-
         return LowRankState(
             count=jnp.zeros((), jnp.int32),
             key=key,
             schedule=(),
             basis=tree.build(draw),
             inner=(),
-            residual=tree.build(zeros),
+            residual=tree.build(lambda i: self.stored.zeros(tree.matrices[i].view, tree.dtype(i))),
         )
 
     def _step(
@@ -200,17 +194,18 @@ class Dion:
         i: int,
         G: Float[Array, "*batch n m"],
         Q: Float[Array, "*batch n r"],
-        M: Float[Array, "*batch n m"],
-    ) -> tuple[Array, Array, Array]:
-        """The step of leaf i, and its new Q and M."""
+        M: Any,
+        key: PRNGKeyArray,
+    ) -> tuple[Array, Array, Any]:
+        """The step of leaf i, and its new Q and M, which comes and goes as it is stored."""
         dtype = G.dtype
         G = placement.to_work(i, G).astype(Q.dtype)
-        X = M.astype(Q.dtype) + G
+        X = self.stored.unpack(M, G.shape[-2], Q.dtype) + G
         B = self.momentum * X + G if self.nesterov else X
         P, unit, Q, R = self._factors(B, Q)
         if self.nesterov:
             R = product(X, P)
-        M = (X - (1 - self.momentum) * product(R, P.mT)).astype(M.dtype)
+        M = self.stored.pack(X - (1 - self.momentum) * product(R, P.mT), key)
         rows = placement.gather(i, placement.low_rank(i, P.mT))
         scale = self.scale(placement.tree.matrices[i])
         lifted = product(unit.astype(dtype), rows.astype(dtype)) * scale

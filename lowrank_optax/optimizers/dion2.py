@@ -79,6 +79,9 @@ def dion3(
 ) -> Recipe:
     """Dion3: `dion2` with normalised neurons, and steps of one length at every rank.
 
+    M ← M + G; I = the r largest of the compressed axis' n; U = scale · √(n/r) NewtonSchulz(M[I]) in
+    their places; M[I] ← μ M[I]; the step is U after `normalize_neurons`.
+
     Args:
       {learning_rate}
       rank, momentum, neuron_decay, rank_scale, shape_scale, mu_dtype: as for `dion2`.

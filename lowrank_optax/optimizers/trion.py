@@ -51,7 +51,8 @@ def scale_by_trion(
       select: "l1" or "l2", the norm that ranks columns, or another selection.
       nesterov: orthonormalise the chosen rows of μ Ŝ + DCT(G) in place of Ŝ.
       ns_steps: Newton–Schulz iterations.
-      ns_coeffs: coefficients of the quintic; a triple, or one triple per step, or a name.
+      ns_coeffs: coefficients of the quintic; a triple, or one triple per step, or a name. Or a
+        function in place of Newton–Schulz, as for `transforms.orthonormalize`.
       shape_scale: "dion" √(out/in), "muon" √max(1, out/in), "rms" 0.2 √max(out, in), or "none".
       rank_scale: "sqrt" for steps longer by √(n/r), as long as those of full rank; "none" not to.
       mu_dtype: what the momentum is stored in, as for `scale_by_low_rank`; None for the

@@ -105,7 +105,7 @@ class Hyperparameters:
         Literal["float32", "bfloat16", "int8", "int4", "int2", "sign"] | None, UNSET
     ] = None
     """Storage type of the first moment (adamw, lion, muon, sgd and all of lowrank_optax; less than
-    bfloat16 the latter only, without dion; apollo_mini stores none)."""
+    bfloat16 the latter only)."""
     rest: Annotated[Literal["orthonormal", "sinkhorn", "none"] | None, UNSET] = None
     """What becomes of the gradient outside the chosen columns (tandem)."""
     blocks: Annotated[int | None, UNSET] = None

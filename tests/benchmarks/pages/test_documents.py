@@ -104,7 +104,7 @@ def test_every_file_that_a_page_points_to_is_there(page):
 
 
 CALLS = re.findall(
-    r"\| `(lro\..*?)` \|", (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+    r"\| `((?:lro|optax)\..*?)` \|", (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
 )
 
 

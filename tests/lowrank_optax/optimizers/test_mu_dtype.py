@@ -1,5 +1,7 @@
 """First moments and momenta are kept in at least float32, or in what `mu_dtype` says."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from drawing import draw
 from jax.tree_util import keystr, tree_leaves_with_path
 from methods import each_method, every_method, make, model, trajectory
+
+import lowrank_optax as lro
 
 APART = {"trion": 0.06}
 """How far a first moment in bfloat16 may lead, relative to the way; 0.02 where no number is given.
@@ -77,3 +81,42 @@ def test_a_first_moment_in_bfloat16_leads_to_nearly_the_same_parameters(name):
         way = np.linalg.norm(runs[None][leaf] - start[leaf])
         apart = np.linalg.norm(runs["bfloat16"][leaf] - runs[None][leaf])
         assert 0 < apart < APART.get(name, 0.02) * way
+
+
+ALSO = {
+    name: functools.partial(getattr(lro, name), 1e-2, **own)
+    for name, own in {
+        "muon": {},
+        "normuon": {},
+        "dion": {"rank": 2},
+        "dion2": {"rank": 2},
+        "dion3": {"rank": 2},
+        "apollo": {"rank": 2},
+        "alice0": {"rank": 2},
+    }.items()
+}
+LIMITS = {"bfloat16": 0.01, "int8": 0.02}
+IN_OTHER_ORDER = {("dion2", "int8"): 0.1, ("dion3", "int8"): 0.1, ("alice0", "int8"): 0.05}
+"""Where a row is chosen a step earlier or later, or what has nearly no length is scaled up."""
+
+
+@pytest.mark.product(every=7)
+@pytest.mark.parametrize("mu_dtype", LIMITS)
+@pytest.mark.parametrize("name", ALSO)
+def test_a_stored_moment_leads_to_nearly_the_same_parameters(name, mu_dtype):
+    """At a distance of full rank from the target: of noise alone nothing should be orthonormal."""
+    start = model(0)
+    target = jax.tree.map(lambda x: draw(x.shape, 7), start)
+
+    def gradient(params, step):
+        key = jax.random.fold_in(jax.random.key(0), step)
+        apart = lambda x, begin, t: x - begin - t + 0.02 * jax.random.normal(key, x.shape)
+        return jax.tree.map(apart, params, start, target)
+
+    exact, stored = (
+        trajectory(ALSO[name](mu_dtype=dtype), start, gradient, 20)[0] for dtype in (None, mu_dtype)
+    )
+    for leaf in ("first", "second"):
+        way = np.linalg.norm(exact[leaf] - start[leaf])
+        apart = np.linalg.norm(stored[leaf] - exact[leaf])
+        assert 0 < apart < IN_OTHER_ORDER.get((name, mu_dtype), LIMITS[mu_dtype]) * way

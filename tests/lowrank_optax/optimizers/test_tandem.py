@@ -1,4 +1,4 @@
-"""Tandem against a restatement in NumPy; Muon, NorMuon, Dion2 and Dion3 against what they are."""
+"""Tandem against a restatement in NumPy; Muon, NorMuon and Dion2 against what they are."""
 
 import functools
 
@@ -28,7 +28,15 @@ def orthonormal(x):
     return np.asarray(lro.newton_schulz(jnp.asarray(x, jnp.float32)), np.float64)
 
 
-def restated(gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True):
+def polar_factor(x):
+    """U Vᵀ of x = U S Vᵀ; directions without length stay zero, as those of rows of zeros."""
+    U, s, Vt = jnp.linalg.svd(x, full_matrices=False)
+    return (U * (s > 1e-5 * s[..., :1])[..., None, :]) @ Vt
+
+
+def restated(
+    gradients, r=2, mu=0.9, blocks=4, b2=0.95, rest=True, nesterov=True, orthonormal=orthonormal
+):
     """Tandem on kernels (n, m) whose rows are the compressed side, so that columns are neurons."""
     n, m = gradients[0].shape
     M, nu = np.zeros((n, m)), np.zeros(m)
@@ -65,6 +73,27 @@ def test_tandem_is_its_equations(settings, same):
     tx = lro.tandem(0.1, 2, mu_dtype=None, dimension_numbers=KERNEL, **settings)
     for got, expected in zip(steps(tx), restated(GRADIENTS, **same), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def exactly(x):
+    U, s, Vt = np.linalg.svd(x, full_matrices=False)
+    return U[:, s > 1e-8] @ Vt[s > 1e-8]
+
+
+def test_a_function_orthonormalises_in_place_of_newton_schulz():
+    tx = lro.tandem(0.1, 2, mu_dtype=None, ns_coeffs=polar_factor, dimension_numbers=KERNEL)
+    for got, expected in zip(steps(tx), restated(GRADIENTS, orthonormal=exactly), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+@pytest.mark.product(every=3)
+@pytest.mark.parametrize("make", [lro.muon, lro.trion, lro.dion2])
+def test_every_orthonormal_method_of_the_engine_takes_such_a_function(make):
+    own = {} if make is lro.muon else {"rank": 3}
+    tx = make(0.1, ns_coeffs=polar_factor, shape_scale="none", dimension_numbers=KERNEL, **own)
+    *_, last = steps(tx)
+    lengths = np.linalg.svd(last / 0.1)[1]
+    np.testing.assert_allclose(lengths, np.arange(8) < own.get("rank", 8), atol=1e-5)
 
 
 def test_tandem_of_full_rank_is_muon():
@@ -119,15 +148,6 @@ def test_dion2_decays_what_it_has_applied_and_nothing_else():
         np.testing.assert_allclose(got, -0.1 * expected, atol=2e-5)
 
 
-@pytest.mark.product(every=2)
-@pytest.mark.parametrize("rank", [2, 8])
-def test_dion3_is_dion2_with_normalised_neurons_and_steps_as_long_as_those_of_full_rank(rank):
-    options = dict(momentum=0.9, neuron_decay=0.95, dimension_numbers=KERNEL)
-    short, long = lro.dion2(0.1, rank, **options), lro.dion3(0.1, rank, dimension_numbers=KERNEL)
-    for got, expected in zip(steps(long), steps(short), strict=True):
-        np.testing.assert_allclose(got, np.sqrt(8 / rank) * expected, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("make", [lro.muon, lro.normuon])
 def test_without_a_momentum_nothing_of_the_matrix_size_is_kept(make):
     none = make(0.1, momentum=None, dimension_numbers=KERNEL)
@@ -151,8 +171,6 @@ def test_what_a_missing_momentum_cannot_have_is_refused():
         lro.tandem(0.1, momentum=None, select=lro.selection.following(0.9))
     with pytest.raises(ValueError, match="mu_dtype='int3' must be one of"):
         lro.tandem(0.1, momentum=None, mu_dtype="int3")
-    with pytest.raises(ValueError, match="mu_dtype='int2' is not offered by Dion"):
-        lro.dion(0.1, mu_dtype="int2")
 
 
 @pytest.mark.product(every=4)

@@ -98,6 +98,31 @@ def test_tandem_with_split_rows_adds_up_gram_matrices_and_scores(mu_dtype):
     assert sum(each.bytes for each in found) == 4 * (N + R + grams + 5 + 2)
 
 
+@pytest.mark.product(every=2)
+@pytest.mark.parametrize("mu_dtype", ["int8", "int4"])
+def test_dion_with_split_rows_moves_nothing_more_for_a_momentum_in_few_bits(mu_dtype):
+    layout = Layout((512, 1024), P(None, AXES))  # two blocks of the compressed axis
+    plain, stored = (
+        compiled_collectives(functools.partial(lro.dion, 0.02, R, mu_dtype=dtype), layout)
+        for dtype in (None, mu_dtype)
+    )
+    assert [(each.kind, each.bytes) for each in stored] == [
+        (each.kind, each.bytes) for each in plain
+    ]
+
+
+def test_dions_codes_are_split_as_its_matrix_is():
+    for spec, blocks in ((P(None, AXES), P(None, AXES)), (P(AXES, None), P(None, None))):
+        case = Case(
+            functools.partial(lro.dion, 0.02, R, mu_dtype="int8"),
+            Layout((N, M), spec),
+            AxisType.Auto,
+        )
+        (places,) = lro.matrix_states(case.state_shardings())
+        found = places.residual["kernel"]
+        assert (found.codes.spec, found.scale.spec) == (spec, blocks)
+
+
 @pytest.mark.product(every=3)
 @pytest.mark.parametrize("storage", ["int8", "int4", "float32"])
 def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storage):

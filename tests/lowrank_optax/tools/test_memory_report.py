@@ -40,12 +40,30 @@ def test_the_momentum_can_be_kept_in_half_precision():
     assert memory["kernel"].state_bytes == 2 * 40 * 10 + 4 * 4
 
 
+@pytest.mark.parametrize(("mu_dtype", "bits"), [("int8", 8), ("int4", 4)])
+def test_dions_momentum_can_be_kept_in_few_bits_and_a_scale_a_block(mu_dtype, bits):
+    memory = report(lro.dion, mu_dtype=mu_dtype)
+    # 40 columns of 10 codes, one block; and the right factor.
+    assert memory["kernel"].state_bytes == 40 * (10 * bits // 8 + 4) + 4 * 10 * 4
+
+
 def test_dct_adamw_holds_two_moments_of_rank_r_and_indices_and_nothing_else():
     memory = report(lro.dct_adamw, error_feedback=None)
     assert memory["layers/kernel"].state_bytes == 3 * (2 * 4 * 30 * 4 + 4 * 4)
     assert memory["kernel"].state_bytes == 2 * 4 * 40 * 4 + 4 * 4
     # The same, and the step count of the Adam inside.
     assert memory.shared_bytes == 4 + 8 + 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("mu_dtype", "mu_bytes"), [(None, 4 * 40), ("bfloat16", 2 * 40), ("int8", (1 + 4) * 40)]
+)
+def test_apollo_mini_holds_one_row_of_moments_a_direction_and_the_norm_of_the_last_step(
+    mu_dtype, mu_bytes
+):
+    tx = lro.apollo_mini(0.1, dimension_numbers=NUMBERS, mu_dtype=mu_dtype)
+    memory = lro.memory_report(tx, PARAMS)
+    assert memory["kernel"].state_bytes == mu_bytes + 4 * 40 + 4 * 10 + 4
 
 
 def test_the_report_adds_up_and_knows_adamw():

@@ -173,14 +173,18 @@ def test_momentum_decays_what_it_applied_and_what_it_did_not_separately(
     np.testing.assert_allclose(projection.synthesize(momentum), expected, atol=1e-5)
 
 
-def test_nesterovs_momentum_takes_the_coordinates_one_decay_ahead():
+@pytest.mark.product(every=2)
+@pytest.mark.parametrize("rank", [RANK, N])
+def test_nesterovs_momentum_takes_the_coordinates_one_decay_ahead(rank):
     grads, decay = gradients(4), 0.7
-    projection = lro.projections.identity(1.0)  # nothing is left over, so M is all of it
+    projection = lro.projections.identity(rank)
     applied, _ = apply_all(lro.residuals.momentum(decay, nesterov=True), grads, projection)
-    expected, total = 0, 0
-    for G in grads:
-        total = decay * total + G
-        expected += decay * total + G
+    expected, total = np.zeros((N, M)), np.zeros((N, M))
+    for G in np.asarray(grads):
+        total += G
+        chosen = np.sort(np.argsort(np.abs(total).sum(1))[-rank:])
+        expected[chosen] += (decay * total + G)[chosen]
+        total[chosen] *= decay
     np.testing.assert_allclose(applied, expected, atol=1e-5)
 
 
