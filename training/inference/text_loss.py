@@ -8,7 +8,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from models.llama import Llama
-from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS, answer_loss
+from training.data.answer_batches import SEGMENTS, TOKENS, WEIGHTS
+from training.steps.answer_loss import answer_loss
 from training.steps.mesh import batch_sharding
 
 
