@@ -211,7 +211,7 @@ def test_differences_are_those_of_equal_seeds():
         "reported": losses,
     }
     rows = report.rows_of(
-        "main", [line("muon", 1.0, 2.0, 3.0), line("x", 1.5, 2.5, 3.5)], {"muon": 4.0, "x": 1.0}
+        "main", [line("muon", 1.0, 2.0, 3.0), line("x", 1.5, 2.5, 3.5)], {"muon": 4.0, "x": 1.0}, {}
     )
     assert [row["method"] for row in rows] == ["muon", "x"]
     assert "+0.500 ± 0.000" in report.table(rows, "muon")
