@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.pages import ROOT, fill
-from benchmarks.recipes import costs
+from benchmarks.recipes import costs, marks
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
 from benchmarks.recipes.stages import OTHERS, SCALES, results_folder
@@ -90,6 +90,7 @@ def rows_of(
             "numbers": line["numbers"],
             "loss": statistics.mean(line["reported"]),
             "interval": interval(line["reported"]),
+            "losses": line["reported"],
             "apart": yardstick
             and [ours - its for ours, its in zip(line["reported"], yardstick, strict=True)],
         }
@@ -198,7 +199,10 @@ def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, li
 
 def render(page: str) -> str:
     """The page with its tables made anew."""
-    return fill(page, {stage: table(rows, yardstick_of(stage)) for stage, rows in read().items()})
+    found = read()
+    tables = {stage: table(rows, yardstick_of(stage)) for stage, rows in found.items()}
+    judged = {"marks": marks.table(found, interval), "updates": marks.updates()}
+    return fill(page, tables | judged)
 
 
 def render_readme(page: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipes import __main__ as command
-from benchmarks.recipes import report, stages, task, texts
+from benchmarks.recipes import marks, report, stages, task, texts
 from benchmarks.recipes.methods import COMPETITORS, GRIDS, METHODS
 from benchmarks.recipes.search import Runs, tune
 from benchmarks.recipes.task import Setting
@@ -216,6 +216,27 @@ def test_differences_are_those_of_equal_seeds():
     assert [row["method"] for row in rows] == ["muon", "x"]
     assert "+0.500 ± 0.000" in report.table(rows, "muon")
     assert "3.000" not in report.table(rows[:1], "muon")
+
+
+def test_a_mark_is_judged_by_differences_of_equal_seeds_and_says_where_it_is_not_settled():
+    main = {
+        "muon": [1.0, 2.0, 3.0],
+        "normuon int8": [0.9, 1.9, 2.9],
+        "tandem n/4": [1.2, 1.8, 3.3],
+        "adamw": [2.0, 3.0, 4.0],
+        "tandem n/4 int8": [1.0, 2.0, 3.0],
+    }
+    rows = [{"method": name, "losses": losses} for name, losses in main.items()]
+    cells = {}
+    for line in marks.table({"main": rows}, report.interval).splitlines()[2:]:
+        mark, width, _, method, _, *found = (cell.strip() for cell in line[1:-1].split("|"))
+        if width == "128":
+            cells[mark.partition(":")[0], method] = found
+    assert cells["1 byte", "normuon int8"] == ["-0.100 ± 0.000", "+0.010", "met"]
+    assert cells["1 byte", "tandem n/4"] == ["+0.100 ± 0.657", "+0.010", "not met, not settled"]
+    assert cells["1 byte", "muon int8"] == ["not run", "", ""]
+    # Both deviations are 1, that of the difference √2.
+    assert cells["1/4 byte", "tandem n/4 int8"] == ["-1.000 ± 0.000", "-4.243", "not met"]
 
 
 def test_a_report_of_a_scale_that_nobody_ran_says_how_to(monkeypatch, tmp_path):
