@@ -11,6 +11,8 @@ from collections.abc import Callable
 FLOAT = 4
 FLAG = 1
 NEWTON_SCHULZ_STEPS = 5
+BLOCKS = 4
+"""That tandem's rest is in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,38 @@ class Split:
 def trion(split: Split) -> int:
     """Sums of the n column norms, of the r × r Gram matrix and of 1 scalar."""
     return _dct(split) + FLOAT * (1 + split.r**2) * (split.by_rows or split.columns > 1)
+
+
+def tandem(split: Split) -> int:
+    """Scores of the columns, Gram matrices of the chosen ones and of the rest's blocks, neurons."""
+    total = _gathered(split) + _neurons(split)
+    if split.columns > 1:
+        total += FLOAT * (2 * split.low_rank + split.n)
+    if split.by_rows:
+        total += FLOAT * (split.n // split.columns + split.r + split.r**2 + 1)
+    if split.rows > 1:
+        total += FLOAT * (split.n**2 // BLOCKS + BLOCKS) // split.columns
+    if split.columns > BLOCKS:
+        # A block is on several devices, and the compiler gathers it and all that is made of it.
+        total += FLOAT * (2 * split.m * split.n // BLOCKS + split.n**2 + 2)
+    return total
+
+
+def muon(split: Split) -> int | None:
+    """The n × n Gram matrix and 1 scalar, once; the step or whole rows of the momentum, if parts.
+
+    Columns that only the compiler knows to be split it gathers in each iteration: no formula.
+    """
+    if split.columns > 1 and not split.known:
+        return None
+    whole = split.m // split.rows * split.n * (split.columns * split.zero > 1)
+    return FLOAT * (whole + (split.n**2 + 1) * split.by_rows)
+
+
+def normuon(split: Split) -> int | None:
+    """As Muon, and the neurons."""
+    of_muon = muon(split)
+    return None if of_muon is None else of_muon + _neurons(split)
 
 
 def dct_adamw(split: Split) -> int:
@@ -145,6 +179,9 @@ def contrib_galore(split: Split) -> int | None:
 
 
 FORMULAS: dict[str, Callable[[Split], int | None]] = {
+    "tandem": tandem,
+    "normuon": normuon,
+    "muon": muon,
     "trion": trion,
     "dct_adamw": dct_adamw,
     "dion (qr)": dion,
@@ -175,6 +212,12 @@ def _dct(split: Split) -> int:
 def _gathered(split: Split) -> int:
     """ZeRO's gather of the low-rank step."""
     return FLOAT * split.low_rank if split.zero > 1 else 0
+
+
+def _neurons(split: Split) -> int:
+    """Two lengths of the step, and the neurons' mean squares if a neuron is on several devices."""
+    squares = split.m // split.rows if split.columns > 1 else 0
+    return FLOAT * (2 * ((split.rows > 1) + (split.columns > 1)) + squares)
 
 
 def _power_iteration(split: Split) -> int:

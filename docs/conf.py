@@ -24,7 +24,7 @@ autodoc_typehints = "none"  # types of arrays stand in the text, with their shap
 default_role = "py:obj"
 python_maximum_signature_line_length = 80
 napoleon_use_rtype = False
-napoleon_custom_sections = ["Reference"]
+napoleon_custom_sections = ["Cost", "Reference"]
 
 
 def setup(app):

@@ -67,6 +67,13 @@ NAMES = [
     for name in OPTIMIZERS
 ]
 each_optimizer = pytest.mark.parametrize("name", NAMES)
+one_half, other_half = (
+    pytest.mark.parametrize(
+        "name", [name for i, name in enumerate(NAMES) if name.id in QUICK or i % 2 == half]
+    )
+    for half in (0, 1)
+)
+"""For what the engine does whatever the method is; each method is in one of them."""
 not_in_the_suite = pytest.mark.parametrize(
     "name", [one for one in NAMES if one.id in QUICK or one.id not in METHODS]
 )

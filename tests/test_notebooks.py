@@ -12,10 +12,11 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 NAMES = ["choosing.ipynb", "quickstart.ipynb", "sharding.ipynb", "subspaces.ipynb"]
-QUICK = "subspaces.ipynb"  # which has the least to compile
 # What a reader has who installed the library and matplotlib.
 INSTALLED = {"jax", "lowrank_optax", "matplotlib", "numpy", "optax"}
 
@@ -88,13 +89,7 @@ def test_a_reader_can_copy_it_without_the_repository(path):
     assert "sys.path" not in code
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.name, marks=[] if path.name == QUICK else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
-)
+@each_notebook
 def test_notebook_runs_without_error_or_warning(path):
     notebook = read(path)
     saved_pictures = len(pictures(notebook))

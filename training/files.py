@@ -1,6 +1,7 @@
 """Files and folders, on this machine or in a bucket as gs://BUCKET/RUN (etils.epath); JSON as
 everybody reads it, complete or not there, and no NaN or Infinity; full disks."""
 
+import contextlib
 import errno
 import json
 import math
@@ -113,6 +114,19 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextlib.contextmanager
+def writing_to(folder: epath.PathLike) -> Iterator[None]:
+    """Within it only this folder is made and written to.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def to_text(content: Any, *, indent: int | None = None) -> str:

@@ -70,6 +70,13 @@ def ours(optimizer: Any, **options: Any) -> Build:
     )
 
 
+def _at_its_own_rank(optimizer: Any) -> Build:
+    """The same of one that takes no rank."""
+    return lambda rank, dimensions, zero_axis, params: optimizer(
+        1e-3, dimension_numbers={"w": dimensions}, zero_axis=zero_axis
+    )
+
+
 def _told_where(rank: int, dimensions: Any, zero_axis: Any, params: Any) -> Any:
     build = ours(lro.trion)
     return lro.with_shardings(build(rank, dimensions, zero_axis, params), _shardings(params))
@@ -98,6 +105,9 @@ def _galore(rank: int, dimensions: MuonDimensionNumbers, zero_axis: Any, params:
 
 
 METHODS: dict[str, Build] = {
+    "tandem": ours(lro.tandem),
+    "normuon": _at_its_own_rank(lro.normuon),
+    "muon": _at_its_own_rank(lro.muon),
     "trion": ours(lro.trion),
     "dct_adamw": ours(lro.dct_adamw),
     "dion (qr)": ours(lro.dion),
@@ -135,16 +145,26 @@ def compiled_update(
     if layout.layers > 1:
         shape = (layout.layers, *shape)
     dimensions = MuonDimensionNumbers(len(shape) - 2, len(shape) - 1)
-    plain = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
     params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)}
     tx = build(sizes["r"], dimensions, layout.zero, params)
-    shardings = _state_shardings(tx, params, sharding, foreign=build in FOREIGN.values())
+    return update_collectives(tx, params, foreign=build in FOREIGN.values())
+
+
+def update_collectives(tx: Any, params: Any, *, foreign: bool = False) -> list[Collective]:
+    """The collectives of one update.
+
+    Args:
+      tx: the optimizer.
+      params: shapes of the parameters, with their shardings.
+      foreign: whether it is another library's, which may not trace with typed shardings.
+    """
+    shardings = _state_shardings(tx, params, foreign=foreign)
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        jax.eval_shape(tx.init, plain if build in FOREIGN.values() else params),
+        jax.eval_shape(tx.init, _plain(params) if foreign else params),
         shardings,
     )
-    update = jax.jit(tx.update, out_shardings=({"w": sharding}, shardings))
+    update = jax.jit(tx.update, out_shardings=(_shardings(params), shardings))
     return _found(update.lower(params, state, params))
 
 
@@ -243,18 +263,22 @@ def _found(lowered: Any) -> list[Collective]:
     return collectives(lowered.compile(options).as_text())
 
 
-def _state_shardings(tx: Any, params: Any, sharding: NamedSharding, *, foreign: bool) -> Any:
+def _plain(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+
+def _state_shardings(tx: Any, params: Any, *, foreign: bool) -> Any:
     """Of another library's optimizer that does not trace with typed shardings: by shape."""
     try:
-        return lro.state_shardings(tx, params, {"w": sharding})
+        return lro.state_shardings(tx, params, _shardings(params))
     except (TypeError, ValueError):
         if not foreign:
             raise
-    shape = params["w"].shape
-    plain = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    (leaf,) = jax.tree.leaves(params)
+    whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
     return jax.tree.map(
-        lambda x: sharding if x.shape == shape else whole, jax.eval_shape(tx.init, plain)
+        lambda x: leaf.sharding if x.shape == leaf.shape else whole,
+        jax.eval_shape(tx.init, _plain(params)),
     )
 
 

@@ -32,8 +32,8 @@ RATIOS = {
 """Key of a result -> head of its column. optax.contrib.galore is that of every step."""
 
 
-def parameters() -> dict[str, jax.Array]:
-    """Kernels of a Llama's layers, as random numbers that serve as gradients too.
+def parameters(layers: int) -> dict[str, jax.Array]:
+    """Kernels of a Llama's first layers, as random numbers that serve as gradients too.
 
     Not stacked, because optax.contrib.galore takes no batches of matrices.
     """
@@ -46,7 +46,7 @@ def parameters() -> dict[str, jax.Array]:
     key = jax.random.key(0)
     return {
         f"layer{layer}/{name}": jax.random.normal(jax.random.fold_in(key, 7 * layer + i), shape)
-        for layer in range(LAYERS)
+        for layer in range(layers)
         for i, (name, shape) in enumerate(shapes.items())
     }
 
@@ -75,7 +75,7 @@ def measure(
     fraction: float, rounds: int, methods: Collection[str] = tuple(BUILDS)
 ) -> dict[str, Any]:
     """The methods at one rank, with the ratios to those yardsticks that are among them."""
-    params = parameters()
+    params = parameters(LAYERS)
     rank = round(fraction * HIDDEN)
     updaters = {name: Updater(BUILDS[name](rank), params) for name in methods}
     samples = interleaved_seconds(updaters, rounds)

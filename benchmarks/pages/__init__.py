@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.record import RESULTS, ROOT
+from benchmarks.tables import Table, captioned_tables
 
 DOCS = ROOT / "docs"
+CLAIMS, SCALE = "papers.md", "toy"
+"""The page of the papers' claims, and which of its scales other pages quote."""
 
 
 def read_results(name: str) -> dict[str, Any]:
@@ -43,6 +46,31 @@ def generated(page: str, section: str) -> str:
     text = (DOCS / page).read_text(encoding="utf-8")
     found = re.search(rf"<!-- begin {section} -->(.*?)<!-- end", text, flags=re.DOTALL)
     return found[1] if found else ""
+
+
+def tuned_in_claims() -> Table:
+    """The methods that the papers' claims tuned at one scale, as their tables of losses together.
+
+    Raises:
+      SystemExit: if a method has several results, or none has any.
+    """
+    header: list[str] = []
+    rows: dict[str, list[str]] = {}
+    text = (DOCS / CLAIMS).read_text(encoding="utf-8")
+    for caption, (names, *lines) in captioned_tables(text):
+        if caption == tuned_caption(SCALE):
+            header = names
+            for line in lines:
+                if rows.setdefault(line[0], line) != line:
+                    raise SystemExit(f"{CLAIMS} has two results of {line[0]}")
+    if not rows:
+        raise SystemExit(f"{CLAIMS} has no table {tuned_caption(SCALE)!r}")
+    return [header, *rows.values()]
+
+
+def tuned_caption(scale: str) -> str:
+    """What stands above a table of tuned methods in docs/papers.md."""
+    return f"Tuned, at {scale} scale:"
 
 
 def rewrite(path: pathlib.Path, render: Callable[[str], str]) -> None:

@@ -6,7 +6,7 @@ benchmarks.pages.choosing``.
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.pages import DOCS, fill, generated, rewrite
+from benchmarks.pages import CLAIMS, DOCS, fill, generated, rewrite, tuned_in_claims
 from benchmarks.tables import Table, captioned_tables, markdown_table
 
 PAGE = DOCS / "choosing.md"
@@ -40,21 +40,24 @@ def quote(
     if len(found) != 1:
         raise SystemExit(f"{page} has {len(found)} tables {caption!r} in {section}, not one")
     header, *lines = found[0]
-    missing = {*columns} - {*header}
-    by_name = {line[0].strip("`"): line for line in lines}
-    missing |= {*rows} - {*by_name}
-    if missing:
-        raise SystemExit(f"{page} has no {sorted(missing)} in {section} any more; quote others")
-    kept = [by_name[name] for name in rows] if rows else lines
     if by is not None:
-        kept = sorted(kept, key=lambda line: -float(line[header.index(by)]))
-    return select(header, kept, columns)
+        lines = sorted(lines, key=lambda line: -float(line[header.index(by)]))
+    return select([header, *lines], columns, rows, f"{page} has no {{}} in {section} any more")
 
 
-def select(header: Sequence[str], lines: Table, columns: Sequence[str]) -> str:
-    """These columns, as Markdown."""
+def select(table: Table, columns: Sequence[str], rows: Sequence[str], otherwise: str) -> str:
+    """These columns and rows, or all rows, as Markdown.
+
+    Raises:
+      SystemExit: if one is not in the table, saying `otherwise` with a place for its name.
+    """
+    header, *lines = table
+    by_name = {line[0].strip("`"): line for line in lines}
+    if missing := ({*columns} - {*header}) | ({*rows} - {*by_name}):
+        raise SystemExit(f"{otherwise.format(sorted(missing))}; quote others")
     at = [header.index(column) for column in columns]
-    return markdown_table(columns, [[line[i] for i in at] for line in lines])
+    kept = [by_name[name] for name in rows] if rows else lines
+    return markdown_table(columns, [[line[i] for i in at] for line in kept])
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -99,6 +102,18 @@ SECTIONS: dict[str, Callable[[], str]] = {
         "training.md",
         "finetuning",
         ("optimizer", "rank", "learning rate", "exact match", "of AdamW's", "AdamW's / this"),
+    ),
+    "rates": lambda: select(
+        tuned_in_claims(),
+        ("method", "bytes per entry", "validation loss", "tuned"),
+        (
+            "adamw",
+            *("dion 1/8", "dion 1/4", "dion 1/2", "trion 1/8", "trion 1/4", "trion 1/2"),
+            *("galore 1/8", "galore 1/4", "galore 1/2", "galore 1/4, importance"),
+            *("fira dct", "fira svd", "apollo 1/4", "frugal dct", "frugal svd"),
+            *("dct_adamw", "ldadamw", "osd 1/8", "osd 1/4", "osd 1/2"),
+        ),
+        f"{CLAIMS} has no {{}} any more",
     ),
     "rank": lambda: quote(
         "recipes.md",

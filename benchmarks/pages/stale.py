@@ -75,6 +75,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "papers/zero.json": (*UPDATE, "models/configs.py", "lowrank_optax/sharding"),
     "passes.json": UPDATE,
     "reading.json": ("training/data",),
+    "recipes/costs.json": (*UPDATE, "lowrank_optax/sharding"),
     "recipes/runs.jsonl": TASK,
     "subspaces.json": GRADIENTS,
     "svd.json": ("lowrank_optax/linalg/singular.py",),

@@ -156,8 +156,7 @@ def main() -> None:
     claims = cheapest_first(CLAIMS[name] for name in arguments.claims or CLAIMS)
     if arguments.scale == "paper":
         for claim in claims:
-            text = describe(claim.at_scale) if claim.at_scale else "nothing that has a scale"
-            print(f"# {claim.name}\n{text}")
+            print(f"# {claim.name}\n{describe(claim)}")
         return
     if arguments.plan:
         print(overview(claims, arguments.scale or next(iter(SCALES)), arguments.workers))

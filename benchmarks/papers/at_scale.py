@@ -1,8 +1,10 @@
 """The papers' sizes: commands of train.py, and the memory that they need, from shapes."""
 
+from collections.abc import Iterable
+
 import benchmarks.papers.methods  # noqa: F401  makes the papers' methods known
 import lowrank_optax as lro
-from benchmarks.papers.claims import AtScale
+from benchmarks.papers.claims import Claim, Losses
 from benchmarks.papers.memory import RATE, parameters, size
 from benchmarks.recipes.methods import METHODS
 from benchmarks.tables import markdown_table
@@ -27,23 +29,41 @@ def compare(optimizers: str, out: str, options: str) -> str:
     )
 
 
-def describe(at_scale: AtScale) -> str:
-    """Commands and memory of every preset."""
-    parts = [PREPARE]
+def finetune(optimizer: str, options: str) -> tuple[str, str]:
+    """The commands that fine-tune a model and evaluate it."""
+    out = f"runs/papers/finetune-{optimizer}"
+    return (
+        f"python train.py finetune --model Llama-2-{{preset}} --data gsm8k/train.jsonl "
+        f"--optimizer {optimizer} {options}--packing --dtype bfloat16 --out {out}",
+        f"python train.py evaluate --model {out} --data gsm8k/test.jsonl",
+    )
+
+
+def describe(claim: Claim) -> str:
+    """Commands and memory of every preset, and how they decide the claim."""
+    if claim.at_scale is None:
+        return "measured as it is, and not trained at a scale"
+    at_scale = claim.at_scale
+    parts = [PREPARE] if any(" --data prepared " in line for line in at_scale.commands) else []
     for preset in at_scale.presets:
         parts += [command.format(preset=preset) for command in at_scale.commands]
-        parts.append(
-            f"\n{preset}, in gigabytes, activations apart:\n{memory_table(preset, at_scale)}\n"
-        )
-    return "\n".join(parts)
+        table = memory_table(preset, methods_of(claim))
+        parts.append(f"\n{preset}, in gigabytes, activations apart:\n{table}\n")
+    return "\n".join([*parts, *filter(None, [at_scale.then])])
 
 
-def memory_table(preset: str, at_scale: AtScale) -> str:
+def methods_of(claim: Claim) -> tuple[str, ...]:
+    """Those whose memory is told: all that are trained."""
+    compared = claim.evidence.methods if isinstance(claim.evidence, Losses) else ()
+    return tuple(dict.fromkeys((*compared, *(claim.at_scale.methods if claim.at_scale else ()))))
+
+
+def memory_table(preset: str, methods: Iterable[str]) -> str:
     """Float32 weights, gradients and state of every method, before anything is split."""
     params = parameters(preset)
     weights = size(params)
     rows = []
-    for name in at_scale.methods:
+    for name in methods:
         method = METHODS[name]
         numbers = {key: value for key, value in method.start.items() if key != "learning_rate"}
         tx = method.build(RATE, 1.0, dimension_numbers=matrix_dimension_numbers, **numbers)

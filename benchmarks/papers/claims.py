@@ -91,12 +91,14 @@ class AtScale:
     Attributes:
         presets: of models/configs.py.
         commands: with {preset} where that goes.
-        methods: whose memory is told.
+        methods: whose memory is told, beside those that the evidence compares.
+        then: what decides the claim, where that is no loss in the commands' tables.
     """
 
     presets: tuple[str, ...]
     commands: tuple[str, ...]
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    then: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

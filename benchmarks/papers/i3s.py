@@ -6,7 +6,22 @@ from benchmarks.papers.claims import AtScale, Claim, Comparison, Figures, Losses
 from benchmarks.papers.methods import SAMPLING_INNER
 
 STOPS = "“the dominant subspace stops changing during pretraining” (abstract)"
+PRESETS = ("60m", "130m", "350m", "1b")
 SAMPLED = ("galore 1/4", *(f"galore {inner}" for inner in SAMPLING_INNER), "fira svd")
+
+
+def looked_into(then: str) -> AtScale:
+    """GaLore with leading and with sampled subspaces, each looked at when it is new."""
+    commands = (
+        compare(
+            "galore",
+            f"galore-{{preset}}-{select}-subspaces",
+            f"--rank 0.25 --select {select} --update-interval 200 --diagnostics-every 200",
+        )
+        for select in ("top", "importance")
+    )
+    return AtScale(PRESETS, tuple(commands), ("galore 1/4", "galore 1/4, importance"), then)
+
 
 PAPER = Paper(
     "i3s",
@@ -21,7 +36,7 @@ PAPER = Paper(
                 beside=("adamw",),
             ),
             AtScale(
-                ("60m", "130m", "350m", "1b"),
+                PRESETS,
                 tuple(
                     compare(
                         optimizers,
@@ -35,7 +50,6 @@ PAPER = Paper(
                     )
                     for select in ("top", "importance")
                 ),
-                SAMPLED,
             ),
         ),
         Claim(
@@ -44,6 +58,7 @@ PAPER = Paper(
             "leading subspaces change less and less, and in the end less than sampled ones",
             STOPS,
             Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
+            looked_into("Overlaps of neighbours are subspace_overlap in RUN/diagnostics.jsonl."),
             note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds, both at one "
             "learning rate that was not tuned. Sampled subspaces change less in time too.",
         ),
@@ -53,6 +68,9 @@ PAPER = Paper(
             "sampled subspaces change the weights in more directions",
             f"{STOPS}, “constraining weight updates to similar subspaces”",
             Figures("papers/trajectories", trajectories.spectra, trajectories.measure, minutes=10),
+            looked_into(
+                "Spectra are lro.diagnostics.update_spectrum of the last weights less the first."
+            ),
             note="The same trainings; the effective rank is exp(entropy of singular values) / n.",
         ),
     ),

@@ -6,10 +6,9 @@ All of one family start at the same numbers. Adam's b2 is the same for all and n
 import functools
 from typing import Any
 
-import optax
-
 import lowrank_optax as lro
 from benchmarks.recipes.methods import ADAM, INTERVAL, METHODS, QUARTER, Method, ours
+from training.steps.optimizers import PROJECTION_OPTIMIZERS
 
 TUNED = ("learning_rate", "momentum")
 """Of a method's numbers those that are searched; the others stay where they start."""
@@ -25,8 +24,6 @@ FREQUENT = (
 """Dominant and sampled subspaces that change often, for short trainings that are looked into."""
 
 PENALTY = 0.1
-PROJECTION_RATE = 1 / 200
-"""Of what moves the basis of Online Subspace Descent: 1 / interval, as published."""
 
 ORTHONORMAL = {"learning_rate": 0.08, "momentum": 0.5}
 SCALED = ADAM | {"learning_rate": 0.02}
@@ -45,15 +42,6 @@ INNER: dict[str, dict[str, float]] = {
 DESCENT_INNER = ("lion", "adafactor", "adam8bit")
 SAMPLING_INNER = ("adafactor", "adam_mini", "adam8bit")
 """Those of Online Subspace Descent's comparison with GaLore, and those of I3S."""
-
-PROJECTION_OPTIMIZERS: dict[str, optax.GradientTransformation] = {
-    "sgd": optax.sgd(PROJECTION_RATE),
-    "lion": optax.lion(PROJECTION_RATE, weight_decay=0.0),
-    "adafactor": optax.chain(
-        optax.scale_by_factored_rms(), optax.scale_by_learning_rate(PROJECTION_RATE)
-    ),
-}
-"""What moves the basis of Online Subspace Descent in place of AdamW."""
 
 
 def _galore(start: Any, **options: Any) -> Method:

@@ -57,7 +57,6 @@ PAPER = Paper(
                     )
                     for rank in RANKS.values()
                 ),
-                tuple(f"{name} {label}" for label in RANKS for name in ("osd", "galore")),
             ),
         ),
         Claim(
@@ -79,7 +78,6 @@ PAPER = Paper(
                     )
                     for inner in DESCENT_INNER
                 ),
-                tuple(f"{name} {inner}" for inner in DESCENT_INNER for name in ("osd", "galore")),
             ),
         ),
         Claim(
@@ -92,6 +90,23 @@ PAPER = Paper(
                     Comparison(f"osd, basis by {name}", "osd 1/4", MATCHES)
                     for name in PROJECTION_OPTIMIZERS
                 )
+            ),
+            AtScale(
+                PRESETS,
+                tuple(
+                    compare(
+                        "online_subspace_descent",
+                        f"osd-{{preset}}-basis-{name}",
+                        f"--rank 0.25{option}",
+                    )
+                    for name, option in (
+                        ("adamw", ""),
+                        *(
+                            (name, f" --projection-optimizer {name}")
+                            for name in PROJECTION_OPTIMIZERS
+                        ),
+                    )
+                ),
             ),
             note="The basis' own rate is the published 1/200 for all, not tuned.",
         ),
@@ -110,7 +125,6 @@ PAPER = Paper(
                         f"--rank 0.25 --penalty {PENALTY:g}",
                     ),
                 ),
-                ("osd, penalty",),
             ),
         ),
         Claim(

@@ -121,7 +121,7 @@ def share(results: dict[str, Any]) -> list[Outcome]:
 def measure_ranks(data: pathlib.Path | None = None) -> dict[str, Any]:
     """Seconds of one layer's update by method and rank, all in the same rounds."""
     del data
-    layer = {name: leaf for name, leaf in parameters().items() if name.startswith("layer0/")}
+    layer = parameters(1)
     functions = {
         f"{name} {label}": Updater(METHODS[name](round(fraction * HIDDEN)), layer)
         for name in (*INDEPENDENT, *DEPENDENT)

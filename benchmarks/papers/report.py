@@ -5,7 +5,7 @@ Run from the repository's root: ``python -m benchmarks.papers.report``.
 
 from typing import Any
 
-from benchmarks.pages import DOCS, RESULTS, fill, read_results, rewrite
+from benchmarks.pages import CLAIMS, DOCS, RESULTS, fill, read_results, rewrite, tuned_caption
 from benchmarks.papers.__main__ import PAPERS
 from benchmarks.papers.claims import NOT_RUN, Claim, Losses, Outcome, Paper, together
 from benchmarks.papers.training import (
@@ -19,7 +19,7 @@ from benchmarks.papers.training import (
 )
 from benchmarks.tables import markdown_table
 
-PAGE = DOCS / "papers.md"
+PAGE = DOCS / CLAIMS
 
 Row = tuple[str, ...]
 
@@ -85,7 +85,7 @@ def details(claim: Claim, tuned: Tuned, runs: list[dict[str, Any]]) -> str:
     if isinstance(claim.evidence, Losses):
         header = ("method", "bytes per entry", "tuned", "validation loss")
         rows = loss_rows(claim.evidence, scale, tuned, bytes_per_entry(scale, runs))
-        parts.append(markdown_table(header, rows))
+        parts += [tuned_caption(scale), markdown_table(header, rows)]
     return "\n\n".join(parts)
 
 

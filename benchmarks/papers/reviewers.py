@@ -4,7 +4,9 @@ from typing import Any
 
 from benchmarks.measure.subspaces import TABLE_FRACTIONS
 from benchmarks.papers import columns, memory, parts
+from benchmarks.papers.at_scale import compare
 from benchmarks.papers.claims import (
+    AtScale,
     Claim,
     Comparison,
     Figures,
@@ -15,6 +17,7 @@ from benchmarks.papers.claims import (
     decided,
 )
 from benchmarks.papers.methods import RANKS
+from benchmarks.papers.trion import PRESETS
 from benchmarks.timing import spread
 
 SKETCHES = ("hadamard", "random_orthogonal", "identity", "random")
@@ -67,6 +70,13 @@ PAPER = Paper(
                     Comparison("dct_adamw", "galore 1/4, importance"),
                 ),
                 beside=("trion 1/4", "adamw"),
+            ),
+            AtScale(
+                PRESETS,
+                (
+                    compare("adamw,dct_adamw,apollo,trion", "apollo-{preset}", "--rank 0.25"),
+                    compare("galore", "i3s-{preset}", "--rank 0.25 --select importance"),
+                ),
             ),
         ),
         Claim(

@@ -268,7 +268,14 @@ TWO_RATES = (
 )
 """With the momenta and b2 that were best with embeddings at 0.003."""
 
-METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES
+IN_THE_README = {
+    "normuon int2, embeddings at 0.003": ours(
+        lro.normuon, {"learning_rate": 0.02}, momentum=0.8, mu_dtype="int2"
+    )
+}
+"""Its first example."""
+
+METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES | IN_THE_README
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))

@@ -6,13 +6,13 @@ Run from the repository's root: ``python -m benchmarks.recipes.report``.
 import argparse
 import pathlib
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 from benchmarks.pages import ROOT, fill
-from benchmarks.recipes import marks
+from benchmarks.recipes import costs, marks
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import read_lines
 from benchmarks.recipes.stages import OTHERS, SCALES, results_folder
@@ -32,7 +32,11 @@ YARDSTICKS = {
     "muon at one rate",
 )
 """What a stage's methods are compared with, where that is not Muon."""
-ALSO = {"width 64": ("few bits", "competitors"), "one rate": ("two rates",)}
+ALSO = {
+    "width 64": ("few bits", "competitors"),
+    "one rate": ("two rates",),
+    "one rate, width 128": ("README",),
+}
 """Other stages of the same setting that a stage's table shows too."""
 SETTINGS = {
     "one rate, width 128": "width 128, 300 steps of 2k tokens",
@@ -41,6 +45,8 @@ SETTINGS = {
 }
 """What is drawn; more panels could not be read in the README."""
 TICKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+TIME = "update / adamw's"
+SENT = "sent per entry"
 T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for 95 % of both sides, by the number of runs."""
 
@@ -52,8 +58,20 @@ def interval(losses: list[float]) -> float:
     return T_95[len(losses)] * statistics.stdev(losses) / len(losses) ** 0.5
 
 
-def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> list[Row]:
-    """A stage's methods by their loss; a method's last line counts."""
+def rows_of(
+    stage: str,
+    tuned: Iterable[Row],
+    sizes: Mapping[str, float],
+    cost_of: Mapping[str, costs.Cost],
+) -> list[Row]:
+    """A stage's methods by their loss; a method's last line counts.
+
+    Args:
+        stage: its name.
+        tuned: the lines of all stages.
+        sizes: bytes of state by entry of a matrix, by method.
+        cost_of: the methods whose update was measured.
+    """
     tuned = list(tuned)
     # Its own lines last, so that they count.
     last = {
@@ -68,6 +86,7 @@ def rows_of(stage: str, tuned: Iterable[Row], sizes: Mapping[str, float]) -> lis
         {
             "method": name,
             "bytes": sizes[name],
+            "cost": cost_of.get(name, costs.Cost(None, None)),
             "numbers": line["numbers"],
             "loss": statistics.mean(line["reported"]),
             "interval": interval(line["reported"]),
@@ -85,20 +104,36 @@ def yardstick_of(stage: str) -> str:
     return YARDSTICKS.get(stage, "muon")
 
 
-def table(rows: list[Row], yardstick: str) -> str:
-    """Markdown."""
-    header = ("method", "bytes per entry", "tuned", "validation loss", f"above {yardstick}")
-    cells = [
-        (
-            row["method"],
-            f"{row['bytes']:.2f}",
-            ", ".join(f"{name} {number:g}" for name, number in row["numbers"].items()),
-            f"{row['loss']:.3f} ± {row['interval']:.3f}",
-            _difference(row["apart"]),
-        )
+def table(rows: list[Row], yardstick: str, leave_out: Sequence[str] = ()) -> str:
+    """Markdown.
+
+    Args:
+        rows: of a stage.
+        yardstick: what their losses are compared with.
+        leave_out: heads of columns.
+    """
+    found = [
+        {
+            "method": row["method"],
+            "bytes per entry": f"{row['bytes']:.2f}",
+            TIME: "–" if row["cost"].time is None else f"{row['cost'].time:.1f}",
+            SENT: _sent(row["cost"].sent),
+            "tuned": ", ".join(f"{name} {number:g}" for name, number in row["numbers"].items()),
+            "validation loss": f"{row['loss']:.3f} ± {row['interval']:.3f}",
+            f"above {yardstick}": _difference(row["apart"]),
+        }
         for row in rows
     ]
-    return markdown_table(header, cells)
+    header = [head for head in found[0] if head not in leave_out]
+    return markdown_table(header, [[row[head] for head in header] for row in found])
+
+
+def _sent(sent: tuple[float, float] | None) -> str:
+    """As in docs/sharding.md, with a "+" before what a change of subspace adds."""
+    if sent is None:
+        return "–"
+    every_step, refresh = sent
+    return f"{every_step:.2f} + {refresh:.2f}" if refresh else f"{every_step:.2f}"
 
 
 def _difference(apart: list[float] | None) -> str:
@@ -153,11 +188,12 @@ def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, li
     folder = results_folder(scale, tokens)
     tuned = read_lines(folder / "tuned.jsonl")
     runs = [run for file in (*OTHERS, folder / "runs.jsonl") for run in read_lines(file)]
+    known = costs.read(folder / "costs.json")
     found = {}
     for stage in {line["stage"] for line in tuned}.difference(*ALSO.values()):
         setting = SCALES[scale][stage].setting.key
         sizes = {run["method"]: run["bytes_per_entry"] for run in runs if run["setting"] == setting}
-        found[stage] = rows_of(stage, tuned, sizes)
+        found[stage] = rows_of(stage, tuned, sizes, known)
     return found
 
 
@@ -172,7 +208,7 @@ def render(page: str) -> str:
 def render_readme(page: str) -> str:
     """The README with its table made anew."""
     rows = [row | {"method": short(row["method"])} for row in read()[HEADLINE]]
-    return fill(page, {"headline": table(rows, short(yardstick_of(HEADLINE)))})
+    return fill(page, {"headline": table(rows, short(yardstick_of(HEADLINE)), [SENT])})
 
 
 def short(method: str) -> str:

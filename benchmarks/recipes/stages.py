@@ -7,6 +7,7 @@ from benchmarks.recipes.methods import (
     CHANGES,
     CHANGES_AT_ONE_RATE,
     COMPETITORS,
+    IN_THE_README,
     ONE_RATE,
     TWO_RATES,
 )
@@ -79,6 +80,7 @@ STAGES = {
     "few bits": Stage(NARROW, FEW_BITS),
     "one rate": Stage(NARROW, AT_ONE_RATE, None, WITH_MOMENTUM),
     "one rate, width 128": Stage(Setting(steps=300), AT_ONE_RATE, "", RATE_ONLY),
+    "README": Stage(Setting(steps=300), tuple(IN_THE_README), None, RATE_ONLY),
     "ablations at one rate": Stage(NARROW, tuple(CHANGES_AT_ONE_RATE), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),

@@ -12,6 +12,20 @@ from jaxtyping import Array, Bool, Int
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.base import Transition
 
+__all__ = [
+    "Adaptive",
+    "AdaptiveState",
+    "Every",
+    "EveryStep",
+    "Once",
+    "Refresh",
+    "Staggered",
+    "UpdateInterval",
+    "When",
+    "adaptive",
+    "resolve",
+]
+
 Count: TypeAlias = Int[Array, ""]  # int32 number of steps taken
 Due: TypeAlias = Bool[Array, ""] | bool  # True where it always is, and no predicate is compiled
 

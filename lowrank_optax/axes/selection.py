@@ -16,6 +16,9 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.linalg.arguments import require_key
 from lowrank_optax.linalg.devices import largest
 
+__all__ = ["Following", "Hybrid", "Importance", "Sampling", "Selection", "Top", "Uniform"]
+__all__ += ["following", "hybrid", "importance", "resolve", "uniform"]
+
 NORMS = ("l1", "l2")
 
 

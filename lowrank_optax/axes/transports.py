@@ -12,6 +12,17 @@ from lowrank_optax.axes import moments
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.base import Transition
 
+__all__ = [
+    "Change",
+    "Keep",
+    "Reset",
+    "Rotate",
+    "RotateFirstMoment",
+    "RotateMoments",
+    "Transport",
+    "resolve",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:

@@ -43,6 +43,10 @@ def alice0(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r + m numbers of state for an m × n matrix, n the compressed side. A step takes
+      3 m n r multiplications, for a, P a and P u; every T steps an SVD, far dearer than a step.
+
     Reference:
       arXiv 2502.07752, Alice without tracking (β₃ = 0).
       Differs in the order of the random complement: uniform among the other singular vectors.

@@ -37,10 +37,15 @@ def apollo(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r numbers of state for an m × n matrix, n the compressed side. A step takes m n r
+      multiplications, for a: nothing is lifted. Every T steps a QR decomposition of n × r numbers.
+
     Reference:
       arXiv 2412.05270.
       Differs in a random orthonormal P scaled by √(n/r), where the paper draws normal numbers of
-      variance 1/r.
+      variance 1/r; and from the published code in limiting the growth of a step that has Adam's
+      bias corrections, which there follow the limit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,8 +85,13 @@ def apollo_mini(
       mu_dtype: as for `apollo`; in integers every entry of the one row has a scale of its own.
       {shared}
 
+    Cost:
+      2 m + n numbers of state for an m × n matrix, n the compressed side. A step takes m n
+      multiplications: what dominates are passes over the gradient.
+
     Reference:
       arXiv 2412.05270.
+      Differs as `apollo` does; `scale` is √128, as published.
 
     Example:
       >>> import jax.numpy as jnp

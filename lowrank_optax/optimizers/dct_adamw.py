@@ -41,6 +41,11 @@ def dct_adamw(
       mu_dtype: of Adam's first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + m n / 4 numbers of state for an m × n matrix, n the compressed side (those of the
+      feedback have 8 bits), and r indices. A step takes some 3 m n √n multiplications for the DCT,
+      and m n r, which dominate, for the step Q[:, I] Adam(a); for r > n / 2 another DCT instead.
+
     Reference:
       arXiv 2505.17967, algorithm 2.
       Differs from the published code in its quantisers, which lose most of their levels there, and

@@ -253,8 +253,14 @@ def dion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Rec
       {own}
       {shared}
 
+    Cost:
+      m n + n r numbers of state for an m × n matrix, n the compressed side. A step takes 4 m n r
+      multiplications, for Mᵀ Q, M P, R Pᵀ and Q Pᵀ, and a QR decomposition of m × r numbers, whose
+      operations are fewer but slower; a further power iteration two products and another QR.
+
     Reference:
       arXiv 2504.05295, algorithm 1.
+      As published (`dion_reference`), but for a momentum of zero, after which Q stays what it was.
 
     Example:
       >>> import jax.numpy as jnp

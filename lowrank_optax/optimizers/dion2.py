@@ -39,8 +39,16 @@ def dion2(
       mu_dtype: of the momentum, as for `residuals.momentum`.
       {shared}
 
+    Cost:
+      m n numbers of state for an m × n matrix, n the compressed side, and r indices. A step takes
+      2 m r² + 17 r³ multiplications for five Newton–Schulz iterations (10 m r² + 5 r³ for
+      m < 1.5 r), and no product with the whole matrix.
+
     Reference:
       arXiv 2512.16928.
+      Differs from the published code in choosing along the in side of a square matrix
+      (`compress="out"` does what it does), and in a Newton–Schulz with Muon's coefficients in
+      float32; there it has those of Polar Express (`ns_coeffs="polar_express"`) in bfloat16.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,8 +87,15 @@ def dion3(
       rank, momentum, neuron_decay, rank_scale, shape_scale, mu_dtype: as for `dion2`.
       {shared}
 
+    Cost:
+      m n numbers of state for an m × n matrix, n the compressed side, r indices, and a number per
+      output neuron. A step takes what one of `dion2` takes, and two passes over the matrix.
+
     Reference:
       arXiv 2608.11612.
+      Differs from the published code (`NorDion2`) as `dion2` does; in choosing along the smaller
+      side, where that chooses output neurons (`compress="out"` does so); in `rank_scale`, which is
+      "none" there; and in the momentum, 0.95 there.
 
     Example:
       >>> import jax.numpy as jnp

@@ -42,6 +42,11 @@ def fira(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r numbers of state for an m × n matrix, n the compressed side (2 m r and r indices
+      in a fixed basis). A step takes 3 m n r multiplications, for a, P a and P u, or some 6 m n √n
+      for two DCTs; every T steps an SVD, far dearer than a step.
+
     Reference:
       arXiv 2410.01623, algorithm 1.
       Differs from the published code in taking the true complement G − P a for any scale, and in

@@ -41,8 +41,14 @@ def frugal(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r numbers of state for an m × n matrix, n the compressed side (2 m r and r indices
+      in a fixed basis). A step takes 3 m n r multiplications, for a, P a and P u, or m n r and some
+      6 m n √n for two DCTs; every T steps an SVD, far dearer than a step.
+
     Reference:
       arXiv 2411.07837, algorithm 1.
+      As published, with Adam's bias corrections beginning anew at every refresh too.
 
     Example:
       >>> import jax.numpy as jnp

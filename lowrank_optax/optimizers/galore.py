@@ -42,6 +42,11 @@ def galore(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r numbers of state for an m × n matrix, n the compressed side. A step takes 2 m n r
+      multiplications, for a and the step; every T steps an SVD, far dearer than a step, which
+      `method="gram"` or "randomized" makes cheaper.
+
     Reference:
       arXiv 2403.03507, algorithm 2; I3S for `select="importance"`.
       Differs from the published code in decaying the weights with the update, not after it.
@@ -100,8 +105,16 @@ def golore(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r numbers of state for an m × n matrix, n the compressed side. A step takes 2 m n r
+      multiplications, for a and the step; every T steps a QR decomposition of n × r numbers, and
+      (m + n) r² multiplications to move the moment; before `random_after` an SVD.
+
     Reference:
       arXiv 2410.11289, algorithm 1.
+      Differs from the published code in keeping the first moment that a refresh moved, which is
+      used once and lost there; in Adam's eps, which there is added to the uncorrected second
+      moment; and in decaying the weights with the update, not after it.
 
     Example:
       >>> import jax.numpy as jnp

@@ -35,6 +35,11 @@ def ldadamw(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + n r + m n numbers of state for an m × n matrix, n the compressed side. A step takes
+      6 m n r multiplications, two of them for the power iteration and two for the feedback, and a
+      QR decomposition of n × r numbers, whose operations are fewer but slower.
+
     Reference:
       arXiv 2410.16103, algorithm 1.
       Differs from the published code in compressing the in side of a square matrix

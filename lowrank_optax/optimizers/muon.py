@@ -30,6 +30,11 @@ def muon(
         parameters', but at least float32.
       {shared}
 
+    Cost:
+      m n numbers of state for an m × n matrix, n the smaller side. A step takes 2 m n² + 17 n³
+      multiplications for five Newton–Schulz iterations (10 m n² + 5 n³ for m < 1.5 n); all else is
+      a few passes over the matrix.
+
     Reference:
       Jordan et al. (2024), "Muon".
       Differs from `optax.contrib.muon` in Nesterov's sum, which there has bias corrections.
@@ -75,8 +80,13 @@ def normuon(
       momentum, nesterov, neuron_decay, ns_steps, ns_coeffs, shape_scale, mu_dtype: as for `muon`.
       {shared}
 
+    Cost:
+      m n numbers of state for an m × n matrix, and a number per output neuron; without a momentum
+      those alone. A step takes what one of `muon` takes.
+
     Reference:
       arXiv 2510.05491.
+      Differs as `normalize_neurons` does, and in Nesterov's form of the momentum.
 
     Example:
       >>> import jax.numpy as jnp

@@ -41,6 +41,11 @@ def online_subspace_descent(
       mu_dtype: of the first moment, as for `scale_by_low_rank`.
       {shared}
 
+    Cost:
+      2 m r + 3 n r numbers of state for an m × n matrix, n the compressed side. A step takes
+      3 m n r multiplications, for a, the gradient in P and the step, and (m + 4 n) r² for the rest
+      of that gradient; the first step an SVD.
+
     Reference:
       arXiv 2408.12857, algorithm 1.
       Differs from the published code in decaying the weights with the update, not after it, and in

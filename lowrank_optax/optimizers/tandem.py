@@ -69,6 +69,11 @@ def tandem(
         scales and neurons apart, and the loss lower than with r = n/4 in 8 bits.
       {shared}
 
+    Cost:
+      m r numbers of state (in `mu_dtype`) for an m × n matrix, n the compressed side, r indices,
+      and a number per output neuron. A step takes 2 m r² + 17 r³ multiplications for five
+      Newton–Schulz iterations on the r columns, m n² / 2 + n³ for those on four blocks of the rest.
+
     Reference:
       This library's own; see `docs/recipes.md`. The momentum's part is Muon's, the rest SWAN's
       (arXiv 2412.13148) in blocks, the neurons' NorMuon's (arXiv 2510.05491).

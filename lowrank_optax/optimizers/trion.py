@@ -112,8 +112,15 @@ def trion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Re
       {own}
       {shared}
 
+    Cost:
+      m n numbers of state for an m × n matrix, n the compressed side, and r indices. A step takes
+      some 3 m n √n multiplications for the DCT; m n r, or for r > n / 2 another DCT, for the
+      product with Q; and 2 m r² + 17 r³ for five Newton–Schulz iterations (10 m r² + 5 r³ for
+      m < 1.5 r). The last two dominate, and grow with r.
+
     Reference:
       arXiv 2505.17967, algorithm 1.
+      Differs as `scale_by_trion` does.
 
     Example:
       >>> import jax.numpy as jnp, optax

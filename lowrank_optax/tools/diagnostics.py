@@ -10,6 +10,13 @@ from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subsp
 from lowrank_optax.linalg.devices import matrix_by_matrix
 from lowrank_optax.linalg.precision import wide_dtype
 
+__all__ = [
+    "captured_energy",
+    "projection_error",
+    "subspace_overlap",
+    "update_spectrum",
+]
+
 
 def captured_energy(
     matrix: Float[Array, "*batch n m"], projection: Projection, basis: Basis | None = None

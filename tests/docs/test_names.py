@@ -1,6 +1,7 @@
 """Every public name is on a page, and every name on a page exists."""
 
 import importlib
+import inspect
 import re
 from functools import reduce
 
@@ -11,8 +12,6 @@ from benchmarks.pages import DOCS
 from benchmarks.pages import methods as method_pages
 
 DIRECTIVE = re.compile(r"^\.\. auto(?:function|class):: lowrank_optax\.(\S+)$", re.MULTILINE)
-PACKAGES = ("projections", "residuals", "transforms")
-"""Those of the public modules that say themselves what is public in them."""
 
 
 def documented():
@@ -22,19 +21,29 @@ def documented():
     return {name for page in pages for name in DIRECTIVE.findall(page)}
 
 
-def is_module(name):
-    return hasattr(getattr(lro, name), "__path__") or hasattr(getattr(lro, name), "__file__")
+MODULES = [name for name in lro.__all__ if inspect.ismodule(getattr(lro, name))]
+"""What is public in them they say themselves, in `__all__`."""
 
 
 def test_every_public_name_is_on_a_page():
     names = documented()
     in_modules = {name.partition(".")[0] for name in names if "." in name}
-    expected = {name for name in lro.__all__ if not is_module(name)}
-    assert expected - names == set()
-    assert {name for name in lro.__all__ if is_module(name)} - in_modules == set()
+    assert {*lro.__all__} - {*MODULES} - names == set()
+    assert {*MODULES} - in_modules == set()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("name", MODULES)
+def test_every_class_of_a_public_module_is_public_or_begins_with_an_underscore(name):
+    module = getattr(lro, name)
+    own = {
+        name
+        for name, value in inspect.getmembers(module, inspect.isclass)
+        if value.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert own - {*module.__all__} == set()
+
+
+@pytest.mark.parametrize("package", MODULES)
 def test_every_public_name_of_a_module_is_on_a_page(package):
     module = getattr(lro, package)
     text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))

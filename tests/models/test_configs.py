@@ -42,6 +42,7 @@ def test_every_preset_has_its_count_listed():
     assert PRESETS.keys() == PARAMETERS.keys()
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_has_exactly_its_parameters(name):
     assert count_from_shapes(PRESETS[name]) == PARAMETERS[name]

@@ -164,6 +164,7 @@ def test_layers_of_two_dtypes_are_stacked_without_loss(tmp_path):
         np.testing.assert_array_equal(kernel[layer], tensor.T.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_float64_round_trip_needs_64_bit_arithmetic(tmp_path):
     with jax.enable_x64(True):
         config = dataclasses.replace(CONFIG, dtype="float64", param_dtype="float64")
@@ -279,6 +280,7 @@ def test_of_a_sharded_array_every_part_is_read_once(monkeypatch):
     assert max(parts) == 128 * 64 // 4, "no tensor of a split parameter is read whole"
 
 
+@pytest.mark.slow
 def test_loading_holds_one_parameter_beside_the_model(tmp_path):
     config = dataclasses.replace(CONFIG, hidden_size=256, intermediate_size=512, num_layers=12)
     huggingface.save(random_model(config), tmp_path)

@@ -19,6 +19,7 @@ def gradients(product, x, kernel, cotangent):
     return jax.grad(lambda *both: jnp.vdot(product(*both), cotangent), (0, 1))(x, kernel)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 def test_gradients_are_those_of_matmul(batch):
     x, kernel, cotangent = operands(batch=batch)

@@ -222,6 +222,7 @@ def test_two_processes_killed_at_any_step_resume_to_the_losses_of_one(
     assert "Llama" not in other_printed
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_one_continues(
     port, tmp_path, corpus_folder, undisturbed
 ):

@@ -60,9 +60,11 @@ def test_a_step_is_compiled_without_plotting_or_reading():
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("training.data")])
 def test_data_are_read_without_a_model_or_a_run(module):
-    rooms = ("checkpoints", "runs", "inference", "reports", "commands")
+    rooms = ("steps", "checkpoints", "runs", "inference", "reports", "commands")
     unwanted = tuple(f"training.{room}" for room in rooms)
     assert {name for name in reached(module) if name.startswith(unwanted)} == set()
+    # Options, which data have too, know the sizes of models, but models are made of flax.
+    assert "flax" not in packages(reached(module))
 
 
 def test_reports_are_made_of_values():

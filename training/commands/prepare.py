@@ -17,7 +17,7 @@ from training.data.corpus import open_tokens
 from training.data.token_arrays import describe_manifest, is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
 from training.errors import TrainingFailedError, UserError
-from training.files import LocalPath, is_disk_full
+from training.files import LocalPath, is_disk_full, writing_to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,10 @@ def _create(config: PrepareConfig, plan: Plan, console: Console) -> None:
     temporary = out.with_name(out.name + ".unfinished")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already and is not prepared data: give another --out")
-    try:
+    with writing_to(out):
         if temporary.exists():  # of a preparation that was killed
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from error
     try:
         write_tokens(plan, temporary, console=console)
         temporary.rename(out)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import itertools
-import json
 
 from etils import epath
 from rich.console import Console
 
 from training.data.problems import SMALLEST_NUMBER, generate_problems
 from training.errors import UserError, as_flag
-from training.files import Folder
+from training.files import Folder, to_text, write_text, writing_to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,13 +50,11 @@ def write_problems(config: ProblemsConfig, console: Console) -> None:
     # The test problems come first, so that another --train leaves them as they are.
     test = list(itertools.islice(problems, config.test))
     train = list(itertools.islice(problems, config.train))
-    try:
+    with writing_to(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         for name, split in (("train", train), ("test", test)):
-            lines = [json.dumps(problem._asdict()) + "\n" for problem in split]
-            (config.out / f"{name}.jsonl").write_text("".join(lines))
-    except OSError as error:
-        raise UserError(f"cannot write to {config.out}: {error.strerror}") from error
+            lines = [to_text(problem._asdict()) + "\n" for problem in split]
+            write_text(config.out / f"{name}.jsonl", "".join(lines))
     console.print(
         f"{config.out}: {len(train):,} problems in train.jsonl, {len(test):,} in test.jsonl, e.g.\n"
         f"{train[0].question}\n{train[0].answer}",

@@ -70,6 +70,8 @@ class Hyperparameters:
     (apollo, apollo_mini)."""
     penalty: Annotated[float | None, UNSET] = None
     """Weight of the orthogonality of the subspace's basis (online_subspace_descent)."""
+    projection_optimizer: Annotated[Literal["sgd", "lion", "adafactor"] | None, UNSET] = None
+    """What moves the subspace, at 1/200, in place of AdamW (online_subspace_descent)."""
     update_interval: Annotated[int | None, UNSET] = None
     """Steps between two choices of the subspace."""
     stagger: Annotated[bool | None, UNSET] = None

@@ -1,10 +1,10 @@
 """Files of a run's data that have changed since it was started."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from training.errors import DataError
+from training.files import read_json
 
 # In a run's folder: the checksum of every file that its tokens came from.
 DATA_FILE = "data.json"
@@ -29,7 +29,7 @@ def check_unchanged(
     path = folder / DATA_FILE
     if not path.exists():
         return
-    differences = describe_differences(json.loads(path.read_text()), checksums)
+    differences = describe_differences(read_json(path), checksums)
     if differences:
         raise DataError(
             f"cannot resume {folder}: its data are not what they were:\n{differences}\n"

@@ -187,13 +187,11 @@ def load_corpus(
     for data in config.data:
         sources.append(_load(data, config, tokenizer, console, first=not sources))
         tokenizer = sources[0].tokenizer
-    others = _other_sets(config, sources[0].tokenizer, console)
+    others = _other_sets(config, sources[0].tokenizer)
     return Corpus(tuple(sources), config.data_weights, others)
 
 
-def _other_sets(
-    config: CorpusOptions, tokenizer: Tokenizer, console: Console | None
-) -> dict[str, np.ndarray]:
+def _other_sets(config: CorpusOptions, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """The tokens of `--validation-sets` by name: of a text all, of prepared data the held out."""
     sets: dict[str, np.ndarray] = {}
     for option in config.validation_sets:
@@ -203,10 +201,28 @@ def _other_sets(
                 f"--validation-sets {option}: expected NAME=DATA, another NAME of letters, digits "
                 'and ". _ -" for each, e.g. code=src/**/*.py'
             )
-        prepared = is_prepared(data)
-        source = _load(data, config, tokenizer, console) if prepared else None
-        sets[name] = source.validation if source else text_stream(data, tokenizer)[0]
+        sets[name], _ = read_to_validate(data, tokenizer, verify=config.verify)
     return sets
+
+
+def read_to_validate(
+    data: str, tokenizer: Tokenizer, *, verify: bool = False
+) -> tuple[np.ndarray, int]:
+    """The tokens of a source and the bytes of their text: of prepared data what they hold out.
+
+    Args:
+        data: as for `training.data.documents.find_sources`, or a prepared folder.
+        tokenizer: that makes the tokens, or has made them.
+        verify: whether to compare the checksums of prepared data.
+
+    Raises:
+        DataError: the source cannot be read, or was prepared with another tokenizer.
+    """
+    if not is_prepared(data):
+        return text_stream(data, tokenizer)
+    tokens = open_tokens(Path(data), verify=verify)
+    _check_tokenizer(data, tokens, tokenizer)
+    return tokens.validation, tokens.num_bytes("validation")
 
 
 def _load(
@@ -228,13 +244,18 @@ def _load(
             f"--tokenizer is {config.tokenizer}. Give --tokenizer {tokens.tokenizer.name}, or "
             "prepare the data again with the other one."
         )
-    if tokenizer is not None and tokenizer.checksum != tokens.tokenizer.checksum:
-        raise DataError(
-            f"{data}: these data were prepared with another tokenizer than that of the first of "
-            "--data, or of the run that is resumed. Prepare them again with --tokenizer FOLDER, "
-            "the folder that has its tokenizer.json."
-        )
+    if tokenizer is not None:
+        _check_tokenizer(data, tokens, tokenizer)
     return tokens
+
+
+def _check_tokenizer(data: str, tokens: Tokens, tokenizer: Tokenizer) -> None:
+    if tokenizer.checksum != tokens.tokenizer.checksum:
+        raise DataError(
+            f"{data}: these data were prepared with another tokenizer than that of the model, of "
+            "the first of --data, or of the run that is resumed. Prepare them again with "
+            "--tokenizer FOLDER, the folder that has its tokenizer.json."
+        )
 
 
 def open_tokens(folder: Path, *, verify: bool = False) -> Tokens:

@@ -13,6 +13,7 @@ from training.data.chat import CHAT_FILE
 from training.data.questions import Example, has_messages
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
+from training.files import write_json
 
 PLACEHOLDER = "{question}"
 DEFAULT_TEMPLATE = "Question: {question}\nAnswer:\n"
@@ -136,7 +137,7 @@ class Prompt:
     def save(self, folder: Path) -> None:
         """Writes prompt.json into a model's folder."""
         fields = {"template": self.template, "prefix_ids": self.prefix_ids}
-        (folder / PROMPT_FILE).write_text(json.dumps(fields) + "\n", "utf-8")
+        write_json(folder / PROMPT_FILE, fields)
 
 
 def stored_prompt(folder: epath.Path | Path) -> Prompt | None:

@@ -1,4 +1,4 @@
-"""Questions with answers, and conversations: JSON lines -> examples.
+"""Questions with answers, and conversations: rows of JSON lines or Parquet -> examples.
 
 {"question": "...", "answer": "... #### 72"}
 {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
@@ -13,7 +13,7 @@ from typing import Any
 
 from training.data.chat import ASSISTANT, Message
 from training.data.documents import STDLIB
-from training.data.tables import field_names, is_json_lines, is_table, json_rows, read_table
+from training.data.tables import field_names, is_table, read_rows, read_table
 from training.errors import DataError, UserError
 
 _EXPECTED = '{"question": "...", "answer": "... #### 72"}'
@@ -44,7 +44,7 @@ class Example:
 
 
 def has_questions(path: Path) -> bool:
-    """Whether data are questions rather than text: JSON lines without the field `text`.
+    """Whether data are questions rather than text: rows without the field `text`.
 
     What is not there counts as questions too, for `read_examples` to say so.
     """
@@ -52,19 +52,19 @@ def has_questions(path: Path) -> bool:
         return False
     if not path.exists() and not any(character in str(path) for character in "*?[:"):
         return True
-    return path.is_file() and is_json_lines(path) and "text" not in field_names(path)
+    return path.is_file() and is_table(path) and "text" not in field_names(path)
 
 
 def has_messages(path: Path) -> bool:
     """Whether the rows of a file of questions are conversations."""
-    return path.is_file() and is_json_lines(path) and "messages" in field_names(path)
+    return path.is_file() and is_table(path) and "messages" in field_names(path)
 
 
 def read_examples(path: Path) -> list[Example]:
     """Reads a file of questions and answers, or of conversations.
 
     Args:
-        path: JSON lines, compressed if its name ends in ".gz".
+        path: JSON lines, compressed if its name ends in ".gz", or Parquet.
 
     Raises:
         DataError: the file cannot be read or has no examples, or one without a text in `question`
@@ -82,7 +82,7 @@ def read_examples(path: Path) -> list[Example]:
             f".parquet. Give JSON lines such as {_EXPECTED}, or rename it if it is one of these."
         )
     if has_messages(path):
-        examples = [_conversation(f"{path}, row {row}", fields) for row, fields in json_rows(path)]
+        examples = [_conversation(f"{path}, row {row}", fields) for row, fields in read_rows(path)]
     else:
         rows = read_table(path, ("question", "answer"))
         examples = [

@@ -11,6 +11,7 @@ import numpy as np
 
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
+from training.data.answer_batches import SEGMENTS, TOKENS, WEIGHTS, answer_batches
 from training.data.batches import endless_batches
 from training.data.changes import DATA_FILE
 from training.data.prompts import EncodedExample, Prompt, prompt_for
@@ -19,7 +20,6 @@ from training.data.token_arrays import file_checksum
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.files import write_json
-from training.steps.answer_loss import SEGMENTS, TOKENS, WEIGHTS
 
 # Rows of --packing without --seq-len hold so many of the longest example: few gaps are left.
 PACKED_EXAMPLES = 4
@@ -50,7 +50,7 @@ class AnswerRows:
         return len(self.packs)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Returns the arrays named in `training.steps.answer_loss`, without their first axis."""
+        """Returns the arrays named in `training.data.answer_batches`, without their first axis."""
         tokens = np.full(self.seq_len + 1, PADDING, np.int32)
         weights = np.zeros(self.seq_len + 1, np.float32)
         segments = np.zeros(self.seq_len + 1, np.int32)
@@ -95,28 +95,6 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return boxes
 
 
-def answer_batches(rows: AnswerRows, batch_size: int, most: int) -> list[dict[str, np.ndarray]]:
-    """Batches whose losses have the mean over all answer tokens in them as their plain mean.
-
-    Args:
-        rows: one or more; where they are more than the batches hold, evenly spread ones are taken.
-        batch_size: rows in a batch; the last one is filled with rows of no weight.
-        most: number of batches at most.
-    """
-    count = min(len(rows), batch_size * most)
-    chosen = [rows[i * len(rows) // count] for i in range(count)]
-    num_batches = -(-count // batch_size)
-    total = sum(float(row[WEIGHTS].sum()) for row in chosen)
-    empty = {name: np.zeros_like(value) for name, value in chosen[0].items()}
-    filled = chosen + [empty] * (num_batches * batch_size - count)
-    arrays = {name: np.stack([row[name] for row in filled]) for name in empty}
-    arrays[WEIGHTS] = arrays[WEIGHTS] * np.float32(num_batches / total)
-    return [
-        {name: value[start : start + batch_size] for name, value in arrays.items()}
-        for start in range(0, len(filled), batch_size)
-    ]
-
-
 @dataclasses.dataclass(frozen=True)
 class FinetuneData:
     """Rows to train and to validate on; a `training.runs.folder.RunData`.
@@ -147,7 +125,7 @@ class FinetuneData:
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int, shard_count: int
     ) -> grain.DatasetIterator:
-        """Endless batches of the arrays of `training.steps.answer_loss`, shuffled by the seed."""
+        """Endless batches of the arrays of `training.data.answer_batches`, shuffled by the seed."""
         return endless_batches([self.training], batch.batch_size, seed, shard_index, shard_count)
 
     def validation_batches(self, batch: BatchShape) -> dict[str, list[dict[str, np.ndarray]]]:

@@ -84,9 +84,21 @@ def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return _texts(str(path), _parquet_tables(path), fields)
 
 
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the rows of a JSON-lines or Parquet file, counted from 1, whatever is in them.
+
+    Raises:
+        DataError: the file or a row of it cannot be read.
+    """
+    if is_json_lines(path):
+        return json_rows(path)
+    rows = (row for table in _parquet_tables(path) for row in table.to_pylist())
+    return enumerate(rows, 1)
+
+
 def field_names(path: Path) -> list[str]:
-    """The fields of the first row of a JSON-lines file; none of an empty one."""
-    return next((list(record) for _, record in json_rows(path)), [])
+    """The fields of the first row of a JSON-lines or Parquet file; none of an empty one."""
+    return next((list(record) for _, record in read_rows(path)), [])
 
 
 def _json_texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:

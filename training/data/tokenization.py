@@ -24,7 +24,7 @@ from rich.progress import track
 from training.data.bpe import trained_tokenizer
 from training.data.documents import Sources, find_sources, read_documents
 from training.data.tables import read_error
-from training.data.token_arrays import file_checksum, is_prepared, write_arrays
+from training.data.token_arrays import file_checksum, write_arrays
 from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, parse_size
 from training.errors import DataError
 
@@ -271,10 +271,8 @@ def text_stream(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
         int32 (tokens,), the end of text between documents, at least two; and the bytes of text.
 
     Raises:
-        DataError: the source cannot be read, is prepared, or has less than two tokens.
+        DataError: the source cannot be read, or has less than two tokens.
     """
-    if is_prepared(data):
-        raise DataError(f"{data} is prepared already: give the text itself.")
     texts = [document.text for document in read_documents(find_sources(data))]
     tokens = np.concatenate([np.array([], np.int32), *_tokens(texts, tokenizer)])[:-1]
     if len(tokens) < 2:

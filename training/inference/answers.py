@@ -1,5 +1,10 @@
-"""Answers to many prompts of different lengths, generated in batches of few shapes."""
+"""Answers to many prompts of different lengths, generated in batches of few shapes, and GSM-8k's
+own score of them: the number after "####", compared as text.
 
+Reference: grade_school_math/dataset.py of github.com/openai/grade-school-math (arXiv 2110.14168).
+"""
+
+import re
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -12,6 +17,7 @@ from training.inference.generate import continue_prompts
 from training.steps.mesh import batch_sharding
 
 SHORTEST_WIDTH = 32
+_NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -88,3 +94,14 @@ def text_of(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
     ends = np.flatnonzero(tokens == tokenizer.eos_id)
     text = tokens[: ends[0]] if ends.size else tokens
     return tokenizer.decode(text[text < tokenizer.vocab_size])
+
+
+def final_number(text: str) -> str | None:
+    """The number after the first "#### " of a text, without commas; None if there is none.
+
+    Example:
+        >>> final_number("48+24 = <<48+24=72>>72 clips.\\n#### -1,072")
+        '-1072'
+    """
+    match = _NUMBER.search(text)
+    return None if match is None else match.group(1).replace(",", "")

@@ -15,7 +15,7 @@ from training.data.corpus import Corpus
 from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
 from training.errors import UserError
-from training.files import absolute, write_json
+from training.files import absolute, write_json, writing_to
 
 # Schedules whose rates do not depend on where the run ends, at first or at all.
 EXTENSIBLE = ("wsd", "constant")
@@ -68,11 +68,9 @@ def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
     """
     if not is_first():
         return
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, record)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]) -> None:

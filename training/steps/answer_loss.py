@@ -8,11 +8,8 @@ from flax import nnx
 
 from models.cross_entropy import next_token_losses
 from training.config.resolved import BatchShape
+from training.data.answer_batches import SEGMENTS, TOKENS, WEIGHTS, shares
 from training.steps.objective import Objective
-
-TOKENS = "tokens"  # int32 (rows, time + 1)
-WEIGHTS = "weights"  # float32 (rows, time), of tokens[:, 1:] in the loss
-SEGMENTS = "segments"  # int32 (rows, time), of tokens[:, :-1]; only where examples share rows
 
 
 def answer_loss(graphdef: nnx.GraphDef, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -23,24 +20,10 @@ def answer_loss(graphdef: nnx.GraphDef, params: Any, batch: dict[str, jax.Array]
     Args:
         graphdef: the model's static part.
         params: its parameters, a pure dict.
-        batch: as named above.
+        batch: of the arrays of `training.data.answer_batches`.
     """
     losses = next_token_losses(nnx.merge(graphdef, params), batch[TOKENS], batch.get(SEGMENTS))
     return jnp.sum(losses * batch[WEIGHTS])
-
-
-def shares(batch: dict[str, jax.Array], parts: int) -> dict[str, jax.Array]:
-    """Scales the weights so that the mean over micro-batches is the mean over the whole batch.
-
-    Every answer token of the batch then counts the same, however the answers fall into
-    micro-batches.
-
-    Args:
-        batch: the whole batch, over all devices.
-        parts: number of micro-batches.
-    """
-    weights = batch[WEIGHTS]
-    return batch | {WEIGHTS: weights * (parts / jnp.sum(weights))}
 
 
 def answers_only(*, packing: bool) -> Objective:

@@ -128,6 +128,16 @@ WITHOUT = ("momentum", "neuron_decay", "error_feedback")
 # Optimizers whose step needs no momentum.
 FORGETFUL = ("normuon", "tandem")
 
+# What may move the subspace of Online Subspace Descent in place of AdamW, at its published rate.
+PROJECTION_RATE = 1 / 200
+PROJECTION_OPTIMIZERS: dict[str, optax.GradientTransformation] = {
+    "sgd": optax.sgd(PROJECTION_RATE),
+    "lion": optax.lion(PROJECTION_RATE, weight_decay=0.0),
+    "adafactor": optax.chain(
+        optax.scale_by_factored_rms(), optax.scale_by_learning_rate(PROJECTION_RATE)
+    ),
+}
+
 # Mesh axis that --zero splits optimizer states over.
 ZERO_AXIS = "data"
 
@@ -197,6 +207,8 @@ def check_zero(name: str) -> None:
 def builder_arguments(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """The hyperparameters that were set, as arguments for a builder."""
     values = {name: value for name, value in vars(hyperparameters).items() if value is not None}
+    if "projection_optimizer" in values:
+        values["projection_optimizer"] = PROJECTION_OPTIMIZERS[values["projection_optimizer"]]
     return values | {name: None for name in WITHOUT if values.get(name) == "none"}
 
 

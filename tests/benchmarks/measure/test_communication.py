@@ -63,7 +63,11 @@ def test_the_results_hold_every_method_in_every_layout_and_agree_with_the_formul
     for row in ours:
         layout = LAYOUTS[row["layout"]]
         expected = communication.expected_bytes(row["method"], layout, row["axes"], sizes)
-        assert communication_tables.total(row) == expected, row
+        if expected is None:
+            # What only the compiler knows to be split, it gathers as it likes.
+            assert (row["method"], row["axes"]) in {("muon", "Auto"), ("normuon", "Auto")}
+        else:
+            assert communication_tables.total(row) == expected, row
 
 
 def test_llamas_matrices_are_split_as_the_trainer_splits_them():

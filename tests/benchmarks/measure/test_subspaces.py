@@ -34,6 +34,7 @@ def test_the_svd_is_the_optimum_and_nothing_beats_it():
             assert float(error) > 1.0001 * optimum(matrix), name
 
 
+@pytest.mark.slow
 def test_power_iteration_from_the_matrix_itself_finds_the_optimum():
     matrix = decaying(0)
     errors = subspace_errors(matrix, matrix, RANK)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from benchmarks import pages
 from benchmarks.pages import ROOT, choosing, methods, results, training
 from benchmarks.recipes import report
 
@@ -54,6 +55,42 @@ def test_a_page_of_a_method_has_its_rows_and_adamws_and_no_others():
     assert {"adamw", "optax.adamw", "trion", "Trion"} <= set(rows)
     assert not {"muon", "dion", "dct_adamw (int8)"} & set(rows)
     assert "autofunction:: lowrank_optax.scale_by_trion" in page
+
+
+# No search, no comparison and no timing has them.
+UNMEASURED = {"dion2", "dion3", "alice0", "apollo_mini"}
+
+
+def test_every_method_that_was_measured_has_rows_on_its_page():
+    found = {name for name in methods.methods() if [*methods.measurements(name)]}
+    assert methods.methods().keys() - found == UNMEASURED
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        *((name, "validation loss") for name in ("apollo", "dion", "galore", "ldadamw", "fira")),
+        *((name, "validation loss") for name in ("frugal", "online_subspace_descent", "normuon")),
+        *((name, "this / adamw") for name in ("normuon", "tandem", "muon", "galore")),
+    ],
+)
+def test_a_page_of_a_method_has_what_was_measured_of_it(name, column):
+    tables = [text.splitlines() for text in methods.measurements(name) if text.startswith("|")]
+    kept = [rows for header, _, *rows in tables if column in header]
+    assert any(
+        methods.method_of(row.split("|")[1].strip()) == name for rows in kept for row in rows
+    )
+
+
+def test_two_results_of_one_method_are_not_quoted(tmp_path, monkeypatch):
+    table = "Tuned, at toy scale:\n\n| method | loss |\n|---:|---:|\n| trion | {} |\n"
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    page = tmp_path / pages.CLAIMS
+    page.write_text(table.format(1) + "\n" + table.format(1))
+    assert pages.tuned_in_claims() == [["method", "loss"], ["trion", "1"]]
+    page.write_text(table.format(1) + "\n" + table.format(2))
+    with pytest.raises(SystemExit, match=r"papers.md has two results of trion"):
+        pages.tuned_in_claims()
 
 
 @each_page

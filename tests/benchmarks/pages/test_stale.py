@@ -30,6 +30,7 @@ def test_the_page_lists_every_result_with_its_commit():
     assert [tuple(row[:3]) for row in rows] == [stale.told(made) for made in stale.results()]
 
 
+@pytest.mark.slow
 def test_what_the_page_says_has_changed_is_what_history_says():
     page = stale.PAGE.read_text(encoding="utf-8")
     until = stale.named_commit(page)

@@ -1,5 +1,6 @@
 """The claims: all are there, verdicts follow from intervals, and the page is the results'."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -8,13 +9,12 @@ import pytest
 import train
 from benchmarks.papers import __main__ as command
 from benchmarks.papers import report
-from benchmarks.papers.at_scale import PREPARE, memory_table
+from benchmarks.papers.at_scale import PREPARE, describe, memory_table, methods_of
 from benchmarks.papers.claims import (
     FAILS,
     HOLDS,
     NOT_RUN,
     UNDECIDED,
-    AtScale,
     Losses,
     above,
     below,
@@ -107,14 +107,43 @@ LINES = [
 @pytest.mark.parametrize("line", [PREPARE, *LINES])
 def test_commands_for_the_papers_sizes_are_commands_of_train(line):
     config = train.parse(shlex.split(line.format(preset="60m"))[2:])
-    if line != PREPARE:
+    if line.startswith("python train.py compare"):
         assert config.model.preset == "60m"
         check_accepted(flat(config), config.optimizers.split(","))
+    elif line.startswith("python train.py finetune"):
+        check_accepted(flat(config), [config.run.optimizer])
+
+
+def test_what_is_trained_has_commands_for_the_papers_sizes():
+    trained = {
+        claim.name
+        for claim in command.CLAIMS.values()
+        if isinstance(claim.evidence, Losses) or claim.evidence.file == "papers/trajectories"
+    }
+    assert trained | {"fine_tuning"} == {c.name for c in command.CLAIMS.values() if c.at_scale}
 
 
 def test_memory_at_scale_is_told_of_every_method():
-    table = memory_table("small", AtScale(("small",), (), ("adamw", "trion 1/8")))
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["adamw", "trion 1/8"]
+    names = ("adamw", "trion 1/8")
+    table = memory_table("small", names)
+    assert tuple(line.split("|")[1].strip() for line in table.splitlines()[2:]) == names
+    assert "frugal random" in methods_of(command.CLAIMS["dct_in_frugal_and_fira"])
+
+
+def test_a_description_has_the_commands_the_memory_and_how_they_decide():
+    claim = command.CLAIMS["subspace_overlap"]
+    small = dataclasses.replace(
+        claim, at_scale=dataclasses.replace(claim.at_scale, presets=("small",))
+    )
+    text = describe(small)
+    for part in (
+        PREPARE,
+        "--preset small --optimizers galore",
+        "galore 1/4",
+        "subspace_overlap in",
+    ):
+        assert part in text
+    assert "trained" in describe(command.CLAIMS["faster_updates"])
 
 
 def test_a_misspelt_claim_is_answered_with_the_names(capsys, monkeypatch):

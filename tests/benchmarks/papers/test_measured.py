@@ -182,6 +182,7 @@ def test_bytes_decide_exactly():
     assert verdicts(memory.smaller(results, {"b": "a"})) == [FAILS]
 
 
+@pytest.mark.slow
 def test_state_and_sent_bytes_of_a_model_are_those_of_its_matrices(monkeypatch):
     params = memory.parameters("small")
     monkeypatch.setattr(memory, "PRESETS", ("small",))

@@ -31,6 +31,7 @@ def as_keys(names, matrices):
     return kernels | dict(zip(names[3:], matrices[3:], strict=True))
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize(
     "tx",
     [

@@ -58,6 +58,7 @@ def test_the_leaves_of_a_value_are_its_numbers(name):
     hash(treedef)
 
 
+@pytest.mark.slow
 def test_a_whole_step_may_be_traced_in_every_number():
     """What `optax.inject_hyperparams` does to a method that is built of them."""
 

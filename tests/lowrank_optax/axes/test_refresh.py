@@ -115,7 +115,7 @@ def test_a_schedule_by_matrix_keeps_one_count_and_little_else(name, remembered):
     assert len(jax.tree.leaves(three)) == 2 + 3 * (4 + remembered)
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=10)
 @pytest.mark.parametrize("settings", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize(
     "projection",

@@ -247,7 +247,7 @@ def test_no_array_of_n_by_n_is_in_the_state_or_in_a_compiled_constant():
         assert not [line for line in constants if f"[{n},{n}]" in line]
 
 
-@pytest.mark.product(every=3)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_inner_optimizer_sees_low_rank_arrays_of_at_least_float32(dtype):
     seen = []

@@ -22,6 +22,7 @@ def restated(steps, b2=0.95):
         yield normalized * np.linalg.norm(u) / np.linalg.norm(normalized)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(("shape", "out"), [((5, 7), 1), ((7, 5), 1), ((5, 7), 0)])
 def test_each_output_neuron_is_divided_by_its_history(shape, out):
     steps = [draw(shape, i) for i in range(4)]

@@ -34,7 +34,7 @@ def two_steps(tx, grads):
     return steps, sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("side", ["in", "out"])
 @pytest.mark.parametrize("method", METHODS)
 def test_heads_are_stepped_as_if_each_were_a_leaf(method, side):
@@ -116,6 +116,7 @@ def test_on_a_mesh_steps_are_those_of_one_device(method, place, kind):
     np.testing.assert_allclose(got["w"], expected["w"], rtol=0, atol=2e-5)
 
 
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize(
     ("kind", "told", "heads"),
     [
@@ -125,7 +126,6 @@ def test_on_a_mesh_steps_are_those_of_one_device(method, place, kind):
     ],
     ids=["explicit", "auto", "told"],
 )
-@pytest.mark.product
 @pytest.mark.parametrize("method", ["tandem", "trion"])
 def test_heads_that_are_split_in_whole_ones_are_stepped_without_sending_anything(
     method, kind, told, heads
@@ -202,6 +202,7 @@ def test_the_side_that_is_not_split_is_found_for_heads():
         assert lro.unsharded_sides(params, places, dimension_numbers=numbers)["w"] == expected
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_none_has_no_heads():
     params = {"w": None, "v": draw((6, 8))}
     tx = lro.tandem(0.1, dimension_numbers=lro.per_head({"w": 4}))

@@ -60,6 +60,7 @@ def test_sizes_that_do_not_fit_are_refused_with_the_parameter(sizes, message):
         lro.split_kernels(lro.tandem(0.1), sizes).init(FUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_kernel_without_a_gradient_is_not_stepped_and_the_others_are(masked):
     tx = lro.split_kernels(lro.muon(0.1), {"qkv": (8, 4, 4)})

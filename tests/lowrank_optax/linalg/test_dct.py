@@ -103,7 +103,7 @@ def test_any_axis_is_the_matching_axis_of_scipy(method, axis):
     np.testing.assert_allclose(idct(expected, axis, method), x, atol=1e-5)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [1, 2, 9, 15, 16, 36, 75])
 def test_stacked_columns_match_scipy_in_float64(method, n, float64):
@@ -114,7 +114,7 @@ def test_stacked_columns_match_scipy_in_float64(method, n, float64):
         np.testing.assert_allclose(transform(x, -2, method), expected, atol=1e-13)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_half_precision_goes_in_and_float32_comes_out_without_a_cast_before_products(method, axis):

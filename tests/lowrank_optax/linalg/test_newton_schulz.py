@@ -112,7 +112,7 @@ def test_muon_by_name_is_its_triple():
     np.testing.assert_array_equal(named, newton_schulz(x, coefficients=MUON))
 
 
-@pytest.mark.product
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
     ("shape", "spec", "reduced"),

@@ -104,6 +104,7 @@ def test_float64_keeps_its_scale_in_float64(float64):
     np.testing.assert_array_equal(dequantize(stored, size=3), x)
 
 
+@pytest.mark.product(every=4)
 @each_storage
 @pytest.mark.parametrize("size", [1024, 1000])
 def test_reading_adding_and_storing_take_three_passes_and_no_array_of_the_size(storage, size):

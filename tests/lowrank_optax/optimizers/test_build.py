@@ -16,6 +16,7 @@ def updates(tx, gradients, params=None):
     return tx.update(gradients, tx.init(model(0)), params)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["galore", "trion"])
 def test_updates_of_float32_parameters_are_not_rounded_to_bfloat16_gradients(name):
     gradients = model(1, jnp.bfloat16)

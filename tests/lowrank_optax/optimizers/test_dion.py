@@ -18,6 +18,7 @@ def test_a_storage_of_a_floating_dtype_is_that_dtype():
         assert state.residual["w"].dtype == jnp.bfloat16
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(("way", "decay"), [("qr", 0.95), ("auto", 0.95), ("cholesky_qr", 1.0)])
 def test_a_momentum_of_a_rank_below_r_is_applied_but_by_cholesky_qr_for_which_it_waits(way, decay):
     G = draw((6, 1), 0) @ draw((1, 8), 1)

@@ -84,6 +84,7 @@ def test_an_injected_interval_may_change_from_step_to_step():
     assert np.abs(basis(refreshed) - basis(state)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_selection_that_is_named_as_static_is_not_called_as_a_schedule():
     settings = dict(learning_rate=0.1, rank=2, select=lro.selection.importance())
     static = ("rank", "ns_steps", "select")

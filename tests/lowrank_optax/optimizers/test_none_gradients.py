@@ -69,6 +69,7 @@ def stepped(name):
     return tx, state, tx.update(third, state, params), tx.update(without(third), state, params)
 
 
+@pytest.mark.product(every=2)
 @each_method
 def test_none_is_no_update_and_other_parameters_step_as_ever(name):
     _, state, (everywhere, _), (updates, new_state) = stepped(name)

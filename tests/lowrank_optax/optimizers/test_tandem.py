@@ -57,6 +57,7 @@ def restated(
         yield -0.1 * step
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize(
     ("settings", "same"),
     [
@@ -102,6 +103,7 @@ def test_tandem_of_full_rank_is_muon():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.product(every=4)
 @pytest.mark.parametrize(
     "make",
     [
@@ -180,7 +182,7 @@ def test_a_quantised_tandem_stays_near_the_exact_one(mu_dtype):
     assert 0 < apart < {"int8": 0.05, "int4": 0.5, "int2": 1, "sign": 1}[mu_dtype]
 
 
-@pytest.mark.product
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("projection", ["dct", "hadamard", "power_iteration", "svd"])
 @pytest.mark.parametrize("rest", ["orthonormal", "sinkhorn", "none"])
 def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, rest):

@@ -38,8 +38,8 @@ INNER = {
 }
 
 
-@pytest.mark.product(every=11)
-@pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS, times=2))
+@pytest.mark.product(every=9)
+@pytest.mark.parametrize(("inner", "kind", "layout"), in_turn(INNER, KINDS, LAYOUTS))
 def test_the_direction_is_that_of_one_device(inner, kind, layout):
     make = functools.partial(lro.low_rank, 0.01, RANK, update_interval=2, inner=INNER[inner])
     case = Case(make, LAYOUTS[layout], kind)
@@ -78,7 +78,7 @@ def test_a_moment_is_split_as_its_array_and_stays_so(inner):
     assert update._cache_size() == 1
 
 
-@pytest.mark.product
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_adam8bit_by_itself_is_split_as_its_parameters_are(kind, jitted):

@@ -52,7 +52,7 @@ def updates_on_one_device(method, shape):
     return found
 
 
-@pytest.mark.product(every=8)
+@pytest.mark.product(every=24)
 @pytest.mark.parametrize(("method", "layout", "kind"), EVERYWHERE + IN_SOME)
 def test_updates_on_eight_devices_equal_those_on_one(method, layout, kind):
     case = Case(METHODS[method], LAYOUTS[layout], kind)
@@ -138,7 +138,7 @@ def test_split_layers_need_nothing_of_each_other(method):
     assert compiled_collectives(METHODS[method], LAYOUTS["layers"]) == []
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=99)
 @pytest.mark.parametrize("method", METHODS)
 def test_split_rows_are_never_gathered(method):
     """Not outside conditionals, and not inside them, where a refresh is."""

@@ -77,7 +77,7 @@ def test_the_word_that_it_replaces_is_refused_with_its_name():
         lro.trion(0.02, 4, compress="unsharded").init(params)
 
 
-@pytest.mark.product(every=9)
+@pytest.mark.product(every=99)
 @pytest.mark.parametrize(
     ("method", "kind"), [(method, KINDS[i % 2]) for i, method in enumerate(METHODS)]
 )

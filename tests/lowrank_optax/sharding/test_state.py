@@ -63,7 +63,7 @@ def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
     assert engine.key.spec == P(None)
 
 
-@pytest.mark.product(every=5)
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", OTHERS)
 def test_any_optax_transformation_has_state_shardings(name, kind):
@@ -82,7 +82,7 @@ def test_any_optax_transformation_has_state_shardings(name, kind):
     assert jax.tree.structure(state) == jax.tree.structure(expected_state)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("layout", ["both", "zero"])
 @pytest.mark.parametrize("method", ["trion", "dct_adamw"])
 def test_with_shardings_keeps_the_numbers_and_says_where_they_are(method, layout):

@@ -233,7 +233,7 @@ def test_one_device_compiles_the_plain_fft():
     assert "custom_partitioning" in str(jax.make_jaxpr(dct)(spread(x, "a")))
 
 
-@pytest.mark.product
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("axis_type", AXIS_TYPES)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_the_public_transforms_gather_nothing_along_any_axis(axis_type, axis):

@@ -56,7 +56,7 @@ def test_init_outside_jit_places_the_state_at_once(method):
     assert not misplaced(case.optimizer.init(case.params), case.state_shardings(), scalars=False)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
 def test_what_is_gathered_is_low_rank(method, kind):

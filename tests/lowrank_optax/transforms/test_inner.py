@@ -98,6 +98,7 @@ def test_wrong_names_are_answered_with_the_choices():
         inner.scale_by_published_adam(b1=7)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("shape", [(3, 6), (6, 3), (2, 3, 6)])
 def test_orthonormalize_takes_either_orientation(shape):
     x = jax.random.normal(jax.random.key(0), shape)
@@ -120,7 +121,7 @@ EACH = {
 }
 
 
-@pytest.mark.product
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", EACH)
 def test_every_inner_optimizer_keeps_shapes_and_dtypes_and_survives_zeros(name, dtype):

@@ -64,7 +64,7 @@ def test_small_float16_gradients_give_finite_steps(name):
         np.testing.assert_allclose(directions[-1], 1, rtol=0.05)
 
 
-@pytest.mark.product
+@pytest.mark.product(every=4)
 @half
 @pytest.mark.parametrize("name", STATEFUL)
 def test_half_precision_is_computed_as_float32_and_rounded_once(name, dtype):

@@ -75,6 +75,7 @@ def test_round_trip_keeps_values_types_structure_and_data_position(checkpoints, 
         np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(
     ("options", "kept"),
     [({}, [9]), ({"keep_best": 2}, [2, 5, 9]), ({"keep_every": 4}, [4, 8, 9])],
@@ -239,7 +240,7 @@ def test_an_interrupted_save_is_told_of(tmp_path, state):
     assert not half.exists()
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "uint8", "int32", "bool"])
 def test_a_fingerprint_notices_every_entry_and_its_place(dtype):
     array = jnp.arange(24).reshape(4, 6).astype(dtype)

@@ -18,6 +18,7 @@ from question_files import (
     write_questions,
 )
 from rich.console import Console
+from run_folders import prepared
 
 import train
 from models import huggingface
@@ -25,7 +26,7 @@ from training.checkpoints.pretrained import open_model
 from training.commands import evaluate as evaluation
 from training.commands.evaluate import EvaluateConfig
 from training.data.prompts import Prompt
-from training.data.questions import Example
+from training.data.questions import Example, read_examples
 from training.data.tokenizers import Tokenizer
 from training.errors import UserError
 from training.inference.answers import answers, padded_width, plan_batches
@@ -101,6 +102,7 @@ def test_the_last_answers_of_conversations_are_asked_for_by_the_chat_template(fi
     assert outputs(tmp_path / "chat") == outputs(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_the_mesh_changes_nothing(files, tmp_path):
     run(files, tmp_path / "one")
     run(files, tmp_path / "eight", mesh="data=2,fsdp=2,tensor=2")
@@ -181,11 +183,41 @@ def test_bad_input_is_explained_and_leaves_no_folder(files, tmp_path, changes, m
     assert not (tmp_path / "out").exists()
 
 
-def test_a_reference_without_a_number_is_named(files, tmp_path):
-    records = [*sums(2), {"question": "1+1?", "answer": "2"}]
+def test_answers_without_a_number_are_evaluated_for_their_loss(files, tmp_path):
+    """Those that have one are asked for it."""
+    records = [*sums(2), {"question": "1+1?", "answer": "two"}]
     data = write_questions(tmp_path / "a.jsonl", records)
-    with pytest.raises(UserError, match=r"a.jsonl, row 3: the answer has no number after"):
-        run(files, tmp_path / "out", data=data)
+    summary, printed = run(files, tmp_path / "out", data=data, max_new_tokens=1)
+    source, nats = open_model(files / "tiny_llama"), []
+    prompt = Prompt(TEMPLATE, source.tokenizer.prefix_ids)
+    examples = prompt.encode_examples(read_examples(data), source.tokenizer)
+    tokens = np.stack([np.resize(example.tokens, 40) for example in examples])
+    all_logits = np.asarray(forward(huggingface.load(source.folder), tokens), np.float64)
+    for example, logits in zip(examples, all_logits, strict=True):
+        length = len(example.tokens) - 1
+        chosen = logits[np.arange(length), example.tokens[1:]]
+        nats += (np.log(np.exp(logits[:length]).sum(-1)) - chosen)[example.learnt[1:]].tolist()
+    assert summary["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert (summary["examples"], summary["asked"], len(outputs(tmp_path / "out"))) == (3, 2, 2)
+    assert f"loss {summary['loss']:.4f}, perplexity " in printed
+
+
+def test_options_and_data_that_do_not_belong_together_are_refused(files, tmp_path):
+    text, plain, out = tmp_path / "text.txt", tmp_path / "plain.jsonl", tmp_path / "out"
+    text.write_text("Some text. " * 50)
+    write_questions(plain, [{"question": "1+1?", "answer": "two"}])
+    unset = {"template": None, "max_new_tokens": None}
+    for data, options, message in [
+        (files / "test.jsonl", {"seq_len": 8}, "--seq-len is for text, of which --data"),
+        (text, {"limit": 3}, r"--limit is for questions, .* has none: leave it out"),
+        (text, {"template": "{question}"}, "--template is for questions"),
+        (text, {"max_new_tokens": 8}, "--max-new-tokens is for questions"),
+        (plain, {"max_new_tokens": 8}, "--max-new-tokens is for answers with a number after ####"),
+        (prepared(text, tmp_path / "arrays"), {}, "prepared with another tokenizer than that of"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(files, out, data=Path(data), **unset | options)
+        assert not out.exists()
 
 
 def test_a_folder_in_use_is_refused(files, tmp_path):

@@ -157,6 +157,7 @@ def test_the_first_loss_is_the_answers_loss_of_the_model_as_it_was(files, tmp_pa
     assert summary["val_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_conversations_are_learnt_as_the_chat_template_puts_them(files, tuned, tmp_path):
     data = write_questions(tmp_path / "chat.jsonl", as_conversations(sums(40)))
     config = config_of(files, tmp_path / "run", data=str(data), template=None)
@@ -277,6 +278,7 @@ def test_long_examples_can_be_left_out(files, tmp_path):
     assert "1 too long and left out" in printed
 
 
+@pytest.mark.slow
 def test_changed_data_are_noticed_at_a_resume(files, tmp_path):
     data = write_questions(tmp_path / "a.jsonl", sums(20))
     config = config_of(files, tmp_path / "run", data=str(data))

@@ -54,6 +54,7 @@ def test_what_looks_like_markup_is_printed_as_it_is(folder, capsys):
     assert printed(capsys, *command).startswith(prompt)
 
 
+@pytest.mark.slow
 def test_draws_differ_and_come_again_by_their_seed(folder, capsys):
     draw = lambda seed: printed(
         capsys,

@@ -13,7 +13,7 @@ from training.data.problem_texts import EVENTS, NAMES, OBJECTS, OPENINGS, QUESTI
 from training.data.problems import generate_problems
 from training.data.questions import read_examples
 from training.errors import UserError
-from training.inference.exact_match import final_number
+from training.inference.answers import final_number
 
 CALCULATION = re.compile(r"(\d+)([-+*/])(\d+)=<<\1\2\3=(\d+)>>\4 ")
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}

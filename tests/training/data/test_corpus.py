@@ -14,6 +14,7 @@ from run_folders import prepared
 
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
+from training.data.changes import check_unchanged
 from training.data.corpus import load_corpus
 from training.data.tokenizers import stored_tokenizer
 from training.errors import UserError
@@ -186,6 +187,12 @@ def test_a_moved_prepared_folder_is_the_same_corpus(data, tmp_path):
     second = load_corpus(CorpusOptions(data=(str(tmp_path / "moved"),)))
     assert second.checksum == first.checksum
     np.testing.assert_array_equal(first.training[0], second.training[0])
+
+
+def test_damaged_checksums_of_a_run_are_named(tmp_path):
+    (tmp_path / "data.json").write_text('{"a.txt": ')
+    with pytest.raises(UserError, match=r"data\.json is damaged \(Expecting value.*a backup"):
+        check_unchanged(tmp_path, {})
 
 
 class TestAResumedRun:

@@ -2,10 +2,12 @@
 
 import json
 
+import pyarrow
 import pytest
-from question_files import sums, write_questions
+from pyarrow import parquet
+from question_files import as_conversations, sums, write_questions
 
-from training.data.questions import Example, read_examples, split_examples
+from training.data.questions import Example, has_questions, read_examples, split_examples
 from training.errors import DataError
 
 
@@ -14,6 +16,17 @@ def test_examples_are_read_with_their_rows(tmp_path):
     first, second = read_examples(path)
     assert first == Example("0+0?", "<<0+0=0>>\n#### 0", f"{path}, row 1")
     assert second.where == f"{path}, row 2"
+
+
+def test_parquet_files_have_questions_and_conversations_too(tmp_path):
+    for name, records in [("a", sums(2)), ("b", as_conversations(sums(2)))]:
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+        assert has_questions(path)
+        examples = read_examples(path)
+        assert examples[0] == Example("0+0?", "<<0+0=0>>\n#### 0", f"{path}, row 1")
+    parquet.write_table(pyarrow.table({"text": ["some"]}), tmp_path / "c.parquet")
+    assert not has_questions(tmp_path / "c.parquet")
 
 
 @pytest.mark.parametrize(

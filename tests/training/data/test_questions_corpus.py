@@ -7,9 +7,9 @@ from question_files import TEMPLATE, model_folder, sums, write_questions
 from training.checkpoints.pretrained import open_model
 from training.config.finetuning import QuestionOptions
 from training.config.resolved import BatchShape
+from training.data.answer_batches import TOKENS
 from training.data.questions import Example, split_examples
 from training.data.questions_corpus import load_finetune_data
-from training.steps.answer_loss import TOKENS
 
 
 @pytest.fixture(scope="module")

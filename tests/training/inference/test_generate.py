@@ -47,6 +47,7 @@ def by_whole_passes(model, prompt, new):
     return tokens[0, len(prompt) : len(prompt) + new]
 
 
+@pytest.mark.product(every=9)
 @pytest.mark.parametrize("name", FOLDERS)
 def test_continuations_match_transformers(name):
     data = golden(name)
@@ -155,6 +156,7 @@ def test_one_token_needs_no_loop():
     np.testing.assert_array_equal(one, continue_prompts(model, tokens, NEW, mask=mask)[:, :1])
 
 
+@pytest.mark.slow
 def test_parameters_and_prompts_on_eight_devices_continue_alike():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
     model = huggingface.load(DATA / "tiny_qwen2", mesh=mesh)
@@ -217,7 +219,7 @@ def test_prompts_longer_than_the_cache_are_refused():
         prefill(model_of(), jnp.zeros((1, 3), jnp.int32), jnp.array([3]), 2)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("top_p", [0.6, 1.0])
 def test_tokens_are_drawn_by_their_probability_among_the_fewest_that_have_top_p(top_p):
     rows, temperature, model = 4000, 0.7, model_of()

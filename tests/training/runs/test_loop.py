@@ -134,6 +134,7 @@ def test_a_run_killed_as_its_folder_is_made_can_be_started_again(trainer, tmp_pa
     assert not (tmp_path / "run/config.tmp").exists()
 
 
+@pytest.mark.slow
 def test_a_mixture_resumes_bit_for_bit_and_on_other_validation_sets(trainer, tmp_path, signal_at):
     (tmp_path / "sums.txt").write_text("".join(f"{i} + {i} = {2 * i}\n" for i in range(300)))
     sources = {"data": (str(trainer.corpus_folder), str(tmp_path / "sums.txt"))}
@@ -222,6 +223,7 @@ def test_bfloat16_parameters_stay_bfloat16(trainer, tmp_path):
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_equal_seeds_do_not(trainer, tmp_path, whole):
     for seed in (0, 1):
         trainer(trainer.config(tmp_path / str(seed), seed=seed))

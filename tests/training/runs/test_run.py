@@ -41,6 +41,7 @@ def test_a_profile_of_no_steps_is_refused(trainer, tmp_path, text):
         trainer.config(tmp_path / "run", profile=text)
 
 
+@pytest.mark.slow
 def test_wsd_goes_on_to_more_steps_as_if_they_had_been_asked_for_at_once(
     trainer, tmp_path, signal_at
 ):

@@ -14,6 +14,8 @@ from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, read_metrics
 from training.runs.writers import check_writers, parse_writers, to_tensorboard, to_wandb
 
+pytestmark = pytest.mark.slow
+
 
 def records(*steps):
     return [{"step": step, "loss": 1 / step, "seconds": 0.5 * step} for step in steps]

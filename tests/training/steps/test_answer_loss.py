@@ -10,9 +10,10 @@ from huggingface_folders import forward, random_model
 
 from models.configs import LlamaConfig
 from training.config.resolved import BatchShape
+from training.data.answer_batches import answer_batches, shares
 from training.data.prompts import EncodedExample
-from training.data.questions_corpus import AnswerRows, answer_batches, pack
-from training.steps.answer_loss import answer_loss, answers_only, shares
+from training.data.questions_corpus import AnswerRows, pack
+from training.steps.answer_loss import answer_loss, answers_only
 from training.steps.mesh import batch_sharding, make_mesh
 from training.steps.update import mean_gradient
 

@@ -140,7 +140,7 @@ def test_overlap_is_the_share_of_common_columns_or_the_projected_energy():
     np.testing.assert_allclose(found["learned"], expected, rtol=1e-5)
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product(every=12)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_of_the_trainer_can_be_looked_at(name):
     config = with_options(PretrainConfig(), optimizer=name, num_layers=2, mesh="data=1")
@@ -165,6 +165,7 @@ def test_staggered_groups_are_all_found():
     assert list(found.measures["captured_energy"]) == ["layers/proj/kernel"]
 
 
+@pytest.mark.slow
 def test_looks_change_nothing_of_a_run_and_are_written_and_drawn(trainer, tmp_path):
     trainer(trainer.config(tmp_path / "plain", optimizer="trion"))
     config = trainer.config(tmp_path / "watched", optimizer="trion", diagnostics_every=2)

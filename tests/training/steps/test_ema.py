@@ -66,6 +66,7 @@ def test_its_loss_is_beside_that_of_the_weights(trainer, run):
     assert f"(average {summary['ema_val_loss']:.4f})" in printed
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_average_bit_for_bit(trainer, run, tmp_path, signal_at):
     parts = trainer.config(tmp_path / "parts", **OPTIONS)
     signal_at(3, signal.SIGTERM)
@@ -87,6 +88,7 @@ def test_it_is_neither_begun_nor_left_off_in_mid_run(trainer, run):
             trainer(trainer.changed(config, ema_decay=other, resume=True))
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_with_another_ones_parameters_averages_anew(trainer, run, tmp_path):
     config = trainer.config(tmp_path / "new", **OPTIONS, init_from=run[0], init_state="shared")
     trainer(config)

@@ -188,7 +188,7 @@ def one_device(trainer):
     return train
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "mesh", "zero", "hyperparameters"), LAYOUTS)
 def test_every_layout_trains_to_the_losses_of_one_device(
     trainer, tmp_path, one_device, optimizer, mesh, zero, hyperparameters

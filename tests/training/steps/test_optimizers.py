@@ -40,6 +40,7 @@ VALUES = {
     "inactive_scale": 0.5,
     "growth_limit": 1.1,
     "penalty": 0.1,
+    "projection_optimizer": "sgd",
     "update_interval": 2,
     "stagger": True,
     "random_after": 3,
@@ -86,6 +87,7 @@ def step(optimizer, params):
     return first(params)
 
 
+@pytest.mark.product(every=5)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_every_parameter_against_its_gradient(name, params):
     updates = step(build(name), params)
@@ -93,7 +95,7 @@ def test_every_optimizer_moves_every_parameter_against_its_gradient(name, params
         assert float(jnp.vdot(update, gradient)) < 0
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product(every=12)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_accepted_option_builds(name, params):
     accepted = set(accepted_options(name)) & VALUES.keys()

@@ -209,6 +209,7 @@ def spoiled_steps(config, steps):
     return [step for step in range(1, steps + 1) if next(batches).sum() % 3 == remainder]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer, tmp_path, spoil):
     config = trainer.config(
         tmp_path / "whole", steps=12, skip_updates="nonfinite", checkpoint_every=5

@@ -37,6 +37,7 @@ def parameters(trainer, config, step):
     return {path: np.asarray(x) for path, x in by_path(state.params).items()}
 
 
+@pytest.mark.slow
 def test_a_run_moves_and_resumes_bit_for_bit(trainer, config, tmp_path, monkeypatch):
     start = by_path(jax.device_get(trainer.steps(config).init(config.variant).params))
     trainer(config)

@@ -55,6 +55,7 @@ def test_at_full_rank_no_step_is_taken_along_rounding_errors(projection, residua
     np.testing.assert_array_equal(step(G, WHOLE[projection], RESIDUALS[residual]), 0)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("shape", [(8, 4), (300, 4)])
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_nor_where_the_basis_spans_the_columns_of_a_longer_side(residual, shape):
