@@ -18,6 +18,7 @@ Several processes: start each with --distributed; see --coordinator in the optio
 """
 
 import functools
+import inspect
 import operator
 import shlex
 import sys
@@ -35,7 +36,7 @@ from training.commands.prepare import PrepareConfig, prepare
 from training.commands.pretrain import pretrain
 from training.commands.problems import ProblemsConfig, write_problems
 from training.commands.report import ReportConfig, report
-from training.config.files import with_config_file
+from training.config.files import HELP, with_config_file
 from training.config.finetuning import FinetuneConfig
 from training.config.groups import TrainingOptions
 from training.config.pretraining import CompareConfig, PretrainConfig
@@ -68,10 +69,11 @@ def parse(arguments: list[str]) -> Any:
         arguments = ["pretrain", *arguments]
     if arguments[0] in COMMANDS:
         arguments = [arguments[0], *with_config_file(arguments[1:], COMMANDS[arguments[0]][0])]
-    command: Any = functools.reduce(
-        operator.or_,
-        (Annotated[config, tyro.conf.subcommand(name)] for name, (config, _) in COMMANDS.items()),
-    )
+    subcommands = []
+    for name, (config, _) in COMMANDS.items():
+        text = f"{inspect.getdoc(config)}\n\n{HELP}" if name in arguments[:1] else None
+        subcommands.append(Annotated[config, tyro.conf.subcommand(name, description=text)])
+    command: Any = functools.reduce(operator.or_, subcommands)
     return tyro.cli(
         command,
         args=arguments,

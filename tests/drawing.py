@@ -17,11 +17,12 @@ def orthonormal(shape: tuple[int, int], seed: int = 0, dtype: DTypeLike = jnp.fl
 
 
 def decaying(
-    shape: tuple[int, int], seed: int = 0, factor: float = 0.7
+    shape: tuple[int, ...], seed: int = 0, factor: float = 0.7
 ) -> tuple[jax.Array, jax.Array]:
-    """A matrix (n, m) of singular values 1, factor, factor², …, and its left singular vectors."""
+    """Matrices (…, n, m) of singular values 1, factor, factor², …; their left singular vectors."""
     rng = np.random.default_rng(seed)
-    rank = min(shape)
-    U, V = (np.linalg.qr(rng.normal(size=(size, rank)))[0] for size in shape)
-    A = U * factor ** np.arange(rank) @ V.T
+    *batch, n, m = shape
+    rank = min(n, m)
+    U, V = (np.linalg.qr(rng.normal(size=(*batch, size, rank)))[0] for size in (n, m))
+    A = U * factor ** np.arange(rank) @ V.swapaxes(-1, -2)
     return jnp.asarray(A, jnp.float32), jnp.asarray(U, jnp.float32)

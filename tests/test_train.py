@@ -73,7 +73,9 @@ def test_help_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as leaving:
         train.parse([command, "--help"])
     assert leaving.value.code == 0
-    options = re.split(r"\n[ │]*(?=--[a-z])", capsys.readouterr().out)[1:]
+    printed = capsys.readouterr().out
+    assert "from a file: --config FILE" in printed
+    options = re.split(r"\n[ │]*(?=--[a-z])", printed)[1:]
     assert options
     for option in options:
         words = " ".join(option.replace("│", " ").split()).partition(" ")[2]

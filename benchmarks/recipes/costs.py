@@ -122,11 +122,13 @@ def measure(
     known["same"] |= programs(names)
     done = {name for each in known["measurements"] for name in each.get(part, ())}
     missing = [name for name in dict.fromkeys(known["same"].values()) if name not in done]
+    # A name that is a measured program has its cost though nothing is missing.
+    _write(path, known)
     for start in range(0, len(missing), TOGETHER):
         group = missing[start : start + TOGETHER]
         results = {"environment": environment(commit)} | PARTS[part](group, rounds)
         known["measurements"].append(results)
-        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        _write(path, known)
         print(f"{part}: {', '.join(group)}", flush=True)
 
 
@@ -152,6 +154,10 @@ def read(path: pathlib.Path) -> dict[str, Cost]:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     empty = {"same": {}, "measurements": []}
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def _write(path: pathlib.Path, known: dict[str, Any]) -> None:
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

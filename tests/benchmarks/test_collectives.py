@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from layouts import mesh_of
 
 from benchmarks.collectives import Collective, collectives, total_bytes
 
@@ -22,11 +23,6 @@ MESHES = [
 ]
 SHAPE = (64, 32)
 BYTES = 4 * 64 * 32
-
-
-def mesh_of(sizes):
-    names = tuple(sizes)
-    return jax.make_mesh(tuple(sizes.values()), names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def found(function, *arguments):

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from training.checkpoints.origin import Origin, read_parameters
 from training.checkpoints.trees import by_path, describe, map_by_path
 from training.config.options import flat
-from training.config.record import read_config
+from training.config.record import recorded_options
 from training.config.resolved import Variant
 from training.steps.compiled import CompiledSteps
 from training.steps.spikes import SkipSpikesState
@@ -63,7 +63,7 @@ def init_from(
     shared: dict[str, str] = {}
     if share:
         saved = by_path(origin.reader.read_tree(origin.step)["optimizer_state"])
-        before, now = read_config(origin.reader.folder.parent), flat(steps.options.method)
+        before, now = recorded_options(origin.reader.folder.parent), flat(steps.options.method)
         same_method = all(before.get(key) == now[key] for key in _METHOD)
         shared = shared_arrays(saved, expected.optimizer_state, same_method=same_method)
     more = {_STATE + place: new[path] for path, place in shared.items()}

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from training.checkpoints.fingerprints import fingerprints
-from training.checkpoints.reader import CheckpointReader, checksum
+from training.checkpoints.reader import CheckpointReader, crc32_of
 from training.checkpoints.sizes import record_sizes
 from training.config.groups import CheckpointOptions
 from training.distributed import is_first, processes_where
@@ -117,7 +117,7 @@ class Checkpoints(CheckpointReader):
                     data=ocp.args.JsonSave(data_state),
                     fingerprints=ocp.args.JsonSave(
                         {
-                            "data": checksum(data_state),
+                            "data": crc32_of(data_state),
                             "state": fingerprints(state),
                             "val_loss": val_loss,
                         }

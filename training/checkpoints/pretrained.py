@@ -34,8 +34,7 @@ from training.checkpoints.origin import (
 )
 from training.config.model import ModelOptions, NumberOptions, preset_model
 from training.config.options import part
-from training.config.record import CONFIG_FILE
-from training.config.record import read_config as read_run_config
+from training.config.record import CONFIG_FILE, recorded_options
 from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, stored_tokenizer
 from training.errors import UserError, as_user_error
@@ -236,7 +235,7 @@ def _open_run(folder: epath.Path, fields: dict[str, Any], ema_decay: float) -> R
 
 
 def _run_fields(folder: epath.Path) -> dict[str, Any]:
-    fields = read_run_config(folder)
+    fields = recorded_options(folder)
     if "model" not in fields and "preset" not in fields:
         raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")
     return fields

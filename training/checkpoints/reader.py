@@ -104,7 +104,7 @@ class CheckpointReader:
         def read() -> tuple[Any, Any, Any]:
             data = _read_json(folder / "data")
             expected = _read_json(folder / "fingerprints")
-            if expected["data"] != checksum(data):
+            if expected["data"] != crc32_of(data):
                 raise ValueError("the position in the data is not what was saved")
             arrays = ocp.PyTreeCheckpointHandler().restore(
                 folder / "state",
@@ -139,7 +139,7 @@ class CheckpointReader:
         return _present(self.read(step, tree)[0])
 
 
-def checksum(content: Any) -> int:
+def crc32_of(content: Any) -> int:
     """CRC-32 of anything that JSON can hold."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from training.config.ranges import check_ranges
-from training.data.changes import describe_differences
+from training.data.changes import changed_values, describe_differences
 from training.data.corpus import open_tokens
 from training.data.token_arrays import describe_manifest, is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
@@ -59,7 +59,7 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
     plan = make_plan(config.data, config.tokenizer, config.validation_fraction)
     finished = is_prepared(str(config.out))
     if finished:
-        _check_same(config.out, plan)
+        _check_same_data(config.out, plan)
     else:
         _create(config, plan, console)
     tokens = open_tokens(config.out, verify=config.verify)
@@ -73,15 +73,10 @@ def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
     return dict(tokens.manifest)
 
 
-def _check_same(folder: Path, plan: Plan) -> None:
+def _check_same_data(folder: Path, plan: Plan) -> None:
     """Refuses a folder that holds other data, or data prepared otherwise."""
     manifest = read_manifest(folder)
-    before = manifest["plan"]
-    differences = [
-        f"  {name}: {before.get(name)!r} before, {value!r} now"
-        for name, value in plan.choices().items()
-        if before.get(name) != value
-    ]
+    differences = changed_values(manifest["plan"], plan.choices())
     differences += filter(None, [describe_differences(manifest["sources"], plan.checksums)])
     if differences:
         raise UserError(

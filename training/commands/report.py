@@ -7,13 +7,13 @@ from etils import epath
 from rich.console import Console
 
 from training.checkpoints.origin import CHECKPOINTS
+from training.config.record import CONFIG_FILE, recorded_options
 from training.errors import UserError
 from training.files import Folder, absolute, read_json, walk
 from training.reports.curves import draw_report
 from training.reports.html import write_html
 from training.reports.plots import write_png
 from training.reports.table import ReportedRun, console_table, notes, table_rows
-from training.runs.folder import CONFIG_FILE
 from training.runs.metrics import METRICS_FILE, read_metrics
 
 FORMATS = (".html", ".png")
@@ -103,7 +103,7 @@ def distinct_names(folders: list[epath.Path]) -> list[str]:
 
 
 def _read(folder: epath.Path, name: str) -> ReportedRun:
-    config = read_json(folder / CONFIG_FILE)
+    config = recorded_options(folder)
     for option in ("optimizer", "batch_size", "seq_len"):
         if not config.get(option):
             raise UserError(f"{folder}/{CONFIG_FILE}: it has no {option!r}, so it is no run's")

@@ -1,15 +1,21 @@
 """Options from a file: --config FILE, of JSON or YAML; a run's own config.json is one."""
 
 import dataclasses
+import itertools
 import json
+import typing
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from training.config.hyperparameters import Hyperparameters
 from training.config.options import options_of
 from training.errors import UserError, as_flag, nearest
 
 OPTION = "--config"
+HELP = f"Options may come from a file: {OPTION} FILE, YAML or JSON; those given here override it."
+_POSITIONAL = typing.get_args(tyro.conf.Positional[str])[-1]  # in the type of such an option
 # What a run's config.json says besides its options, and where the run was written to.
 _OF_A_RUN = ("data_checksum", "out", "resume", "allow_changed_data")
 # What a run's config.json says of its optimizer, defaults too: nothing of another one.
@@ -33,6 +39,8 @@ def with_config_file(arguments: list[str], config_type: type) -> list[str]:
     """
     rest: list[str] = []
     options: list[str] = []
+    positional: dict[str, list[str]] = {}
+    known = {field.name: field.type for field in options_of(config_type)}
     waiting = iter(arguments)
     for argument in waiting:
         name, equals, value = argument.partition("=")
@@ -42,8 +50,32 @@ def with_config_file(arguments: list[str], config_type: type) -> list[str]:
         file = value if equals else next(waiting, None)
         if not file:
             raise UserError(f"{OPTION} needs a file of options, as JSON or YAML")
-        options += _options(Path(file).expanduser(), config_type, _value(arguments, "--optimizer"))
-    return [*options, *rest]
+        path, optimizer = Path(file).expanduser(), _value(arguments, "--optimizer")
+        for name, values in _options(path, known, optimizer).items():
+            if _POSITIONAL in typing.get_args(known[name]):
+                positional[name] = values
+            else:
+                options += [as_flag(name), *values]
+    return [*options, *(_with_positional(rest, positional, known) if positional else rest)]
+
+
+def _with_positional(
+    arguments: list[str], values: dict[str, list[str]], known: dict[str, Any]
+) -> list[str]:
+    """The arguments, with a file's values for those without a name that are not among them."""
+    flags = {as_flag(name) for name, kind in known.items() if kind is bool}
+    named: list[str] = []
+    given: list[str] = []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        is_value = before.startswith("--") and "=" not in before and before not in flags
+        (named if argument.startswith("-") or is_value else given).append(argument)
+    names = [name for name, kind in known.items() if _POSITIONAL in typing.get_args(kind)]
+    if len(given) > sum(name not in values for name in names):
+        return arguments
+    waiting = iter(given)
+    for name in names:
+        named += values.get(name) or itertools.islice(waiting, 1)
+    return named
 
 
 def _value(arguments: list[str], option: str) -> str | None:
@@ -57,25 +89,23 @@ def _value(arguments: list[str], option: str) -> str | None:
     return found[-1] if found else None
 
 
-def _options(path: Path, config_type: type, optimizer: str | None) -> list[str]:
+def _options(path: Path, known: dict[str, Any], optimizer: str | None) -> dict[str, list[str]]:
+    """What the file says of each option, as it is written on the command line."""
     values = _read(path)
     if "data_checksum" in values:
         others = optimizer and optimizer != values.get("optimizer")
         left_out = _OF_A_RUN + (_OF_ITS_OPTIMIZER if others else ())
         values = {name: value for name, value in values.items() if name not in left_out}
-    known = {field.name: field.type for field in options_of(config_type)}
-    options: list[str] = []
+    options: dict[str, list[str]] = {}
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{path}: {name!r} is no option of this command.{nearest(name, known)}")
         if known[name] is bool and not isinstance(value, bool):
             raise UserError(f"{path}: {name} is {value!r}, but must be true or false")
         if known[name] is bool:
-            options += [as_flag(name)] if value else []
-        elif isinstance(value, list):
-            options += [as_flag(name), *map(str, value)] if value else []
-        elif value is not None:
-            options += [as_flag(name), str(value)]
+            options |= {name: []} if value else {}
+        elif value not in (None, []):
+            options[name] = list(map(str, value)) if isinstance(value, list) else [str(value)]
     return options
 
 

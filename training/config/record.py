@@ -26,7 +26,7 @@ def as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_config(folder: epath.PathLike) -> dict[str, Any]:
+def recorded_options(folder: epath.PathLike) -> dict[str, Any]:
     """The content of a run's config.json; empty if there is none.
 
     Raises:
@@ -38,7 +38,7 @@ def read_config(folder: epath.PathLike) -> dict[str, Any]:
 
 def recorded_init(folder: epath.PathLike) -> InitOptions:
     """What a run began with, by its config.json."""
-    saved = read_config(folder)
+    saved = recorded_options(folder)
     if not saved.get("init_from"):
         return InitOptions()
     return InitOptions(epath.Path(saved["init_from"]), saved["init_state"])

@@ -120,11 +120,11 @@ def endless_batches(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
-def validation_batches(
+def evenly_spread_batches(
     streams: Sequence[np.ndarray],
     batch_size: int,
     seq_len: int,
-    max_batches: int | None = None,
+    max_batches: int,
     split: str = "validation",
 ) -> np.ndarray:
     """Returns the validation batches, the same in every run.
@@ -133,7 +133,7 @@ def validation_batches(
         streams: each (tokens,) of any integer type, in memory or memory-mapped.
         batch_size: windows in a batch.
         seq_len: number of predicted tokens in a window.
-        max_batches: at most so many batches, evenly spread over the tokens; None = all of them.
+        max_batches: at most so many batches, evenly spread over the tokens.
         split: what the streams are, for the message.
 
     Returns:
@@ -144,9 +144,7 @@ def validation_batches(
     """
     windows = windows_of(streams, seq_len, batch_size, split)
     rows = grain.MapDataset.concatenate([grain.MapDataset.source(part) for part in windows])
-    num_batches = len(rows) // batch_size
-    if max_batches is not None:
-        num_batches = min(num_batches, max_batches)
+    num_batches = min(len(rows) // batch_size, max_batches)
     num_chosen = num_batches * batch_size
     indices = np.arange(num_chosen) * len(rows) // num_chosen
     chosen = np.stack([rows[int(index)] for index in indices])

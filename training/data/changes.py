@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from training.errors import DataError
 from training.files import read_json
@@ -35,6 +36,15 @@ def check_unchanged(
             f"cannot resume {folder}: its data are not what they were:\n{differences}\n"
             f"Restore the files, or {remedy}."
         )
+
+
+def changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines that name the values that are others now."""
+    return [
+        f"  {name}: {before.get(name)!r} before, {value!r} now"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
 
 
 def describe_differences(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from training.config.pretraining import CorpusOptions
 from training.config.resolved import BatchShape
-from training.data.batches import endless_batches, validation_batches, windows_of
+from training.data.batches import endless_batches, evenly_spread_batches, windows_of
 from training.data.changes import DATA_FILE
 from training.data.tables import HUB_PREFIX
 from training.data.token_arrays import describe_manifest, is_prepared, open_token_arrays
@@ -145,9 +145,9 @@ class Corpus:
         """Metric -> at most `eval_batches` batches int32 (batch, seq_len + 1), the same in every
         run."""
         shape = (batch.batch_size, batch.seq_len, batch.eval_batches)
-        batches = {"val_loss": list(validation_batches(self.validation, *shape))}
+        batches = {"val_loss": list(evenly_spread_batches(self.validation, *shape))}
         for name, tokens in self.others.items():
-            others = validation_batches([tokens], *shape, f"--validation-sets {name}")
+            others = evenly_spread_batches([tokens], *shape, f"--validation-sets {name}")
             batches[f"val_loss/{name}"] = list(others)
         return batches
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from training.config.model import preset_model
 from training.config.options import flat, part
 from training.config.pretraining import CompareConfig, PretrainConfig
+from training.config.record import CONFIG_FILE
 from training.config.resolved import ResolvedRun
 from training.data.changes import check_unchanged
 from training.data.corpus import Corpus
@@ -15,7 +16,7 @@ from training.distributed import all_or_none, is_first
 from training.errors import TrainingFailedError
 from training.files import read_json
 from training.reports.results import Summary
-from training.runs.folder import CONFIG_FILE, check_run_folder
+from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import resolve_pretraining
 from training.steps.compiled import CompiledSteps, compile_steps

@@ -8,9 +8,9 @@ from etils import epath
 
 from training.config.finetuning import FinetuneConfig
 from training.config.options import CHANGEABLE, options_of
-from training.config.record import CONFIG_FILE, as_json, read_config, to_json
+from training.config.record import CONFIG_FILE, as_json, recorded_options, to_json
 from training.config.resolved import ResolvedRun
-from training.data.changes import check_unchanged
+from training.data.changes import changed_values, check_unchanged
 from training.data.corpus import Corpus
 from training.data.questions_corpus import FinetuneData
 from training.distributed import is_first
@@ -45,14 +45,14 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
         folder.is_dir() and {path.name for path in folder.iterdir()} <= {"config.tmp"}
     )
     if run.resumed_folder:
-        saved = read_config(folder)
+        saved = recorded_options(folder)
         if not saved:
             raise UserError(f"--resume: there is no run in {folder} (no {CONFIG_FILE})")
         current = to_json(run.options, data.checksum)
         # Of other sources, files that came and went would say less than the option does.
         if not run.options.run.allow_changed_data and saved.get("data") == current["data"]:
             check_unchanged(folder, data.checksums)
-        _check_same(run, saved, current)
+        _check_same_options(run, saved, current)
     elif not free:
         raise UserError(
             f"{folder} exists already: continue that run with --resume, "
@@ -73,7 +73,7 @@ def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
         write_json(folder / CONFIG_FILE, record)
 
 
-def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]) -> None:
+def _check_same_options(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuses another configuration than the saved one.
 
     An option that is not saved was not known then, and had its default.
@@ -94,11 +94,8 @@ def _check_same(run: ResolvedRun, saved: dict[str, Any], current: dict[str, Any]
         for option in known
         if option.default is not dataclasses.MISSING
     } | saved
-    lines = [
-        f"  {key}: {before.get(key)!r} before, {current.get(key)!r} now"
-        for key in sorted((saved.keys() | current.keys()) - ignored)
-        if before.get(key) != current.get(key)
-    ]
+    names = sorted((saved.keys() | current.keys()) - ignored)
+    lines = changed_values(before, {name: current.get(name) for name in names})
     if lines:
         begin = "--model" if isinstance(run.options, FinetuneConfig) else "--init-from"
         raise UserError(
@@ -119,7 +116,7 @@ def check_extension(run: ResolvedRun, step: int) -> None:
     Raises:
         UserError: the learning rate had begun to decay, or would have; or they are more than all.
     """
-    schedule, saved = run.steps.schedule, read_config(run.folder)
+    schedule, saved = run.steps.schedule, recorded_options(run.folder)
     former = dataclasses.replace(schedule, steps=saved["steps"])
     if former == schedule:
         return

@@ -7,7 +7,7 @@ from training.config.finetuning import FinetuneConfig
 from training.config.options import flat, part, with_options
 from training.config.pretraining import InitOptions, PretrainConfig
 from training.config.ranges import check_ranges
-from training.config.record import read_config
+from training.config.record import recorded_options
 from training.config.resolved import ResolvedRun, StepOptions, Variant
 from training.errors import UserError
 from training.runs.trace import parse_profile
@@ -108,7 +108,7 @@ def resolve(
     warmup_steps = schedule.warmup_steps
     if warmup_steps is None:
         # A run that is resumed with more steps has warmed up already.
-        saved = read_config(out) if config.run.resume else {}
+        saved = recorded_options(out) if config.run.resume else {}
         warmup_steps = saved.get("warmup_steps", steps // 10)
     options = with_options(
         config,

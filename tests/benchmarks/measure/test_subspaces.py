@@ -4,17 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import decaying
 
 from benchmarks.measure.subspaces import OPTIMUM, PROJECTIONS, WARM_STARTED, subspace_errors
 
 RANK = 3
 
 
-def decaying(key: int, n: int = 8) -> jax.Array:
+def falling(seed: int, n: int = 8) -> jax.Array:
     """A matrix (n, 12) whose singular values fall, so that subspaces differ."""
-    left, right = jax.random.split(jax.random.key(key))
-    columns = jax.random.normal(left, (12, n)) * 0.6 ** jnp.arange(n)
-    return (columns @ jnp.linalg.qr(jax.random.normal(right, (n, n)))[0]).T
+    return decaying((n, 12), seed, factor=0.6)[0]
 
 
 def optimum(matrix: jax.Array) -> float:
@@ -24,8 +23,8 @@ def optimum(matrix: jax.Array) -> float:
 
 @pytest.mark.slow
 def test_the_svd_is_the_optimum_and_nothing_beats_it():
-    matrix = decaying(0)
-    errors = subspace_errors(matrix, decaying(1), RANK)
+    matrix = falling(0)
+    errors = subspace_errors(matrix, falling(1), RANK)
     assert set(errors) == set(PROJECTIONS)
     assert float(errors[OPTIMUM]) == pytest.approx(optimum(matrix), rel=1e-5)
     for name, error in errors.items():
@@ -36,14 +35,14 @@ def test_the_svd_is_the_optimum_and_nothing_beats_it():
 
 @pytest.mark.slow
 def test_power_iteration_from_the_matrix_itself_finds_the_optimum():
-    matrix = decaying(0)
+    matrix = falling(0)
     errors = subspace_errors(matrix, matrix, RANK)
     assert float(errors[WARM_STARTED]) == pytest.approx(optimum(matrix), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_batch_gives_every_matrix_its_own_errors():
-    matrices, previous = (jnp.stack([decaying(k), decaying(k + 1)]) for k in (0, 2))
+    matrices, previous = (jnp.stack([falling(k), falling(k + 1)]) for k in (0, 2))
     together = subspace_errors(matrices, previous, RANK)
     for i in range(2):
         alone = subspace_errors(matrices[i], previous[i], RANK)
@@ -54,5 +53,5 @@ def test_a_batch_gives_every_matrix_its_own_errors():
 
 @pytest.mark.slow
 def test_hadamard_is_left_out_where_n_is_no_power_of_two():
-    errors = subspace_errors(decaying(0, n=6), decaying(1, n=6), RANK)
+    errors = subspace_errors(falling(0, n=6), falling(1, n=6), RANK)
     assert set(errors) == set(PROJECTIONS) - {"hadamard"}

@@ -39,6 +39,7 @@ def test_what_a_file_holds_is_not_measured_again_and_one_program_has_one_cost(tm
     path = tmp_path / "costs.json"
     assert costs.read(path) == {}
     for part in costs.PARTS:
+        costs.measure(path, part, ["adamw"], ROUNDS, "abc")
         costs.measure(path, part, ["adamw", "adamw, two rates"], ROUNDS, "abc")
     found = costs.read(path)
     assert found["adamw, two rates"] == found["adamw"]

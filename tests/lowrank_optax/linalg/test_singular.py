@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import decaying
 
 from lowrank_optax.linalg import singular
 from lowrank_optax.linalg.singular import METHODS
@@ -13,20 +14,16 @@ KEY = jax.random.key(0)
 right_singular_vectors = jax.jit(singular.right_singular_vectors, static_argnums=(1, 2))
 
 
-def decaying(seed, *shape):
+def halving(seed, *shape):
     """A matrix whose singular values fall by a factor of two each."""
-    rng = np.random.default_rng(seed)
-    k = min(shape[-2:])
-    U = np.linalg.qr(rng.normal(size=(*shape[:-1], k)))[0]
-    V = np.linalg.qr(rng.normal(size=(*shape[:-2], shape[-1], k)))[0]
-    return np.float32(U * 2.0 ** -np.arange(k) @ V.swapaxes(-1, -2))
+    return np.asarray(decaying(shape, seed, factor=0.5)[0])
 
 
 @pytest.mark.product
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", [(2, 14, 6), (5, 9)])
 def test_vectors_and_values_are_the_leading_ones(method, shape):
-    A = decaying(0, *shape)
+    A = halving(0, *shape)
     V, s = map(np.asarray, right_singular_vectors(A, 3, method, KEY))
     np.testing.assert_allclose(s, np.broadcast_to(2.0 ** -np.arange(3), s.shape), rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(A @ V, axis=-2), s, rtol=1e-4)
@@ -36,7 +33,7 @@ def test_vectors_and_values_are_the_leading_ones(method, shape):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_more_vectors_than_rows_are_completed_to_an_orthonormal_basis(method):
-    V, s = map(np.asarray, right_singular_vectors(decaying(1, 3, 7), 5, method, KEY))
+    V, s = map(np.asarray, right_singular_vectors(halving(1, 3, 7), 5, method, KEY))
     assert (V.shape, s.shape) == ((7, 5), (5,))
     np.testing.assert_allclose(V.T @ V, np.eye(5), atol=1e-5)
     np.testing.assert_allclose(s, [1, 0.5, 0.25, 0, 0], atol=1e-3)
@@ -44,7 +41,7 @@ def test_more_vectors_than_rows_are_completed_to_an_orthonormal_basis(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_tiny_matrices_do_not_underflow(method):
-    A = decaying(2, 14, 6)
+    A = halving(2, 14, 6)
     _, s = right_singular_vectors(np.float32(1e-30) * A, 3, method, KEY)
     np.testing.assert_allclose(s, [1e-30, 0.5e-30, 0.25e-30], rtol=1e-4)
 
@@ -54,7 +51,7 @@ def test_tiny_matrices_do_not_underflow(method):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_matrix_that_is_not_finite_gives_nan_for_itself_alone(method, bad):
     # The SVD of zeros with one infinity in the corner does not return.
-    A = np.stack([np.zeros((6, 4), np.float32), decaying(3, 6, 4)])
+    A = np.stack([np.zeros((6, 4), np.float32), halving(3, 6, 4)])
     A[0, 0, 0] = bad
     V, s = map(np.asarray, right_singular_vectors(A, 2, method, KEY))
     assert np.isnan(V[0]).any()

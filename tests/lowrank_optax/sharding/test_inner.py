@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 from covers import in_turn
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from layouts import AXES, KINDS, Case, Layout, eight_devices, misplaced, normal
+from layouts import AXES, KINDS, Case, Layout, eight_devices, misplaced
 from methods import compiled
 
 import lowrank_optax as lro
@@ -82,7 +83,7 @@ def test_a_moment_is_split_as_its_array_and_stays_so(inner):
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_adam8bit_by_itself_is_split_as_its_parameters_are(kind, jitted):
-    here = {"w": normal(1, (16, 512)), "b": normal(2, (16,))}
+    here = {"w": draw((16, 512), 1), "b": draw((16,), 2)}
     mesh = eight_devices(kind)
     shardings = {"w": NamedSharding(mesh, P("b", "a")), "b": NamedSharding(mesh, P())}
     there = jax.device_put(here, shardings)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import (
@@ -15,7 +16,6 @@ from layouts import (
     Case,
     eight_devices,
     misplaced,
-    normal,
 )
 from methods import compiled
 from optax.contrib import MuonDimensionNumbers
@@ -68,7 +68,7 @@ def test_a_low_rank_array_is_split_as_m_and_a_basis_as_n():
 @pytest.mark.parametrize("name", OTHERS)
 def test_any_optax_transformation_has_state_shardings(name, kind):
     tx = OTHERS[name]
-    here = {"w": normal(1, SHAPE)}
+    here = {"w": draw(SHAPE, 1)}
     sharding = NamedSharding(eight_devices(kind), P(None, AXES))
     params = jax.device_put(here, sharding)
     places = lro.state_shardings(tx, params, sharding)
@@ -107,7 +107,7 @@ def test_with_shardings_keeps_the_numbers_and_says_where_they_are(method, layout
 def test_the_state_can_be_kept_in_another_kind_of_memory(name, kind):
     tx = OTHERS[name]
     sharding = NamedSharding(eight_devices(kind), P(None, AXES))
-    params = jax.device_put({"w": normal(1, SHAPE)}, sharding)
+    params = jax.device_put({"w": draw(SHAPE, 1)}, sharding)
     here = lro.state_shardings(tx, params, sharding)
     there = lro.state_shardings(tx, params, sharding, memory_kind="pinned_host")
     for near, far in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
@@ -134,7 +134,7 @@ def plateau(tx):
 def test_with_shardings_hands_the_loss_on(kind):
     """Computed from arrays on the mesh, so that it is one of the mesh's axes itself."""
     sharding = NamedSharding(eight_devices(kind), P(None, AXES))
-    here = {"w": normal(1, SHAPE)}
+    here = {"w": draw(SHAPE, 1)}
     params = jax.device_put(here, sharding)
     plain, tx = plateau(TRION), lro.with_shardings(plateau(TRION), sharding)
 

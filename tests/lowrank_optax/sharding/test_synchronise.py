@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from layouts import mesh_of
 from methods import compiled
 
 import lowrank_optax as lro
@@ -16,12 +16,6 @@ from benchmarks.collectives import collectives
 
 DEVICES, M, N, RANK = 4, 24, 16, 4
 METHODS = {"trion": lro.trion, "dion": lro.dion}
-
-
-def mesh_of(devices):
-    return jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
 
 
 def problem(devices):
@@ -35,7 +29,7 @@ def problem(devices):
 def synchronised(tx, params, devices):
     """(state, jitted update) with every device's own gradient along the first axis."""
     specs = lro.local_state_specs(tx, params)
-    mesh = mesh_of(devices)
+    mesh = mesh_of({"data": devices})
     init = jax.shard_map(tx.init, mesh=mesh, in_specs=P(), out_specs=specs)
 
     @functools.partial(
@@ -139,7 +133,7 @@ def test_training_on_local_gradients_lowers_the_loss():
     params = {"w": jnp.zeros((N, M))}
     tx = lro.trion(optax.linear_schedule(0.5, 0.0, 300), RANK, sync="low_rank")
     specs = lro.local_state_specs(tx, params)
-    mesh = mesh_of(DEVICES)
+    mesh = mesh_of({"data": DEVICES})
 
     @jax.jit
     @functools.partial(

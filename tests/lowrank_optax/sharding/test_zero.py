@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import draw
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import (
@@ -20,7 +21,6 @@ from layouts import (
     eight_devices,
     kernel_numbers,
     misplaced,
-    normal,
 )
 from methods import compiled
 
@@ -120,7 +120,7 @@ def test_an_axis_that_the_mesh_does_not_have_is_named_with_those_it_has(make, ki
 
 
 def test_without_a_mesh_zero_axis_has_no_effect():
-    params = {"w": normal(1, (16, 32)), "b": jnp.ones(8)}
+    params = {"w": draw((16, 32), 1), "b": jnp.ones(8)}
     plain, split = (compiled(lro.trion(0.02, 4, zero_axis=axis)) for axis in (None, "data"))
     expected, _ = plain.update(params, plain.init(params), params)
     updates, _ = split.update(params, split.init(params), params)
@@ -138,7 +138,7 @@ def test_an_axis_that_splits_the_parameter_already_is_not_used_twice(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_zero_splits_any_elementwise_optimizer_and_keeps_its_numbers(kind):
     sharding = NamedSharding(eight_devices(kind), P())
-    here = {"w": normal(1, (5, 16)), "odd": normal(2, (3,)), "step": jnp.ones(())}
+    here = {"w": draw((5, 16), 1), "odd": draw((3,), 2), "step": jnp.ones(())}
     there = jax.device_put(here, sharding)
     plain, split = optax.adamw(0.1), lro.zero(optax.adamw(0.1), AXES)
     state = split.init(there)
@@ -157,7 +157,7 @@ def test_zero_splits_any_elementwise_optimizer_and_keeps_its_numbers(kind):
 def test_of_a_parameter_split_under_auto_axes_with_shardings_splits_the_state_further():
     make = lambda **settings: lro.trion(0.02, 4, **settings)
     mesh = eight_devices()
-    here = normal(1, (16, 32))
+    here = draw((16, 32), 1)
     sharding = NamedSharding(mesh, P(None, "b"))
     there = jax.device_put(here, sharding)
     numbers = kernel_numbers(here.shape)

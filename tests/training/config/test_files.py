@@ -59,6 +59,19 @@ def test_a_flag_of_a_file_is_true_or_false_and_can_be_switched_off(tmp_path):
     assert not flat(train.parse(["--config", file, "--no-document-mask"]))["document_mask"]
 
 
+def test_arguments_without_a_name_may_come_from_a_file(tmp_path):
+    export = ["export", "--config", written(tmp_path / "a.yaml", "run: a\nfolder: b\nweights: ema")]
+    first = ["export", "--config", written(tmp_path / "b.yaml", "folder: b")]
+    report = ["report", "--config", written(tmp_path / "c.yaml", "runs: [a, b]\nout: c.png")]
+    paths = lambda config, *names: [str(getattr(config, name)) for name in names]
+    assert paths(train.parse(export), "run", "folder", "weights") == ["a", "b", "ema"]
+    own = train.parse([*export, "--weights", "last", "c", "d"])
+    assert paths(own, "run", "folder", "weights") == ["c", "d", "last"]
+    assert paths(train.parse([*first, "c"]), "run", "folder") == ["c", "b"]
+    assert list(map(str, train.parse(report).runs)) == ["a", "b"]
+    assert list(map(str, train.parse([*report, "--out", "d.png", "d"]).runs)) == ["d"]
+
+
 def test_the_home_folder_may_be_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = written(tmp_path / "a.yaml", "out: ~/run\n")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.batches import Windows, endless_batches, validation_batches, windows_of
+from training.data.batches import Windows, endless_batches, evenly_spread_batches, windows_of
 from training.errors import DataError
 
 SEQ_LEN = 4
@@ -178,9 +178,9 @@ def test_validation_windows_are_distinct_and_evenly_spread(num_windows, batch_si
     tokens = np.arange(num_windows * SEQ_LEN + 1, dtype=np.uint16)
     if num_batches == 0:
         with pytest.raises(DataError, match="the validation data are too small"):
-            validation_batches([tokens], batch_size, SEQ_LEN, max_batches)
+            evenly_spread_batches([tokens], batch_size, SEQ_LEN, max_batches)
         return
-    batches = validation_batches([tokens], batch_size, SEQ_LEN, max_batches)
+    batches = evenly_spread_batches([tokens], batch_size, SEQ_LEN, max_batches)
     assert batches.shape == (num_batches, batch_size, SEQ_LEN + 1)
     assert batches.dtype == np.int32
     windows = batches.reshape(-1, SEQ_LEN + 1)
@@ -191,11 +191,6 @@ def test_validation_windows_are_distinct_and_evenly_spread(num_windows, batch_si
     assert gaps.min() >= 1
     # Differences of consecutive multiples, rounded down, are at most one apart.
     assert gaps.max() - gaps.min() <= 1
-
-
-def test_all_validation_batches_are_used_without_a_limit():
-    batches = validation_batches([TOKENS], 5, SEQ_LEN)
-    assert batches.shape == (4, 5, SEQ_LEN + 1)
 
 
 def test_too_small_a_corpus_is_refused_with_the_numbers():
