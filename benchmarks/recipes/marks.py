@@ -46,6 +46,7 @@ MARKS = (
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
+    Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
     Mark(NEAR, 0.05, MUON_1, "one rate, width 128", OTHERS_1),
     Mark(HALF, 0.0, MUON_1 + ADAMW, "long", QUARTER_1 + OTHERS_1),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
