@@ -8,38 +8,11 @@ import math
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import fsspec
-import tyro
 from etils import epath
 
 from training.errors import UserError
-
-
-def _option(kind: type) -> Any:
-    """How a path of this kind is read from the command line: ~ is the user's home."""
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda parts: _path(kind, parts[0]),
-        is_instance=lambda value: isinstance(value, os.PathLike),
-        str_from_instance=lambda path: [str(path)],
-    )
-
-
-def _path(kind: type, text: str) -> Any:
-    if kind is epath.Path and not is_local(text):
-        try:
-            fsspec.get_filesystem_class(text.partition("://")[0])
-        except (ImportError, ValueError) as error:  # what reads such a bucket is not installed
-            raise UserError(f"{text}: {error}") from error
-    return kind(text).expanduser()
-
-
-# Types of options; pathlib would make gs:/bucket of gs://bucket.
-Folder = Annotated[epath.Path, _option(epath.Path)]
-LocalPath = Annotated[Path, _option(Path)]
 
 _DISK_FULL_TEXTS = ("no space left on device", "disk quota exceeded", "file too large")
 _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

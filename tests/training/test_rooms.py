@@ -2,6 +2,8 @@
 
 import ast
 import collections
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,23 @@ def test_options_know_no_other_room(module):
     assert {name for name in rooms if not name.startswith(outside)} == set()
     unwanted = {"matplotlib", "rich", "socket", "gzip", "datasets", "orbax", "tokenizers"}
     assert packages(reached(module)) & unwanted == set()
+
+
+OPTIONS_ALONE = """
+import sys, tyro, jax, models.configs, etils.epath
+before = set(sys.modules)
+import training.config.files, training.config.finetuning, training.config.resolved
+packages = {name.partition(".")[0] for name in sys.modules.keys() - before}
+print(*sorted(packages - set(sys.stdlib_module_names)))
+"""
+
+
+@pytest.mark.slow
+def test_options_load_nothing_besides_what_tyro_jax_and_the_models_sizes_do():
+    """Really loaded: tyro and JAX have sockets and gzip themselves, so that these say nothing."""
+    command = [sys.executable, "-c", OPTIONS_ALONE]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["training"]
 
 
 def test_a_step_is_compiled_without_plotting_or_reading():

@@ -93,7 +93,7 @@ class HuggingFaceModel(PretrainedModel):
     """A folder of config.json and safetensors."""
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        with as_user_error(), self._on_this_machine() as folder:
+        with self._on_this_machine() as folder, as_user_error():
             return huggingface.load(folder, mesh=mesh, dtype=dtype, param_dtype=param_dtype)
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -201,7 +201,7 @@ def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
 def _open_huggingface(folder: epath.Path) -> HuggingFaceModel:
     with as_user_error():
         config, _ = read_config(folder)
-        tokenizer = stored_tokenizer(folder, str(folder))
+    tokenizer = stored_tokenizer(folder, str(folder))
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model only "
@@ -218,8 +218,7 @@ def _open_huggingface(folder: epath.Path) -> HuggingFaceModel:
 
 
 def _open_run(folder: epath.Path, fields: dict[str, Any], ema_decay: float) -> RunModel:
-    with as_user_error():
-        tokenizer = stored_tokenizer(folder, fields["tokenizer"])
+    tokenizer = stored_tokenizer(folder, fields["tokenizer"])
     options, numbers = part(ModelOptions, fields), part(NumberOptions, fields)
     config = preset_model(options, numbers, tokenizer.vocab_size)
     # Texts began with nothing in pretraining.
@@ -271,8 +270,7 @@ def save_model(
     try:
         if temporary.exists():  # left by an interrupted save
             shutil.rmtree(temporary)
-        with as_user_error():
-            huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
+        huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
         source.save_tokenizer(temporary)
         if prompt is not None:
             prompt.save(temporary)

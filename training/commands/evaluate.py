@@ -14,7 +14,7 @@ from rich.console import Console
 
 from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
-from training.config.options import UNSET
+from training.config.options import UNSET, Folder, LocalPath
 from training.config.ranges import check_ranges
 from training.data.answer_batches import answer_batches
 from training.data.corpus import read_to_validate
@@ -22,7 +22,7 @@ from training.data.prompts import Prompt, prompt_for
 from training.data.questions import Example, has_questions, read_examples
 from training.data.questions_corpus import AnswerRows
 from training.errors import UserError, as_flag
-from training.files import Folder, LocalPath, absolute, to_text, write_json, write_text, writing_to
+from training.files import absolute, to_text, write_json, write_text, writing_to
 from training.inference.answers import answers, final_number
 from training.inference.loss import mean_loss, text_batches
 from training.runs.metrics import perplexity

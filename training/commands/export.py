@@ -6,8 +6,8 @@ import tyro
 from rich.console import Console
 
 from training.checkpoints.pretrained import Weights, open_model, save_model
+from training.config.options import Folder
 from training.errors import UserError
-from training.files import Folder
 from training.steps.mesh import make_mesh
 
 

@@ -8,12 +8,11 @@ import numpy as np
 from rich.console import Console
 
 from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
-from training.config.options import UNSET
+from training.config.options import UNSET, Folder
 from training.config.ranges import check_ranges
 from training.data.prompts import CHAT, Prompt
 from training.data.questions import Example
 from training.errors import UserError
-from training.files import Folder
 from training.inference.answers import text_of
 from training.inference.generate import continue_prompts
 from training.steps.mesh import make_mesh

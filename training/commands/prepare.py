@@ -11,13 +11,14 @@ from typing import Any
 
 from rich.console import Console
 
+from training.config.options import LocalPath
 from training.config.ranges import check_ranges
 from training.data.changes import changed_values, describe_differences
 from training.data.corpus import open_tokens
 from training.data.token_arrays import describe_manifest, is_prepared, read_manifest
 from training.data.tokenization import Plan, make_plan, write_tokens
 from training.errors import TrainingFailedError, UserError
-from training.files import LocalPath, is_disk_full, writing_to
+from training.files import is_disk_full, writing_to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ import itertools
 from etils import epath
 from rich.console import Console
 
+from training.config.options import Folder
 from training.data.problems import SMALLEST_NUMBER, generate_problems
 from training.errors import UserError, as_flag
-from training.files import Folder, to_text, write_text, writing_to
+from training.files import to_text, write_text, writing_to
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from etils import epath
 from rich.console import Console
 
 from training.checkpoints.origin import CHECKPOINTS
+from training.config.options import Folder
 from training.config.record import CONFIG_FILE, recorded_options
 from training.errors import UserError
-from training.files import Folder, absolute, read_json, walk
+from training.files import absolute, read_json, walk
 from training.reports.curves import draw_report
 from training.reports.html import write_html
 from training.reports.plots import write_png

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from training.config.groups import RunOptions, TrainingOptions
-from training.config.options import CHANGEABLE, UNSET
-from training.files import Folder, LocalPath
+from training.config.options import CHANGEABLE, UNSET, Folder, LocalPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Options of the model and of its numbers, and the model that they describe."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from models.configs import LlamaConfig, get_config
 from training.config.options import CHANGEABLE, UNSET
@@ -57,19 +57,22 @@ def preset_model(options: ModelOptions, numbers: NumberOptions, vocab_size: int)
             param_dtype=numbers.param_dtype,
             remat=numbers.remat,
         )
-        if options.seq_len > model.max_position:
-            raise UserError(
-                f"--seq-len {options.seq_len} is longer than preset {options.preset!r} takes "
-                f"({model.max_position})"
-            )
-        if options.num_layers is not None:
-            model = dataclasses.replace(model, num_layers=options.num_layers)
-        if options.hidden_size is not None:
-            model = _with_width(model, options.hidden_size)
-        return model
+    if options.seq_len > model.max_position:
+        raise UserError(
+            f"--seq-len {options.seq_len} is longer than preset {options.preset!r} takes "
+            f"({model.max_position})"
+        )
+    sizes: dict[str, Any] = (
+        {} if options.hidden_size is None else _sizes(model, options.hidden_size)
+    )
+    if options.num_layers is not None:
+        sizes["num_layers"] = options.num_layers
+    with as_user_error():
+        return dataclasses.replace(model, **sizes)
 
 
-def _with_width(model: LlamaConfig, hidden_size: int) -> LlamaConfig:
+def _sizes(model: LlamaConfig, hidden_size: int) -> dict[str, Any]:
+    """What changes with the width."""
     heads, remainder = divmod(hidden_size, model.head_dim)
     kv_heads = max(1, heads * model.num_kv_heads // model.num_heads)
     if hidden_size < 1 or remainder or heads % kv_heads:
@@ -78,10 +81,10 @@ def _with_width(model: LlamaConfig, hidden_size: int) -> LlamaConfig:
             f"{model.num_heads // model.num_kv_heads} query head(s) per key head: use a "
             f"multiple of {model.head_dim * model.num_heads // model.num_kv_heads}"
         )
-    return dataclasses.replace(
-        model,
-        hidden_size=hidden_size,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        intermediate_size=round(model.intermediate_size * hidden_size / model.hidden_size / 8) * 8,
-    )
+    intermediate_size = round(model.intermediate_size * hidden_size / model.hidden_size / 8) * 8
+    return {
+        "hidden_size": hidden_size,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "intermediate_size": intermediate_size,
+    }

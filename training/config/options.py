@@ -2,12 +2,45 @@
 line, in a file of options and in a run's config.json."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from etils import epath
+
+from training.errors import UserError
+from training.files import is_local
 
 _Config = TypeVar("_Config")
+
+
+def _option(kind: type) -> Any:
+    """How a path of this kind is read from the command line: ~ is the user's home."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda parts: _path(kind, parts[0]),
+        is_instance=lambda value: isinstance(value, os.PathLike),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _path(kind: type, text: str) -> Any:
+    if kind is epath.Path and not is_local(text):
+        import fsspec  # with whatever reads gzip and sockets; options know nothing of it
+
+        try:
+            fsspec.get_filesystem_class(text.partition("://")[0])
+        except (ImportError, ValueError) as error:  # what reads such a bucket is not installed
+            raise UserError(f"{text}: {error}") from error
+    return kind(text).expanduser()
+
+
+# Types of options; pathlib would make gs:/bucket of gs://bucket.
+Folder = Annotated[epath.Path, _option(epath.Path)]
+LocalPath = Annotated[Path, _option(Path)]
 
 # Options whose default is not a number say in their text what it is.
 UNSET = tyro.conf.arg(help_behavior_hint="")

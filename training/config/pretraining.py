@@ -8,8 +8,7 @@ from etils import epath
 
 from training.config.groups import RunOptions, TrainingOptions
 from training.config.model import ModelOptions
-from training.config.options import CHANGEABLE, UNSET
-from training.files import Folder
+from training.config.options import CHANGEABLE, UNSET, Folder
 
 
 @dataclasses.dataclass(frozen=True)

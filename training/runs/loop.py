@@ -181,7 +181,7 @@ class Run:
 
     def look(self, batch: Any) -> None:
         """Measures the matrices at the step that comes next, in its own time."""
-        with self.clock_stopped():
+        with self.clock_stopped(), all_or_none():
             look = self.steps.look(self.state, batch, self.arguments)
             self.diagnostics.record(self.step + 1, look)
 
@@ -205,8 +205,7 @@ class Run:
 
     def tokens_per_second(self, step: int, seconds: float) -> float:
         """Rate over the last steps; over several, as one step's share of the clock is noisy."""
-        recent = list(self.log.recent)[-RATE_WINDOW:]
-        before = recent[0] if recent else {"step": 0, "seconds": 0.0}
+        before = next(iter(list(self.log.recent)[-RATE_WINDOW:]), {"step": 0, "seconds": 0.0})
         tokens = (step - before["step"]) * self.config.steps.batch.num_tokens
         return tokens / max(seconds - before["seconds"], 1e-9)
 
@@ -218,9 +217,10 @@ class Run:
             val_loss = losses["val_loss"]
             more = self.corpus.validation_metrics(val_loss)
             if self.steps.average is not None:
-                weights = self.steps.average(self.state)
-                more |= {"ema_val_loss": self.mean_loss(weights, sets["val_loss"])}
-            self.write_pending(**losses, val_perplexity=perplexity(val_loss), **more)
+                average = self.steps.average(self.state)
+                more["ema_val_loss"] = self.mean_loss(average, sets["val_loss"])
+            with all_or_none():
+                self.write_pending(**losses, val_perplexity=perplexity(val_loss), **more)
             if not math.isfinite(val_loss):
                 raise self.diverged(f"val_loss is {val_loss} after step {self.step}")
             self.val_loss = val_loss
@@ -233,14 +233,14 @@ class Run:
     def save(self) -> None:
         """Writes the newest step's metrics, then a checkpoint of its state, if that is finite."""
         with self.clock_stopped():
-            self.write_pending()
-            self.log.sync()  # a resume needs the records up to its checkpoint
+            with all_or_none():
+                self.write_pending()
+                self.log.sync()  # a resume needs the records up to its checkpoint
             if not self.steps.all_finite(self.state):
                 raise self.diverged(
                     f"a parameter or optimizer state is not finite after step {self.step}"
                 )
-            data_state = self.data.get_state()
-            self.checkpoints.save(self.step, self.state, data_state, self.val_loss)
+            self.checkpoints.save(self.step, self.state, self.data.get_state(), self.val_loss)
 
     def diverged(self, what: str) -> TrainingFailedError:
         """The error of a run whose numbers are not finite any more."""

@@ -115,9 +115,9 @@ def compile_steps(
         objective: what is minimised, and of which batches.
 
     Raises:
-        UserError: if the model or the optimizer rejects its configuration.
+        UserError: the optimizer does not take matrices of the model's shapes.
     """
-    with as_user_error(), jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):
         shapes = nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0)))
         gather_where_read(shapes, mesh)
         update = Update(options, nnx.split(shapes, nnx.Param)[0], objective, mesh)
@@ -166,8 +166,10 @@ def _abstract_state(update: Update, model: LlamaConfig) -> TrainState:
     shardings = jax.tree.map(lambda x: x.sharding, params)
 
     def kept_by(transform: optax.GradientTransformation) -> Any:
+        with as_user_error():
+            state = jax.eval_shape(transform.init, params)
         places = lro.state_shardings(transform, params, shardings)
-        return jax.tree.map(_with_sharding, jax.eval_shape(transform.init, params), places)
+        return jax.tree.map(_with_sharding, state, places)
 
     step = _with_sharding(jnp.int32(0), NamedSharding(mesh, PartitionSpec()))
     optimizer = update.optimizer(1.0, 1.0, seed=0)

@@ -18,10 +18,18 @@ from training.runs.metrics import MetricsLog
 
 FULL_DISKS = {
     "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
-    "metrics.jsonl later": (MetricsLog, "write"),
+    "metrics.jsonl later": (),
     "loss.png": (training.runs.loop, "plot_run"),
     "summary.json": (training.runs.loop, "write_json"),
 }
+
+
+def write_at_a_full_disk(log, record, write=MetricsLog.write):
+    """The real file, on a disk that has no room from the third record on."""
+    if record["step"] == 3:
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), log._file.fileno())
+    write(log, record)
 
 
 @pytest.mark.product(every=2)
@@ -32,7 +40,10 @@ def test_a_disk_that_fills_up_anywhere_is_explained_and_the_run_can_be_continued
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*FULL_DISKS[where], full)
+    if target := FULL_DISKS[where]:
+        monkeypatch.setattr(*target, full)
+    else:
+        monkeypatch.setattr(MetricsLog, "write", write_at_a_full_disk)
     config = trainer.config(tmp_path / "run")
     with pytest.raises(
         TrainingFailedError, match=f"no space left to save {config.folder}.*--resume"
