@@ -97,12 +97,8 @@ def tuned(files, tmp_path_factory):
 
 def test_the_run_has_metrics_a_summary_and_a_model(files, tuned):
     folder, summary, printed = tuned
-    assert {path.name for path in (folder / "model").iterdir()} == {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "prompt.json",
-    }
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "prompt.json"}
     assert [record["step"] for record in curve(folder)] == [1, 2, 3, 4]
     assert summary["val_loss"] == curve(folder)[-1]["val_loss"] < curve(folder)[1]["val_loss"]
     assert json.loads((folder / "config.json").read_text())["template"] == TEMPLATE
@@ -298,11 +294,3 @@ def test_help_shows_the_options_of_finetune_and_none_that_make_a_model(capsys):
     for option in ("--preset", "--hidden-size", "--tokenizer", "--verify"):
         assert option not in printed
     assert "default: a tenth of the optimizer's" in printed
-
-
-def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert train.main(["finetune", "--model", "none", "--data", "train.jsonl"]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: --model none: there is no such folder. Give a Hugging Face")
-    assert list(tmp_path.iterdir()) == []
