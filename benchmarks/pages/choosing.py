@@ -103,6 +103,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
         "finetuning",
         ("optimizer", "rank", "learning rate", "exact match", "of AdamW's", "AdamW's / this"),
     ),
+    "further": lambda: quote(
+        "recipes.md",
+        "fine-tuning",
+        ("method", "bytes per entry", "tuned", "validation loss", "above muon at one rate"),
+    ),
     "rates": lambda: select(
         tuned_in_claims(),
         ("method", "bytes per entry", "validation loss", "tuned"),

@@ -121,10 +121,8 @@ def _evaluate_questions(
     if asked:
         records = _ask(config, source, model, asked, prompts, mesh, console, folder / OUTPUTS_FILE)
         correct = sum(record["correct"] for record in records)
-        missing, accuracy = (
-            sum(record["number"] is None for record in records),
-            correct / len(asked),
-        )
+        missing = sum(record["number"] is None for record in records)
+        accuracy = correct / len(asked)
         measures |= {"asked": len(asked), "correct": correct, "accuracy": accuracy}
         measures |= {"without_number": missing}
         said.append(
