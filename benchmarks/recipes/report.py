@@ -146,7 +146,7 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
     """Loss against bytes, one panel a stage, and the front: what nothing smaller beats."""
     figure, axes = plt.subplots(1, len(stages), figsize=(5.5 * len(stages), 4.5), squeeze=False)
     for axis, (stage, rows) in zip(axes[0], stages.items(), strict=True):
-        for row in rows:
+        for row, above in zip(rows, [*rows[1:], None], strict=True):
             ours = row["method"].startswith("tandem")
             axis.errorbar(
                 max(row["bytes"], 0.01),
@@ -159,7 +159,7 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
                 short(row["method"]),
                 (max(row["bytes"], 0.01), row["loss"]),
                 fontsize=7,
-                xytext=(4, 3),
+                xytext=(4, -9 if above and _collide(row, above) else 3),
                 textcoords="offset points",
             )
         front: list[Row] = []
@@ -181,6 +181,11 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
     axes[0][0].set_ylabel("validation loss (nats per byte)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def _collide(row: Row, above: Row) -> bool:
+    """Whether two labels of neighbours in loss would be drawn over each other."""
+    return abs(row["bytes"] / above["bytes"] - 1) < 1 / 4 and above["loss"] - row["loss"] < 0.03
 
 
 def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, list[Row]]:
