@@ -57,6 +57,7 @@ def test_losses_are_those_of_the_models_logits():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_heads_gradient_in_bfloat16_is_summed_in_float32():
     config = dataclasses.replace(CONFIG, dtype="bfloat16", param_dtype="bfloat16")
     _, whole = loss_and_gradient(config)

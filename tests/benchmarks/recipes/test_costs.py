@@ -53,6 +53,7 @@ def test_what_a_file_holds_is_not_measured_again_and_one_program_has_one_cost(tm
     assert costs.read(path)["lion"].time is None
 
 
+@pytest.mark.slow
 def test_with_rows_split_every_matrix_sends_what_its_formula_says():
     measured = costs.sent(["dct_adamw"], ROUNDS)
     assert measured["entries"] == 4 * 32 * 32 + 3 * 32 * 48

@@ -61,7 +61,7 @@ CASES = {
 }
 
 
-@pytest.mark.product(every=8)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_injected_program_numbers_give_the_same_steps(case):
     gradients = [model(seed) for seed in range(7)]

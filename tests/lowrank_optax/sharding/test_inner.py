@@ -79,7 +79,7 @@ def test_a_moment_is_split_as_its_array_and_stays_so(inner):
     assert update._cache_size() == 1
 
 
-@pytest.mark.product(every=9)
+@pytest.mark.slow
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_adam8bit_by_itself_is_split_as_its_parameters_are(kind, jitted):

@@ -130,7 +130,7 @@ def test_feedback_with_split_rows_moves_nothing_more_however_it_is_stored(storag
     assert [(each.kind, each.bytes) for each in found] == [("all-reduce", 4 * n)]
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["trion", "dct_adamw", "dion"])
 def test_split_layers_need_nothing_of_each_other(method):
     assert compiled_collectives(METHODS[method], LAYOUTS["layers"]) == []

@@ -264,6 +264,7 @@ def test_bad_input_is_explained_and_leaves_no_folder(files, tmp_path, changes, m
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_long_examples_can_be_left_out(files, tmp_path):
     records = [*sums(40), {"question": "9+9?", "answer": "so " * 30 + "\n#### 18"}]
     data = write_questions(tmp_path / "long.jsonl", records)

@@ -80,6 +80,7 @@ def test_options_that_make_no_sense_are_refused(folder, capsys, options, message
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exported_run_has_its_logits_and_continues_texts_alike(trainer, tmp_path, capsys):
     run, folder = tmp_path / "run", tmp_path / "exported"
     trainer(trainer.config(run))

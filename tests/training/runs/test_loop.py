@@ -185,6 +185,7 @@ def test_resume_after_a_crash_drops_the_records_past_the_checkpoint(
     assert curve(tmp_path / "parts") == curve(whole[0].folder)
 
 
+@pytest.mark.slow
 def test_a_resume_whose_checkpoint_does_not_fit_changes_nothing(trainer, tmp_path):
     folder = tmp_path / "run"
     trainer(trainer.config(folder))

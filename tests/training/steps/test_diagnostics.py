@@ -183,6 +183,7 @@ def test_looks_change_nothing_of_a_run_and_are_written_and_drawn(trainer, tmp_pa
     assert (tmp_path / "watched/diagnostics.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_without_looks_their_function_is_never_called(trainer, tmp_path):
     config = trainer.config(tmp_path / "run", optimizer="trion")
 
@@ -241,6 +242,7 @@ def test_a_negative_interval_is_refused(trainer, tmp_path):
         trainer.config(tmp_path / "run", diagnostics_every=-1)
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_layers_labels_as_many_rows_as_fit(tmp_path):
     kinds = [f"layers/{name}/kernel" for name in ("q_proj", "up_proj", "down_proj")]
     labels = row_labels(dict.fromkeys(kinds, 80))

@@ -242,6 +242,7 @@ def test_a_run_leaves_spikes_out_counts_them_and_resumes_with_the_count(trainer,
     assert curve(tmp_path / "parts") == records
 
 
+@pytest.mark.slow
 def test_a_run_whose_updates_are_all_left_out_ends(trainer, tmp_path, spoil):
     config = trainer.config(tmp_path / "run", steps=60, skip_updates="nonfinite", eval_every=0)
     steps = spoil(config)
