@@ -158,7 +158,7 @@ def test_parts_and_ranks_are_timed_in_equal_rounds(monkeypatch):
     monkeypatch.setattr(parts, "INTERMEDIATE", 48)
     monkeypatch.setattr(parts, "SHARE_RANK", 8)
     small = {"layer0/q": jnp.ones((32, 48)), "layer1/q": jnp.ones((32, 48))}
-    monkeypatch.setattr(parts, "parameters", lambda: small)
+    monkeypatch.setattr(parts, "parameters", lambda layers: small)
     for measure, read in (
         (parts.measure, parts.large),
         (parts.measure_share, parts.share),
