@@ -205,7 +205,7 @@ class Run:
 
     def tokens_per_second(self, step: int, seconds: float) -> float:
         """Rate over the last steps; over several, as one step's share of the clock is noisy."""
-        before = next(iter(list(self.log.recent)[-RATE_WINDOW:]), {"step": 0, "seconds": 0.0})
+        before = (list(self.log.recent)[-RATE_WINDOW:] or [{"step": 0, "seconds": 0.0}])[0]
         tokens = (step - before["step"]) * self.config.steps.batch.num_tokens
         return tokens / max(seconds - before["seconds"], 1e-9)
 
