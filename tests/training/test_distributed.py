@@ -270,3 +270,20 @@ def test_a_folder_that_process_0_cannot_write_ends_both(port, tmp_path, corpus_f
     assert (status, other_status) == (2, 2)
     assert f"error: cannot write to {tmp_path}/run: Is a directory" in errors
     assert "error: stopped because process 0 failed; its own message says why" in other_errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+def test_metrics_that_process_0_cannot_write_any_more_end_both_after_the_same_step(
+    port, tmp_path, corpus_folder
+):
+    options = ["--data", str(corpus_folder), "--mesh", "data=8", "--steps", "4000"]
+    options += ["--eval-every", "4000", "--checkpoint-every", "4000"]
+    with Processes(port, command(tmp_path / "run", *options)) as running:
+        running.wait_for_step(tmp_path / "run", 3)
+        first = str(running.processes[0].pid)
+        subprocess.run(["prlimit", "--fsize=0", "--pid", first], check=True)
+        (status, _, errors), (other_status, _, other_errors) = running.wait()
+    assert (status, other_status) == (1, 2), errors + other_errors
+    assert f"error: no space left to save {tmp_path}/run (File too large)" in errors
+    assert "error: stopped because process 0 failed; its own message says why" in other_errors

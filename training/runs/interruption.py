@@ -1,15 +1,22 @@
 """Ctrl-C and SIGTERM: finish the step, save, leave; a second Ctrl-C leaves at once.
 
-Of several processes any one may get the signal; all leave after the same step.
+Of several processes any one may get the signal, or fail to write; all leave after the same step.
 """
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+from training.distributed import all_or_none
+from training.errors import TrainingFailedError
+
+_FAILED = 255  # above all signals' numbers
 
 
 class InterruptedRunError(Exception):
@@ -50,11 +57,11 @@ class StopRequest:
 
 
 class AgreedStop:
-    """What to do about a stop request after a step: the same in all processes.
+    """What to do about a stop request or an error after a step: the same in all processes.
 
-    A single process looks at its own request. Several exchange theirs on the devices, in a
-    computation of one integer a step that runs beside the training step; the answer is read a step
-    later, when it is there already, so that nobody waits.
+    A single process looks at its own. Several exchange theirs on the devices, in a computation of
+    one integer a step that runs beside the training step; the answer is read a step later, when it
+    is there already, so that nobody waits.
 
     Args:
         request: this process's.
@@ -63,19 +70,52 @@ class AgreedStop:
 
     def __init__(self, request: StopRequest, mesh: jax.sharding.Mesh):
         self._request = request
+        self._error: Exception | None = None
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         replicated = NamedSharding(mesh, PartitionSpec())
         self._largest = jax.jit(jnp.max, out_shardings=replicated)
         self._answer: jax.Array | None = None
 
+    @contextlib.contextmanager
+    def noting_errors(self) -> Iterator[None]:
+        """Of several processes each keeps an error of this block until all leave for it.
+
+        Numbers that are not finite are so in all of them: `TrainingFailedError` is raised at once.
+        """
+        try:
+            yield
+        except TrainingFailedError:
+            raise
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            self._error = error
+
+    def leave_if_noted(self) -> None:
+        """Ends all processes if one has kept an error; to be called by all.
+
+        Raises:
+            Exception: that this process has kept.
+            UserError: another one has kept an error.
+        """
+        with all_or_none():
+            if self._error is not None:
+                raise self._error
+
     def signal_number(self) -> int | None:
-        """The signal to leave for after this step, or None; to be asked once after every step."""
+        """The signal to leave for after this step, or None; to be asked once after every step.
+
+        Raises as `leave_if_noted`.
+        """
         if jax.process_count() == 1:
             return self._request.signal_number
         answer = self._answer
-        own = np.array([self._request.signal_number or 0], np.int32)
+        own = _FAILED if self._error is not None else self._request.signal_number or 0
         everyone = jax.make_array_from_callback(
-            (self._sharding.num_devices,), self._sharding, lambda _: own
+            (self._sharding.num_devices,), self._sharding, lambda _: np.array([own], np.int32)
         )
         self._answer = self._largest(everyone)
-        return None if answer is None else int(answer) or None
+        found = 0 if answer is None else int(answer)
+        if found == _FAILED:
+            self.leave_if_noted()
+        return found or None

@@ -151,14 +151,16 @@ class Run:
             self.step += 1
             self.val_loss = None
             # Reading the metrics of the step before, while this one runs, keeps the device busy.
-            self.write_pending()
+            with agreed.noting_errors():
+                self.write_pending()
+                self.trace.after(self.step, metrics)
             self.pending = (self.step, metrics)
-            self.trace.after(self.step, metrics)
             last = self.step == self.num_steps
             if last or self._due(self.watching.eval_every):
                 self.evaluate()
             signal_number = agreed.signal_number()
             if last or signal_number or self._due(save_every):
+                agreed.leave_if_noted()
                 self.save()
             if signal_number and not last:
                 self.checkpoints.wait()
@@ -281,8 +283,7 @@ def train_run(
 
     Raises:
         UserError: for data or a folder that cannot be used.
-        TrainingFailedError: for a non-finite loss or a full disk.
-        InterruptedRunError: after a signal, with the state saved.
+        TrainingFailedError, InterruptedRunError: as `Run.train`.
     """
     with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
         try:
