@@ -9,6 +9,7 @@ import jax
 import optax
 
 import lowrank_optax as lro
+from benchmarks.recipes.rests import Mixed, Remembering
 from lowrank_optax.transforms.precision import in_float32
 
 FALLBACK_RATE = 0.003
@@ -275,7 +276,23 @@ IN_THE_README = {
 }
 """Its first example."""
 
-METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES | IN_THE_README
+_small = functools.partial(
+    _one_rate, lro.tandem, rank=QUARTER, mu_dtype="int8", start={"learning_rate": 0.02}
+)
+ATTEMPTS = {"tandem n/4 int8 at one rate": ONE_RATE["tandem n/4 int8 at one rate"]} | {
+    f"tandem n/4 int8 at one rate, {name}": _small(momentum=0.9, **options)
+    for name, options in {
+        "mixed blocks": {"rest": Mixed()},
+        "rest with momentum 0.5": {"rest": Remembering(0.5)},
+        "rest with momentum 0.9": {"rest": Remembering(0.9)},
+        "rest with momentum 0.5 in int2": {"rest": Remembering(0.5, "int2")},
+        "every 50": {"update_interval": 50},
+        "no neurons": {"neuron_decay": None},
+    }.items()
+}
+"""To bring a quarter of the columns nearer to Muon."""
+
+METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES | IN_THE_README | ATTEMPTS
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))
