@@ -22,7 +22,7 @@ from benchmarks.papers.at_scale import describe
 from benchmarks.papers.claims import Claim, Figures, Losses
 from benchmarks.papers.training import (
     FOLDER,
-    SCALES,
+    SETTINGS,
     Trainings,
     expected_runs,
     missing_methods,
@@ -41,7 +41,7 @@ class Session:
     """One call of the command.
 
     Args:
-        scale: a key of `SCALES`; None for the largest that fits the budget.
+        scale: a key of `SETTINGS`; None for the largest that fits the budget.
         minutes: of the budget; None for none.
         data: tokens' file, written when first needed.
         workers: single-threaded processes.
@@ -75,6 +75,9 @@ class Session:
 
     def _train(self, name: str, evidence: Losses) -> None:
         scale = self.scale or largest(evidence, self.left(), self.workers)
+        if scale not in evidence.scales:
+            print(f"{name}: trained at {', '.join(evidence.scales)} scale only")
+            return
         print(f"{name}: {plan(evidence, scale, self.workers)}", flush=True)
         if missing := missing_methods(evidence, scale, read_tuned()):
             self.trainings.make(missing, scale)
@@ -124,17 +127,17 @@ def plan(evidence: Losses, scale: str, workers: int) -> str:
 
 def largest(evidence: Losses, minutes: float, workers: int) -> str:
     """The largest scale that fits; the smallest where none does, or nothing limits it."""
-    fitting = [scale for scale in SCALES if minutes_of(evidence, scale, workers) <= minutes]
-    return next(iter(SCALES)) if minutes == float("inf") or not fitting else fitting[-1]
+    scales = evidence.scales
+    fitting = [scale for scale in scales if minutes_of(evidence, scale, workers) <= minutes]
+    return scales[0] if minutes == float("inf") or not fitting else fitting[-1]
 
 
 def cheapest_first(claims: Iterable[Claim]) -> list[Claim]:
     """By what they need at the smallest scale."""
-    scale = next(iter(SCALES))
 
     def cost(claim: Claim) -> float:
         if isinstance(claim.evidence, Losses):
-            return minutes_of(claim.evidence, scale, 1)
+            return minutes_of(claim.evidence, claim.evidence.scales[0], 1)
         return claim.evidence.minutes
 
     return sorted(claims, key=cost)
@@ -144,7 +147,9 @@ def main() -> None:
     """Makes, plans or prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("claims", nargs="*", metavar="CLAIM", help="; ".join(CLAIMS))
-    parser.add_argument("--scale", choices=(*SCALES, "paper"), help="by default what fits --budget")
+    parser.add_argument(
+        "--scale", choices=(*SETTINGS, "paper"), help="by default what fits --budget"
+    )
     parser.add_argument("--budget", type=float, metavar="MINUTES")
     parser.add_argument("--plan", action="store_true", help="print runs and minutes, make nothing")
     parser.add_argument("--workers", type=int, default=2, help="single-threaded processes")
@@ -159,7 +164,7 @@ def main() -> None:
             print(f"# {claim.name}\n{describe(claim)}")
         return
     if arguments.plan:
-        print(overview(claims, arguments.scale or next(iter(SCALES)), arguments.workers))
+        print(overview(claims, arguments.scale, arguments.workers))
         return
     # The SVD of jaxlib 0.10 waits for threads of the pool that it runs on: one is not enough.
     os.environ.setdefault("NPROC", "8")
@@ -171,13 +176,14 @@ def main() -> None:
             session.make(claim)
 
 
-def overview(claims: Iterable[Claim], scale: str, workers: int) -> str:
-    """What every claim needs, a line each."""
+def overview(claims: Iterable[Claim], scale: str | None, workers: int) -> str:
+    """What every claim needs, a line each; at the smallest scale of each for None."""
     lines = []
     for claim in claims:
         evidence = claim.evidence
         if isinstance(evidence, Losses):
-            lines.append(f"{claim.name}: {plan(evidence, scale, workers)}")
+            at = scale if scale in evidence.scales else evidence.scales[0]
+            lines.append(f"{claim.name}: {plan(evidence, at, workers)}")
         elif (RESULTS / f"{evidence.file}.json").exists():
             lines.append(f"{claim.name}: measured")
         else:

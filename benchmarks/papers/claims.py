@@ -52,10 +52,12 @@ class Losses:
     Attributes:
         comparisons: all of them must hold.
         beside: methods that are shown without anything said of them.
+        scales: where they can be made, from the smallest on: keys of `training.SETTINGS`.
     """
 
     comparisons: tuple[Comparison, ...]
     beside: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ("toy", "small")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from benchmarks.pages import CLAIMS, DOCS, RESULTS, fill, read_results, rewrite,
 from benchmarks.papers.__main__ import PAPERS
 from benchmarks.papers.claims import NOT_RUN, Claim, Losses, Outcome, Paper, together
 from benchmarks.papers.training import (
-    SCALES,
     Tuned,
     bytes_per_entry,
     loss_rows,
@@ -36,7 +35,7 @@ def found(claim: Claim, tuned: Tuned) -> tuple[str, list[Outcome]]:
         return "", claim.evidence.read(results) if results is not None else []
     best: tuple[str, list[Outcome]] = ("", [])
     fewest = len(claim.evidence.comparisons)
-    for scale in SCALES:
+    for scale in claim.evidence.scales:
         looked_at = outcomes(claim.evidence, scale, tuned)
         missing = sum(outcome.verdict == NOT_RUN for outcome in looked_at)
         if missing < len(looked_at) and missing <= fewest:

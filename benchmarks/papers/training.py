@@ -1,6 +1,7 @@
 """Trained claims: every method tuned until the best is interior, then other seeds."""
 
 import concurrent.futures
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -26,7 +27,11 @@ OTHERS = (RESULTS / "recipes" / "runs.jsonl",)
 SCALES = {"toy": Setting(width=64, steps=300), "small": Setting(width=128, steps=300)}
 """From the smallest on; a Llama of 4 layers over bytes."""
 
-FIRST_GUESS = {"toy": 60.0, "small": 120.0}
+FINE_TUNING = "toy fine-tuning"
+SETTINGS = SCALES | {FINE_TUNING: dataclasses.replace(SCALES["toy"], base_steps=1000)}
+"""From random weights, or from a model that AdamW has trained on the same bytes, on problems."""
+
+FIRST_GUESS = {"toy": 60.0, "small": 120.0, FINE_TUNING: 60.0}
 """Seconds a run, until one has been timed."""
 
 Tuned = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -53,11 +58,12 @@ class Trainings:
     """
 
     def __init__(self, data: pathlib.Path, workers: int, deadline: float | None):
-        self.workers, self.deadline = workers, deadline
+        self.data, self.workers, self.deadline = data, workers, deadline
         self.runs = Runs(RUNS, data, workers, pinned=True, run=run, others=OTHERS)
 
     def make(self, methods: Iterable[str], scale: str) -> None:
         """Tunes and runs those that fit into what is left of the budget, several at a time."""
+        task.prepare(SETTINGS[scale], self.data)
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             jobs = [pool.submit(self._make, name, scale) for name in methods]
         for job in jobs:
@@ -66,7 +72,7 @@ class Trainings:
     def _make(self, method: str, scale: str) -> None:
         if not self._fits(method, scale):
             return
-        setting = SCALES[scale]
+        setting = SETTINGS[scale]
         numbers = tune(self.runs, method, setting, None, tuned_numbers(method))
         losses = self.runs.losses(method, setting, [numbers], SEEDS, "reported")
         line = {"scale": scale, "method": method, "numbers": numbers, "reported": losses}
@@ -87,7 +93,7 @@ class Trainings:
 
 def _key(scale: str) -> dict[str, Any]:
     """How runs' lines name the setting."""
-    return SCALES[scale].key
+    return SETTINGS[scale].key
 
 
 def tuned_numbers(method: str) -> tuple[str, ...]:
