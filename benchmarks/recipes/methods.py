@@ -292,7 +292,25 @@ ATTEMPTS = {"tandem n/4 int8 at one rate": ONE_RATE["tandem n/4 int8 at one rate
 }
 """To bring a quarter of the columns nearer to Muon."""
 
-METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES | IN_THE_README | ATTEMPTS
+_trion = functools.partial(ours, lro.trion, {"learning_rate": 0.08}, rank=QUARTER)
+_dct_adamw = functools.partial(ours, lro.dct_adamw, {"learning_rate": 0.005}, rank=QUARTER)
+
+ARGUMENTS = {
+    "trion 1/4 as published": _trion(),
+    **{
+        f"trion 1/4, nesterov, momentum and residual_decay {decay}": _trion(
+            momentum=decay, residual_decay=decay, nesterov=True
+        )
+        for decay in (0.95, 0.8)
+    },
+    "dct_adamw as published": _dct_adamw(),
+    "dct_adamw, b2 0.95": _dct_adamw(b2=0.95),
+    "dct_adamw, b2 0.95, no feedback": _dct_adamw(b2=0.95, error_feedback=None),
+    "dct_adamw, b2 0.95, every 10": _dct_adamw(b2=0.95, update_interval=10),
+}
+"""What helps the methods whose defaults are their papers'."""
+
+METHODS |= ONE_RATE | CHANGES_AT_ONE_RATE | TWO_RATES | IN_THE_README | ATTEMPTS | ARGUMENTS
 
 METHODS |= {
     f"tandem n/4, {name}": _tandem(**({"rank": QUARTER, "mu_dtype": None} | options))

@@ -26,6 +26,7 @@ PICTURE = ROOT / "docs" / "recipes.png"
 YARDSTICKS = {
     "ablations": "tandem n/4",
     "ablations at one rate": "normuon int2 at one rate",
+    "arguments": "trion 1/4 as published",
     "attempts": "tandem n/4 int8 at one rate",
     "blocks": "tandem n/2 int4",
 } | dict.fromkeys(

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from benchmarks.recipes.methods import (
+    ARGUMENTS,
     ATTEMPTS,
     CHANGES,
     CHANGES_AT_ONE_RATE,
@@ -84,6 +85,7 @@ STAGES = {
     "README": Stage(Setting(steps=300), tuple(IN_THE_README), None, RATE_ONLY),
     "ablations at one rate": Stage(NARROW, tuple(CHANGES_AT_ONE_RATE), None, RATE_ONLY),
     "attempts": Stage(NARROW, tuple(ATTEMPTS), None, RATE_ONLY),
+    "arguments": Stage(NARROW, tuple(ARGUMENTS), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), LATER, "", RATE_ONLY),
