@@ -7,7 +7,8 @@ import functools
 from typing import Any
 
 import lowrank_optax as lro
-from benchmarks.recipes.methods import ADAM, INTERVAL, METHODS, QUARTER, Method, ours
+from benchmarks.recipes.builders import Method, ours
+from benchmarks.recipes.methods import ADAM, INTERVAL, METHODS, QUARTER
 from training.steps.optimizers import PROJECTION_OPTIMIZERS
 
 TUNED = ("learning_rate", "momentum")

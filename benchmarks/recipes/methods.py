@@ -1,112 +1,14 @@
-"""The competitors: how each is built, and where the search for its numbers starts."""
+"""The competitors, and where the search for the numbers of each starts."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 import lowrank_optax as lro
+from benchmarks.recipes.builders import Method, at_one_rate, ours, whole
 from benchmarks.recipes.rests import Mixed, Remembering
-from lowrank_optax.transforms.precision import in_float32
-
-FALLBACK_RATE = 0.003
-"""Peak rate of the AdamW on embeddings, head and norms, where it is not tuned."""
-RATES = tuple(0.02 * 2.0**k for k in range(-10, 6))
-
-GRIDS: dict[str, tuple[float, ...]] = {
-    "learning_rate": RATES,
-    "embedding_rate": RATES,
-    "momentum": (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
-    "b2": (0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9995),
-}
-"""The values that every method's numbers are taken from."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A competitor.
-
-    Attributes:
-        build: (rate now, its share of the peak, dimension_numbers, the other numbers) -> optimizer.
-        start: the numbers that are tuned, in this order, and where on `GRIDS` that starts.
-    """
-
-    build: Callable[..., optax.GradientTransformation]
-    start: Mapping[str, float]
-
-
-def ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
-    """One of this library, with AdamW on embeddings, head and norms."""
-
-    def build(
-        rate: Any,
-        share: Any,
-        dimension_numbers: Any,
-        embedding_rate: Any = FALLBACK_RATE,
-        **numbers: Any,
-    ) -> optax.GradientTransformation:
-        return make(
-            rate,
-            dimension_numbers=dimension_numbers,
-            fallback_learning_rate=embedding_rate * share,
-            **options,
-            **numbers,
-        )
-
-    return Method(build, start)
-
-
-def _at_one_rate(make: Callable[..., Any], /, start: Any, **options: Any) -> Method:
-    """Embeddings, head and norms at the matrices' rate too, as if it were AdamW in one line."""
-
-    def build(
-        rate: Any, share: Any, dimension_numbers: Any, **numbers: Any
-    ) -> optax.GradientTransformation:
-        del share
-        return make(
-            rate,
-            dimension_numbers=dimension_numbers,
-            fallback_learning_rate=rate,
-            shape_scale="rms",
-            **options,
-            **numbers,
-        )
-
-    return Method(build, start)
-
-
-def _whole(scale_by: Callable[..., Any], start: Any) -> Method:
-    """What treats all parameters alike, but for the rate, if two are tuned; state in float32."""
-
-    def build(
-        rate: Any,
-        share: Any,
-        dimension_numbers: Any,
-        embedding_rate: Any = None,
-        **numbers: Any,
-    ) -> optax.GradientTransformation:
-        scale = in_float32(scale_by(**numbers))
-        if embedding_rate is None:
-            return optax.chain(scale, optax.scale_by_learning_rate(rate))
-
-        def labels(params: Any) -> Any:
-            label = lambda _, matrix: "rest" if matrix is None else "matrix"
-            return jax.tree.map(label, params, dimension_numbers(params))
-
-        rates = {"matrix": rate, "rest": embedding_rate * share}
-        steps = {label: optax.scale_by_learning_rate(its) for label, its in rates.items()}
-        return optax.chain(scale, optax.partition(steps, labels))
-
-    return Method(build, start)
-
-
-def _two_rates(name: str, **numbers: float) -> dict[str, Method]:
-    """A method whose embeddings, head and norms have a tuned rate too; the other numbers given."""
-    return {f"{name}, two rates": Method(METHODS[name].build, {"embedding_rate": 0.01} | numbers)}
-
 
 ORTHONORMAL = {"learning_rate": 0.02, "momentum": 0.9}
 ADAM = {"learning_rate": 0.005, "b2": 0.95}
@@ -126,9 +28,9 @@ _normuon = functools.partial(ours, lro.normuon, ORTHONORMAL, shape_scale="dion")
 
 METHODS: dict[str, Method] = {
     # What others have.
-    "adamw": _whole(optax.scale_by_adam, ADAM),
-    "adam8bit": _whole(lro.scale_by_adam8bit, ADAM),
-    "lion": _whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}),
+    "adamw": whole(optax.scale_by_adam, ADAM),
+    "adam8bit": whole(lro.scale_by_adam8bit, ADAM),
+    "lion": whole(optax.scale_by_lion, {"learning_rate": 0.000625, "b2": 0.98}),
     "trion 1/4": ours(lro.trion, {"learning_rate": 0.08, "momentum": 0.5}, rank=QUARTER),
     "dct_adamw": ours(lro.dct_adamw, ADAM, rank=QUARTER),
     "ldadamw": ours(lro.ldadamw, ADAM, rank=QUARTER),
@@ -225,7 +127,7 @@ METHODS |= {
     for divisor, dtype in ((2, "int2"), (2, "sign"), (4, "int4"), (4, "int2"), (16, "int2"))
 }
 
-_one_rate = functools.partial(_at_one_rate, start=ORTHONORMAL)
+_one_rate = functools.partial(at_one_rate, start=ORTHONORMAL)
 _forgetful = {"start": {"learning_rate": 0.04}, "momentum": None}
 _few_bits = {"start": {"learning_rate": 0.02, "momentum": 0.8}, "mu_dtype": "int2"}
 
@@ -261,6 +163,12 @@ CHANGES_AT_ONE_RATE = {
     ),
 }
 """What wins at one rate, and one change at a time from it."""
+
+
+def _two_rates(name: str, **numbers: float) -> dict[str, Method]:
+    """A method whose embeddings, head and norms have a tuned rate too; the other numbers given."""
+    return {f"{name}, two rates": Method(METHODS[name].build, {"embedding_rate": 0.01} | numbers)}
+
 
 TWO_RATES = (
     _two_rates("adamw", learning_rate=0.005, b2=0.95)

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.recipes.methods import GRIDS, METHODS
+from benchmarks.recipes.builders import GRIDS
+from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.task import Setting, run
 from benchmarks.record import git_commit
 

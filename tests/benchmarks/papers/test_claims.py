@@ -21,7 +21,8 @@ from benchmarks.papers.claims import (
     together,
 )
 from benchmarks.papers.methods import FREQUENT, PAPERS
-from benchmarks.recipes.methods import GRIDS, METHODS
+from benchmarks.recipes.builders import GRIDS
+from benchmarks.recipes.methods import METHODS
 from training.config.options import flat
 from training.steps.optimizers import check_accepted
 

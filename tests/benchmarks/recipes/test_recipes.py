@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.recipes import __main__ as command
 from benchmarks.recipes import marks, report, stages, task, texts
-from benchmarks.recipes.methods import COMPETITORS, GRIDS, METHODS
+from benchmarks.recipes.builders import GRIDS
+from benchmarks.recipes.methods import COMPETITORS, METHODS
 from benchmarks.recipes.search import Runs, tune
 from benchmarks.recipes.task import Setting
 
