@@ -51,8 +51,8 @@ class Runs:
                 self.records[_key(**{name: record[name] for name in KEY})] = record
         context = multiprocessing.get_context("spawn")
         self.pools = [
-            concurrent.futures.ProcessPoolExecutor(1, context, _pin if pinned else None, (core,))
-            for core in range(workers)
+            concurrent.futures.ProcessPoolExecutor(1, context, _pin if pinned else None, (worker,))
+            for worker in range(workers)
         ]
         self.load = [0] * workers
 
@@ -120,10 +120,11 @@ def _key(method: str, setting: Mapping[str, Any], numbers: Numbers, seed: int) -
     )
 
 
-def _pin(core: int) -> None:
-    """One process, one core, one thread."""
+def _pin(worker: int) -> None:
+    """One process, one core, one thread; of those that the command was given (`taskset`)."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
 
 
 def tune(
