@@ -212,9 +212,8 @@ ARGUMENTS = {
         for decay in (0.95, 0.8)
     },
     "dct_adamw as published": _dct_adamw(),
-    "dct_adamw, b2 0.95": _dct_adamw(b2=0.95),
+    "dct_adamw": METHODS["dct_adamw"],
     "dct_adamw, b2 0.95, no feedback": _dct_adamw(b2=0.95, error_feedback=None),
-    "dct_adamw, b2 0.95, every 10": _dct_adamw(b2=0.95, update_interval=10),
 }
 """What helps the methods whose defaults are their papers'."""
 
