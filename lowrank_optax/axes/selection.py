@@ -6,6 +6,7 @@ one the singular values. Indices come back in ascending order, so that a slot's 
 
 import abc
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -130,7 +131,9 @@ class Hybrid(Sampling):
     def __call__(
         self, scores: Float[Array, "*batch n"], rank: int, key: PRNGKeyArray | None
     ) -> Int[Array, "*batch r"]:
-        best = self.r0 if isinstance(self.r0, int) else math.ceil(self.r0 * rank)
+        # 0.07 of 100 is 7, though its product in binary is above.
+        whole = isinstance(self.r0, numbers.Integral)
+        best = self.r0 if whole else math.ceil(self.r0 * rank - 1e-9)
         count = self.candidates(rank, scores.shape[-1])
         columns = largest(scores, count)[1]
         noise = jax.random.uniform(require_key(key, "select='hybrid'"), columns.shape)
@@ -225,7 +228,7 @@ def hybrid(r0: int | float = 0.5, norm: str = "l1", candidates: int | None = Non
     """
     check_norm(norm)
     _check_candidates(candidates)
-    if r0 < 0 or (not isinstance(r0, int) and r0 > 1):
+    if r0 < 0 or (not isinstance(r0, numbers.Integral) and r0 > 1):
         raise ValueError(
             f"r0={r0} must be the number of best columns, at least 0, or a fraction in [0, 1] of r."
         )

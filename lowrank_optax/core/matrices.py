@@ -239,7 +239,8 @@ def matrix_specs(
     leaves, paths = jax.tree.leaves(params), leaf_paths(params)
     numbers, reasons = resolve(params, dimension_numbers)
     shapes = [np.shape(leaf) for leaf in leaves]
-    sides = at_paths(compress, paths, is_leaf=lambda side: side is None)
+    missing = "compress gives no side for {path}; it has {given}."
+    sides = at_paths(compress, paths, is_leaf=lambda side: side is None, missing=missing)
     for path, side in zip(paths, sides, strict=True):
         _check_side(path, side)
     specs = [

@@ -16,6 +16,7 @@ from lowrank_optax.core.engine import as_key
 from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
+from lowrank_optax.core.trees import in_own_structure
 from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
 from lowrank_optax.linalg.devices import mean_over, typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
@@ -143,6 +144,7 @@ class Dion:
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
         placement = self._placement(updates)
+        state = in_own_structure(state, updates, self._start_state)
 
         def step(dion: Dion, updates: Any, basis: Any, residual: Any, key: Any) -> Any:
             tree = placement.tree.of(updates)

@@ -62,6 +62,8 @@ def low_rank(
     """
     if isinstance(residual, str) and residual not in RESIDUALS:
         raise ValueError(f"residual={residual!r} is unknown; use one of {tuple(RESIDUALS)}.")
+    if transport == transports.RotateMoments.name:
+        transport = transports.RotateMoments(b1, b2)
     return in_subspace(
         resolve(inner, b1=b1, b2=b2, eps=eps),
         projections.by_name(projection, rank, select),

@@ -7,6 +7,7 @@ import optax
 from lowrank_optax.axes import residuals
 from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
+from lowrank_optax.axes.residuals.feedback import Momentum
 from lowrank_optax.axes.selection import Selection, following
 from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.linalg.newton_schulz import MUON
@@ -93,7 +94,7 @@ def tandem(
     else:
         check_fraction("momentum", momentum)
         memory, transport = optax.trace(momentum, nesterov), "rotate"
-        if projection in FIXED:
+        if projection in FIXED and getattr(select, "follow", None) is None:
             select = following(momentum, select or "l1")
     recipe = in_subspace(
         optax.chain(memory, orthonormalize(ns_steps, ns_coeffs)),
@@ -114,6 +115,11 @@ def _residual(
     if blocks is not None and rest != "orthonormal":
         raise ValueError(f"blocks={blocks} are those of rest='orthonormal', not of rest={rest!r}.")
     if isinstance(rest, residuals.Residual):
+        if isinstance(rest, Momentum):
+            raise ValueError(
+                f"rest={rest} keeps a momentum of the whole gradient, as tandem does of the chosen "
+                "columns: these would be averaged twice. Use lro.trion, or a rest without one."
+            )
         return rest
     if rest not in RESTS:
         raise ValueError(f"rest={rest!r} is unknown; use one of {RESTS}, or one of `residuals`.")

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
+from lowrank_optax.core.trees import in_own_structure
 from lowrank_optax.linalg.arguments import check_fraction, require_static
 from lowrank_optax.linalg.devices import mesh_of, typed_spec
 from lowrank_optax.linalg.dynamic_quantization import (
@@ -105,6 +106,7 @@ def scale_by_adam8bit(
         updates: Any, state: ScaleByAdam8bitState, params: Any = None
     ) -> tuple[Any, ScaleByAdam8bitState]:
         del params
+        state = in_own_structure(state, updates, start)
         # To cut an axis that is split into blocks is no reshape that Explicit mesh axes know.
         specs = lambda: jax.tree.map(typed_spec, (updates, state))
         return run_in_auto(_update, specs, mesh_of(updates), updates, state, b1, b2, eps)

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import optax
 
+from lowrank_optax.linalg.arguments import check_fraction
 from lowrank_optax.transforms.adafactor import scale_by_adafactor
 from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
@@ -43,7 +44,7 @@ def resolve(
       eps: Adam's.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or a decay is not in [0, 1].
       TypeError: `inner` is neither a name nor a transformation.
 
     Example:
@@ -64,4 +65,6 @@ def resolve(
             f"inner={inner!r} is unknown; use one of {tuple(CHOICES)}, or any "
             "optax.GradientTransformation."
         )
+    check_fraction("b1", b1)
+    check_fraction("b2", b2)
     return CHOICES[inner](b1, b2, eps)

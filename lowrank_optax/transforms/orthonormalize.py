@@ -42,5 +42,5 @@ def orthonormalizer(steps: int, coefficients: Any, eps: float = 1e-7) -> Any:
     """The function that `orthonormalize` applies to every array."""
     if callable(coefficients):
         return coefficients
-    require_static("steps", steps)
+    require_static("ns_steps", steps)
     return functools.partial(newton_schulz, steps=steps, coefficients=coefficients, eps=eps)

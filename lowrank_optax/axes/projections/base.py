@@ -165,7 +165,7 @@ class Projection(abc.ABC):
     def is_orthogonal(self) -> bool:
         """Whether P Pᵀ is a projector, or stays near one, so that A − P Pᵀ A is no longer than A.
 
-        The columns of P are then orthonormal, but for some that may be zero.
+        The columns of P are then orthonormal, or nearly, but for some that may be zero.
         """
         return True
 

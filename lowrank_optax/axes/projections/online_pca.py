@@ -32,6 +32,11 @@ class OnlinePca(LearnedBasis):
     optimizer: optax.GradientTransformation
     penalty: Any
 
+    @property
+    def is_orthogonal(self) -> bool:
+        """Its columns are nowhere made orthonormal, and grow on gradients that stay the same."""
+        return False
+
     def init(self, shape: Shape, rank: int, dtype: Any, key: PRNGKeyArray) -> OnlinePcaBasis:
         P = super().init(shape, rank, dtype, key)
         return OnlinePcaBasis(P, self.optimizer.init(P))
@@ -93,11 +98,12 @@ def online_pca(
     optimizer: optax.GradientTransformation | None = None,
     penalty: Any = 0.0,
 ) -> OnlinePca:
-    """The subspace of Online Subspace Descent: no SVD after the first step.
+    """The subspace of Online Subspace Descent, for `update_interval=lro.refresh.Once()`.
 
     A refresh takes the singular vectors of A on its compressed side; every other step moves P,
     after it was used, by one step of `optimizer` on ‖Ĝ − P Pᵀ Ĝ‖² + λ ‖Pᵀ P − I‖². P is not
-    orthonormalised.
+    orthonormalised. Refreshed at every step, `scale_by_low_rank`'s default, it never moves: it is
+    `projections.svd`.
 
     Args:
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.

@@ -55,8 +55,19 @@ class Step:
         return step * jnp.asarray(self.scale, step.dtype)
 
     def outside(self) -> Float[Array, "*batch n m"]:
-        """A − P a, in the domain."""
-        return _left_over(self.subspace, self.A, self.a)
+        """A − P a, in the domain; zero where it is no more than the rounding errors of P a.
+
+        A rest that takes signs, or divides by lengths, would make whole steps of these, where a
+        gradient's rank is no more than r.
+        """
+        E = _left_over(self.subspace, self.A, self.a)
+        if self.subspace.is_exact:
+            return E
+        # Column by column, as far as those of a are those of A: so nothing need be sent.
+        axis = -2 if self.a.shape[-1] == self.A.shape[-1] else (-2, -1)
+        largest = jnp.max(jnp.abs(self.a), axis=axis, keepdims=True)
+        tolerance = 16 * self.A.shape[-2] ** 0.5 * float(jnp.finfo(E.dtype).eps)
+        return jnp.where(jnp.abs(E) <= tolerance * largest, 0, E)
 
     def with_rest(
         self, rest: Float[Array, "*batch n m"], weight: Any
@@ -69,10 +80,7 @@ class Step:
 def _left_over(
     subspace: Subspace, A: Float[Array, "*batch n m"], a: Float[Array, "*batch r p"]
 ) -> Float[Array, "*batch n m"]:
-    """A − P a, in the domain; zeros where it is no more than the rounding errors of P a.
-
-    A residual that takes signs, or divides by lengths, would make whole steps of these.
-    """
+    """A − P a, in the domain; all zeros where it is no more than the errors of a P of full rank."""
     E = subspace.reweight(A, a, 0.0, 1.0)
     # Only a subspace of the rank that A may have can hold all of A.
     if subspace.is_exact or min(a.shape[-2:]) < min(A.shape[-2:]):

@@ -159,6 +159,16 @@ def test_hybrid_takes_the_best_and_the_rest_uniformly(select, others):
         assert (count == DRAWS) if p == 1 else scipy.stats.binomtest(count, DRAWS, p).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("r0", "best"), [(0.07, 7), (0.55, 55), (np.int64(3), 3)])
+def test_a_fraction_of_the_best_is_rounded_as_it_is_written(r0, best):
+    scores = jnp.arange(1000.0)
+    chosen = selection.hybrid(r0, candidates=1000)(scores, 100, jax.random.key(0))
+    top = np.asarray(chosen) >= 1000 - best
+    assert top.sum() == best
+    assert (np.asarray(chosen) < 1000 - best).sum() == 100 - best
+    assert 1000 - best - 1 not in np.asarray(chosen)
+
+
 def test_hybrid_of_nothing_but_the_best_is_top_and_rank_one_takes_the_best():
     scores = jnp.array([0.5, 3.0, 9.0, 1.0])
     for r0 in (3, 7, 1.0):

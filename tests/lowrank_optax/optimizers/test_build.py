@@ -1,5 +1,6 @@
 """What all named optimizers do with leaves and gradients of any type."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,3 +52,15 @@ def test_a_number_beside_the_matrices_is_a_parameter_as_it_is_for_optax():
     expected, _ = adamw.update(gradients, adamw.init(params), params)
     np.testing.assert_allclose(got["temperature"], expected["temperature"], rtol=1e-5)
     assert optax.apply_updates(params, got)["w"].shape == (4, 8)
+
+
+def test_moments_are_rotated_by_the_decays_of_the_inner_optimizer():
+    def third_update(transport):
+        tx = compiled(lro.low_rank(0.1, 2, projection="svd", transport=transport, b1=0.6, b2=0.9))
+        state = tx.init(model(0))
+        for seed in range(1, 4):
+            updates, state = tx.update(model(seed), state, model(0))
+        return updates
+
+    expected = third_update(lro.transports.RotateMoments(0.6, 0.9))
+    chex.assert_trees_all_equal(third_update("rotate_moments"), expected)

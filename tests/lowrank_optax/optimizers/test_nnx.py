@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from drawing import draw
 from flax import nnx
@@ -9,12 +10,16 @@ from methods import METHODS, make
 
 import lowrank_optax as lro
 
+EIGHT_BITS = optax.chain(lro.scale_by_adam8bit(min_size=0), optax.scale(-1e-3))
+
 # After its first update nnx holds what a state has per parameter, if that is more than one array,
 # as a `State` in place of the tuple that it was.
 CASES = {name: (name, {}) for name in METHODS} | {
     "galore stagger": ("galore", dict(stagger=True)),
     "galore adaptive": ("galore", dict(update_interval=lro.adaptive(2))),
     "galore adam8bit": ("galore", dict(inner="adam8bit")),
+    "dion int8": ("dion", dict(mu_dtype="int8")),
+    "trion beside adam8bit": ("trion", dict(fallback=EIGHT_BITS)),
 }
 
 

@@ -202,11 +202,24 @@ def test_every_basis_and_every_rest_takes_steps_of_a_like_length(projection, res
         ({"blocks": 0}, "blocks=0 must be at least 1"),
         ({"momentum": 2.0}, r"momentum=2.0 must lie in \[0, 1\]"),
         ({"projection": "pca"}, "projection='pca' is unknown"),
+        ({"rest": lro.residuals.momentum()}, "rest=Momentum.* keeps a momentum of the whole"),
     ],
 )
 def test_what_tandem_cannot_do_is_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         lro.tandem(0.1, **settings)
+
+
+def test_what_follows_the_momentum_does_so_with_its_own_weight():
+    first, second = draw((8, 20), 0), draw((8, 20), 1).at[0].multiply(0.1)
+    updates = []
+    for weight in (0.0, 100.0):
+        tx = lro.tandem(
+            0.1, rank=1, select=lro.selection.following(weight), dimension_numbers=KERNEL
+        )
+        _, state = tx.update(first.at[0].multiply(10), tx.init(first), first)
+        updates.append(lro.matrix_states(tx.update(second, state, first)[1])[0].basis)
+    assert updates[0].tolist() != [0] == updates[1].tolist()
 
 
 def test_blocks_come_from_python_under_injected_hyperparameters():

@@ -194,6 +194,8 @@ def test_a_basis_that_is_not_orthonormal_is_refused_for_the_rest_would_grow(resi
     for projection in (gaussian, lro.projections.two_sided(lro.projections.svd(2), gaussian)):
         with pytest.raises(ValueError, match=r"grow.*Random.*gaussian.*projections.random\(\)"):
             lro.low_rank(0.1, projection=projection, residual=residual)
+    with pytest.raises(ValueError, match=r"grow.*OnlinePca.*projections.random\(\)"):
+        lro.low_rank(0.1, projection="online_pca", residual=residual)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,7 @@ def test_a_basis_that_is_not_orthonormal_is_refused_for_the_rest_would_grow(resi
     [
         ({"storage": "int16"}, "error_feedback='int16' is not offered; use one of .* or None"),
         ({"rounding": "up"}, "rounding='up' is unknown; use 'nearest' or 'stochastic'"),
+        ({"moment_decay": 1.0}, r"b1=1.0 must lie in \[0, 1\): the feedback divides by 1 - b1"),
     ],
 )
 def test_bad_arguments_are_explained(arguments, message):
