@@ -45,7 +45,8 @@ def scale_by_low_rank(
       projection: from `projections`.
       update_interval: T to choose the subspace where count % T == 0, counting from 0; or a
         function of the int32 count that returns a boolean, which must be true at count 0; or a
-        schedule such as `refresh.adaptive()`.
+        schedule such as `refresh.adaptive()`. A matrix whose gradient is zero then, as behind
+        layers that start at zero, waits in its old subspace for the next refresh.
       stagger: spread the leaves' refreshes evenly over the T steps (the first one excepted), so
         that no step pays for all of them.
       transport: "keep", "reset", "rotate", "rotate_first", "rotate_moments", or a `Transport`.
