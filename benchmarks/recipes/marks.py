@@ -27,6 +27,7 @@ class Mark(NamedTuple):
 ONE = "1 byte: within 0.01 of Muon"
 BELOW = "1/4 byte: three standard deviations below AdamW"
 NEAR = "1/4 byte, 300 steps: within 0.05 of Muon"
+NEAR_LARGE = "1/4 byte, batches of 8k tokens: within 0.05 of Muon"
 HALF = "1/4 byte, 1000 steps: half of Muon's lead over AdamW"
 SMALL = "1/16 byte: not above AdamW"
 MUON, ADAMW = ("muon",), ("adamw",)
@@ -48,12 +49,14 @@ MARKS = (
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
     Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
     Mark(NEAR, 0.05, MUON_1, "one rate, width 128", OTHERS_1),
+    Mark(NEAR_LARGE, 0.05, MUON_1, "large batch", OTHERS_1),
     Mark(HALF, 0.0, MUON_1 + ADAMW, "long", QUARTER_1 + OTHERS_1),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "width 64", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "one rate", SMALLEST_1),
     Mark(SMALL, 0.0, ADAMW_2, "one rate", SMALLEST_1),
     Mark(SMALL, 0.0, ADAMW, "one rate, width 128", FORGETFUL_1),
+    Mark(SMALL, 0.0, ADAMW, "large batch", FORGETFUL_1),
     Mark(SMALL, 0.0, ADAMW, "long", SMALLEST_1 + FORGETFUL_1),
 )
 """Each for the methods it names and for others of as many bytes."""
