@@ -22,7 +22,7 @@ from benchmarks.papers.at_scale import describe
 from benchmarks.papers.claims import Claim, Figures, Losses
 from benchmarks.papers.training import (
     FOLDER,
-    SETTINGS,
+    SCALES,
     Trainings,
     expected_runs,
     missing_methods,
@@ -34,6 +34,7 @@ from benchmarks.recipes.texts import write_library
 from benchmarks.record import check_clean, git_commit, write_json
 
 PAPERS = (trion.PAPER, online_subspace_descent.PAPER, i3s.PAPER, reviewers.PAPER)
+ABSENT = "not trained at this scale"
 CLAIMS = {claim.name: claim for paper in PAPERS for claim in paper.claims}
 
 
@@ -41,7 +42,7 @@ class Session:
     """One call of the command.
 
     Args:
-        scale: a key of `SETTINGS`; None for the largest that fits the budget.
+        scale: a key of `SCALES`; None for the largest that fits the budget.
         minutes: of the budget; None for none.
         data: tokens' file, written when first needed.
         workers: single-threaded processes.
@@ -74,9 +75,10 @@ class Session:
             self._measure(claim.name, claim.evidence)
 
     def _train(self, name: str, evidence: Losses) -> None:
-        scale = self.scale or largest(evidence, self.left(), self.workers)
-        if scale not in evidence.scales:
-            print(f"{name}: trained at {', '.join(evidence.scales)} scale only")
+        left = self.left()
+        scale = evidence.at(self.scale) if self.scale else largest(evidence, left, self.workers)
+        if scale is None:
+            print(f"{name}: {ABSENT}")
             return
         print(f"{name}: {plan(evidence, scale, self.workers)}", flush=True)
         if missing := missing_methods(evidence, scale, read_tuned()):
@@ -147,9 +149,7 @@ def main() -> None:
     """Makes, plans or prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("claims", nargs="*", metavar="CLAIM", help="; ".join(CLAIMS))
-    parser.add_argument(
-        "--scale", choices=(*SETTINGS, "paper"), help="by default what fits --budget"
-    )
+    parser.add_argument("--scale", choices=(*SCALES, "paper"), help="by default what fits --budget")
     parser.add_argument("--budget", type=float, metavar="MINUTES")
     parser.add_argument("--plan", action="store_true", help="print runs and minutes, make nothing")
     parser.add_argument("--workers", type=int, default=2, help="single-threaded processes")
@@ -182,8 +182,8 @@ def overview(claims: Iterable[Claim], scale: str | None, workers: int) -> str:
     for claim in claims:
         evidence = claim.evidence
         if isinstance(evidence, Losses):
-            at = scale if scale in evidence.scales else evidence.scales[0]
-            lines.append(f"{claim.name}: {plan(evidence, at, workers)}")
+            at = evidence.at(scale)
+            lines.append(f"{claim.name}: {plan(evidence, at, workers) if at else ABSENT}")
         elif (RESULTS / f"{evidence.file}.json").exists():
             lines.append(f"{claim.name}: measured")
         else:

@@ -59,6 +59,11 @@ class Losses:
     beside: tuple[str, ...] = ()
     scales: tuple[str, ...] = ("toy", "small")
 
+    def at(self, scale: str | None) -> str | None:
+        """The setting of a scale, "toy" or "small"; None if it has none; the smallest for None."""
+        fitting = (name for name in self.scales if name.split()[0] == scale)
+        return self.scales[0] if scale is None else next(fitting, None)
+
     @property
     def methods(self) -> tuple[str, ...]:
         """All that are trained, each once."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from lowrank_optax.axes import projections, residuals
 from lowrank_optax.axes.selection import Selection
+from lowrank_optax.linalg.arguments import require_static
 from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with_neurons
 from lowrank_optax.optimizers._shape_scale import step_scale
@@ -58,6 +59,7 @@ def dion2(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
+    require_static("ns_steps", ns_steps)
     recipe = in_subspace(
         orthonormalize(ns_steps, ns_coeffs),
         projections.identity(rank, select),

@@ -9,7 +9,7 @@ from lowrank_optax.axes.projections import Projection, by_name
 from lowrank_optax.axes.refresh import UpdateInterval
 from lowrank_optax.axes.residuals.feedback import Momentum
 from lowrank_optax.axes.selection import Selection, following
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_fraction, require_static
 from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.linalg.storage import storage
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer, with_neurons
@@ -87,6 +87,7 @@ def tandem(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
+    require_static("ns_steps", ns_steps)
     memory, transport, stored = optax.identity(), "keep", storage(mu_dtype)
     if momentum is None:
         if getattr(select, "follow", None) is not None:

@@ -8,7 +8,7 @@ import optax
 from lowrank_optax.axes import projections, residuals, selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.linalg.arguments import refuse_renamed
+from lowrank_optax.linalg.arguments import refuse_renamed, require_static
 from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.synchronise import resolve_sync
@@ -86,6 +86,7 @@ def scale_by_trion(
       >>> updates["w"].shape
       (4, 8)
     """
+    require_static("ns_steps", ns_steps)
     return scale_by_low_rank(
         orthonormalize(ns_steps, ns_coeffs),
         projections.dct(rank, select=select, sync_axis=resolve_sync(sync, sync_axis)),

@@ -34,6 +34,7 @@ def orthonormalize(
       >>> bool(abs(u["w"][0, 0] - 1) < 0.3)
       True
     """
+    require_static("steps", steps)
     function = orthonormalizer(steps, coefficients, eps)
     return optax.stateless(lambda updates, _: jax.tree.map(function, updates))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -273,7 +274,7 @@ def test_a_folder_that_process_0_cannot_write_ends_both(port, tmp_path, corpus_f
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits other processes on Linux")
 def test_metrics_that_process_0_cannot_write_any_more_end_both_after_the_same_step(
     port, tmp_path, corpus_folder
 ):
@@ -281,8 +282,8 @@ def test_metrics_that_process_0_cannot_write_any_more_end_both_after_the_same_st
     options += ["--eval-every", "4000", "--checkpoint-every", "4000"]
     with Processes(port, command(tmp_path / "run", *options)) as running:
         running.wait_for_step(tmp_path / "run", 3)
-        first = str(running.processes[0].pid)
-        subprocess.run(["prlimit", "--fsize=0", "--pid", first], check=True)
+        unlimited = resource.RLIM_INFINITY
+        resource.prlimit(running.processes[0].pid, resource.RLIMIT_FSIZE, (0, unlimited))
         (status, _, errors), (other_status, _, other_errors) = running.wait()
     assert (status, other_status) == (1, 2), errors + other_errors
     assert f"error: no space left to save {tmp_path}/run (File too large)" in errors

@@ -89,7 +89,7 @@ class AgreedStop:
         except Exception as error:
             if jax.process_count() == 1:
                 raise
-            self._error = error
+            self._error = self._error or error
 
     def leave_if_noted(self) -> None:
         """Ends all processes if one has kept an error; to be called by all.

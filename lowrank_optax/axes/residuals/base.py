@@ -29,8 +29,17 @@ class Projected:
     moved: Float[Array, "*batch r p"] | None = None  #: and after its transport to this subspace
 
     def outside(self) -> Float[Array, "*batch n m"]:
-        """A − P a, in the domain."""
-        return _left_over(self.subspace, self.A, self.a)
+        """A − P a, in the domain; zero where a P of full rank leaves its rounding errors only.
+
+        Of a lower rank all of it is kept: what is fed back adds up over many steps.
+        """
+        E = self.subspace.reweight(self.A, self.a, 0.0, 1.0)
+        if self.subspace.is_exact or min(self.a.shape[-2:]) < min(self.A.shape[-2:]):
+            return E
+        # Errors of sums as long as the longer side, which add up at random.
+        tolerance = 16 * max(self.A.shape[-2:]) ** 0.5 * float(jnp.finfo(E.dtype).eps)
+        largest = lambda x: jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+        return jnp.where(largest(E) <= tolerance * largest(self.A), 0, E)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Step:
         A rest that takes signs, or divides by lengths, would make whole steps of these, where a
         gradient's rank is no more than r.
         """
-        E = _left_over(self.subspace, self.A, self.a)
+        E = self.subspace.reweight(self.A, self.a, 0.0, 1.0)
         if self.subspace.is_exact:
             return E
         # Column by column, as far as those of a are those of A: so nothing need be sent.
@@ -75,20 +84,6 @@ class Step:
         """scale · (P direction + weight · rest) in weight space, of a rest in the domain."""
         both = self.subspace.embed(self.direction) + jnp.asarray(weight, rest.dtype) * rest
         return self.projection.synthesize(both) * jnp.asarray(self.scale, both.dtype)
-
-
-def _left_over(
-    subspace: Subspace, A: Float[Array, "*batch n m"], a: Float[Array, "*batch r p"]
-) -> Float[Array, "*batch n m"]:
-    """A − P a, in the domain; all zeros where it is no more than the errors of a P of full rank."""
-    E = subspace.reweight(A, a, 0.0, 1.0)
-    # Only a subspace of the rank that A may have can hold all of A.
-    if subspace.is_exact or min(a.shape[-2:]) < min(A.shape[-2:]):
-        return E
-    # Errors of sums as long as the longer side, which add up at random.
-    tolerance = 16 * max(A.shape[-2:]) ** 0.5 * float(jnp.finfo(A.dtype).eps)
-    largest = lambda x: jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    return jnp.where(largest(E) <= tolerance * largest(A), 0, E)
 
 
 class Residual:

@@ -175,7 +175,10 @@ def error_feedback(
             f"error_feedback={storage!r} is not offered; use one of {STORAGES}, or None for none."
         )
     if isinstance(moment_decay, int | float) and not 0 <= moment_decay < 1:
-        raise ValueError(f"b1={moment_decay} must lie in [0, 1): the feedback divides by 1 - b1.")
+        raise ValueError(
+            f"moment_decay={moment_decay}, the inner optimizer's b1, must lie in [0, 1): the "
+            "feedback is divided by what is left to 1."
+        )
     stored = None if storage == "float32" else storage
     stored = as_storage(stored, block_size=block_size, rounding=rounding)
     return ErrorFeedback(stored, moment_decay)

@@ -83,6 +83,16 @@ def test_the_largest_scale_that_fits_the_budget_is_taken(empty):
     assert command.largest(evidence, float("inf"), 2) == "toy"
 
 
+def test_a_claim_with_a_setting_of_its_own_has_it_at_the_scale_of_its_name(empty, capsys):
+    claim = command.CLAIMS["fine_tuning_loss"]
+    assert claim.evidence.at("toy") == claim.evidence.at(None) == training.FINE_TUNING
+    assert training.SETTINGS[training.FINE_TUNING].base_steps
+    command.Session("small", None, empty / "tokens.npz", 1).make(claim)
+    assert capsys.readouterr().out == "fine_tuning_loss: not trained at this scale\n"
+    assert command.overview([claim], "small", 1) == "fine_tuning_loss: not trained at this scale"
+    assert "runs at toy fine-tuning scale" in command.overview([claim], None, 1)
+
+
 def test_what_does_not_fit_the_budget_is_not_begun(empty, capsys):
     session = command.Session("toy", 1.0, empty / "tokens.npz", 1)
     (empty / "tokens.npz").touch()

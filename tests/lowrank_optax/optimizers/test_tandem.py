@@ -228,3 +228,10 @@ def test_blocks_come_from_python_under_injected_hyperparameters():
     )
     with pytest.raises(TypeError, match="blocks must be a Python value"):
         tx.init(draw((8, 20)))
+
+
+@pytest.mark.parametrize("make", [lro.tandem, lro.trion, lro.dion2])
+def test_so_does_the_number_of_iterations_by_its_own_name(make):
+    tx = optax.inject_hyperparams(make, static_args=("rank",))(0.1, rank=2, ns_steps=5)
+    with pytest.raises(TypeError, match=r"static_args=\('ns_steps', ...\)"):
+        tx.init(draw((8, 20)))

@@ -94,12 +94,12 @@ def test_what_a_scheduled_rank_leaves_over_stays_though_there_are_columns_for_al
 @pytest.mark.parametrize(
     ("projection", "rank", "reductions"),
     [
-        (lro.projections.svd(2), 2, 0),
         (lro.projections.dct(1.0), 4, 0),
-        (lro.projections.svd(1.0), 4, 2),
+        (lro.projections.svd(2), 2, 1),
+        (lro.projections.svd(1.0), 4, 1),
     ],
 )
-def test_no_largest_entry_is_looked_for_but_at_full_rank_of_a_learned_basis(
+def test_errors_of_a_learned_basis_are_told_by_the_coordinates_of_a_column(
     projection, rank, reductions
 ):
     def outside(A):
@@ -108,6 +108,5 @@ def test_no_largest_entry_is_looked_for_but_at_full_rank_of_a_learned_basis(
         a = subspace.project(A)
         return lro.residuals.Step(projection, subspace, A, a, direction=a, scale=1.0).outside()
 
-    assert (
-        str(jax.make_jaxpr(outside)(jnp.ones((4, 8)))).count("reduce_max[axes=(0, 1)") == reductions
-    )
+    program = str(jax.make_jaxpr(outside)(jnp.ones((4, 8))))
+    assert program.count("reduce_max") == program.count("reduce_max[axes=(0,)") == reductions

@@ -203,7 +203,7 @@ def test_a_basis_that_is_not_orthonormal_is_refused_for_the_rest_would_grow(resi
     [
         ({"storage": "int16"}, "error_feedback='int16' is not offered; use one of .* or None"),
         ({"rounding": "up"}, "rounding='up' is unknown; use 'nearest' or 'stochastic'"),
-        ({"moment_decay": 1.0}, r"b1=1.0 must lie in \[0, 1\): the feedback divides by 1 - b1"),
+        ({"moment_decay": 1.0}, r"moment_decay=1.0, the inner .* b1, must lie in \[0, 1\)"),
     ],
 )
 def test_bad_arguments_are_explained(arguments, message):
