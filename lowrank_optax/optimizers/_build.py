@@ -205,8 +205,9 @@ def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tre
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        wide, state = tx.update(widen(updates), state, _widened(params), **extra_args)
         like = (updates,) if params is None else (updates, params)
+        exact = jax.tree.map(_as_exact, *like)
+        wide, state = tx.update(widen(exact), state, _widened(params), **extra_args)
         return jax.tree.map(_cast, wide, *like), state
 
     return optax.GradientTransformationExtraArgs(lambda params: tx.init(widen(params)), update)
@@ -214,6 +215,12 @@ def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tre
 
 def _widened(tree: Any) -> Any:
     return jax.tree.map(lambda x: at_least_float32(jnp.asarray(x)), tree)
+
+
+def _as_exact(gradient: Any, parameter: Any = None) -> Any:
+    """A gradient in float64 where its parameter, and with that its state, is."""
+    is_double = parameter is not None and jnp.result_type(parameter) == jnp.float64
+    return gradient.astype(jnp.float64) if is_double else gradient
 
 
 def _cast(x: Array, *like: Any) -> Array:
