@@ -30,10 +30,14 @@ collect_ignore = [file for file, name in NEEDED.items() if importlib.util.find_s
 # What is imported stays: the collector of garbage need not go through it, now or later.
 gc.disable()
 
-jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
-
 settings.register_profile("lowrank_optax", deadline=None, max_examples=6, derandomize=True)
 settings.load_profile("lowrank_optax")
+
+
+def pytest_configure(config):
+    """Shapes are checked as the quick tests run; the slow ones would take an eighth longer so."""
+    if config.option.markexpr != "slow":
+        jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
 
 
 @pytest.hookimpl(tryfirst=True)
