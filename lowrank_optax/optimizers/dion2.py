@@ -75,6 +75,8 @@ def dion3(
     *,
     momentum: Any = 0.9,
     neuron_decay: Any = 0.95,
+    ns_steps: int = 5,
+    ns_coeffs: Any = MUON,
     rank_scale: str = "sqrt",
     shape_scale: str = "dion",
     mu_dtype: Any = None,
@@ -86,7 +88,8 @@ def dion3(
 
     Args:
       {learning_rate}
-      rank, momentum, neuron_decay, rank_scale, shape_scale, mu_dtype: as for `dion2`.
+      rank, momentum, neuron_decay, ns_steps, ns_coeffs, rank_scale, shape_scale, mu_dtype: as for
+        `dion2`.
       {shared}
 
     Cost:
@@ -111,6 +114,8 @@ def dion3(
         rank,
         momentum=momentum,
         neuron_decay=neuron_decay,
+        ns_steps=ns_steps,
+        ns_coeffs=ns_coeffs,
         rank_scale=rank_scale,
         shape_scale=shape_scale,
         mu_dtype=mu_dtype,

@@ -41,7 +41,7 @@ class Hyperparameters:
     residual_decay: Annotated[float | None, UNSET] = None
     """Decay of the momentum outside the selected subspace; 1 is the published rule (trion)."""
     ns_steps: Annotated[int | None, UNSET] = None
-    """Newton-Schulz iterations (muon, normuon, tandem, trion, dion2)."""
+    """Newton-Schulz iterations (muon, normuon, tandem, trion, dion2, dion3)."""
     power_iters: Annotated[int | None, UNSET] = None
     """Power iterations per step (dion)."""
     orthogonalize: Annotated[Literal["qr", "cholesky_qr"] | None, UNSET] = None
