@@ -77,13 +77,13 @@ class Once(Refresh):
 
 @axis_value()
 class When(Refresh):
-    """Where a function of the count says so."""
+    """Where a function of the count says so, and at the first step."""
 
     predicate: Callable[[Array], Array]
 
     def due(self, count: Count, state: Any, position: int, matrices: int) -> Array:
         del state, position, matrices
-        return jnp.asarray(self.predicate(count), bool)
+        return (count == 0) | jnp.asarray(self.predicate(count), bool)
 
 
 @axis_value("interval", "offset")

@@ -153,14 +153,19 @@ class RotateFirstMoment(Transport):
     name = "rotate_first"
 
     def check(self, parts: Any) -> None:
-        state = moments.template_state(parts.inner)
-        if not moments.is_moment(moments.only(state, _moved(state))):
+        if not moves_first_moment(parts.inner):
             raise self._refusal("the first moment ('mu' or 'trace')", parts.inner)
 
     def __call__(self, change: Change) -> Any:
         field = _moved(change.state, change.template)
         moved = change.map(lambda transition, m: transition.carry(m), change.field(field))
         return change.with_fields(**{field: moved})
+
+
+def moves_first_moment(inner: optax.GradientTransformation) -> bool:
+    """Whether an inner optimizer has a first moment that "rotate_first" can move."""
+    state = moments.template_state(inner)
+    return moments.is_moment(moments.only(state, _moved(state)))
 
 
 def _moved(state: Any, params: Any = None) -> str:

@@ -12,8 +12,9 @@ from jaxtyping import PRNGKeyArray
 from lowrank_optax.core.axes import LowRankState, Parts
 from lowrank_optax.core.halves import Halves, low_rank_zeros
 from lowrank_optax.core.matrices import MatrixTree, SpecTable
-from lowrank_optax.core.trees import in_own_structure
+from lowrank_optax.core.trees import check_belongs, in_own_structure
 from lowrank_optax.linalg.devices import typed_spec
+from lowrank_optax.linalg.precision import exact_like
 from lowrank_optax.sharding.placement import Placement
 from lowrank_optax.sharding.regions import retyped_like, run_in_auto
 
@@ -38,7 +39,18 @@ class Engine:
     def update(
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
-        state = in_own_structure(state, updates, self._start_state)
+        if params is not None:
+            updates = jax.tree.map(exact_like, updates, params)
+        try:
+            state = in_own_structure(state, updates, self._start_state)
+            return self._step(updates, state, params, **extra_args)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            check_belongs(state, updates, self._start_state)
+            raise
+
+    def _step(
+        self, updates: Any, state: LowRankState, params: Any, **extra_args: Any
+    ) -> tuple[Any, LowRankState]:
         placement = self._placement(updates)
         halves = Halves(placement, self.step_dtype)
         start = self._inner_state(placement.tree)
@@ -130,8 +142,8 @@ def for_each(
 
 
 def as_key(seed: Any) -> PRNGKeyArray:
-    """A random key from a number; a key, of the new or the old kind, is returned as it is."""
+    """A random key from a number; of a key, of the new or the old kind, a copy to be donated."""
     is_key = hasattr(seed, "dtype") and (
         jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) or seed.ndim == 1
     )
-    return seed if is_key else jax.random.PRNGKey(seed)
+    return jnp.copy(seed) if is_key else jax.random.PRNGKey(seed)

@@ -12,6 +12,7 @@ from lowrank_optax.core.engine import Engine
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.stored import StoredMoment
+from lowrank_optax.linalg.arguments import require_kind
 from lowrank_optax.linalg.storage import storage
 
 
@@ -44,7 +45,7 @@ def scale_by_low_rank(
         and as parameters their coordinates in the subspace.
       projection: from `projections`.
       update_interval: T to choose the subspace where count % T == 0, counting from 0; or a
-        function of the int32 count that returns a boolean, which must be true at count 0; or a
+        function of the int32 count that returns a boolean, which at count 0 is not asked; or a
         schedule such as `refresh.adaptive()`. A matrix whose gradient is zero then, as behind
         layers that start at zero, waits in its old subspace for the next refresh.
       stagger: spread the leaves' refreshes evenly over the T steps (the first one excepted), so
@@ -86,6 +87,10 @@ def scale_by_low_rank(
       >>> updates["w"].shape
       (4, 8)
     """
+    require_kind("inner", inner, optax.GradientTransformation, "optax.scale_by_adam()")
+    require_kind("projection", projection, Projection, "lro.projections.dct(0.25)")
+    if residual is not None:
+        require_kind("residual", residual, residuals.Residual, "lro.residuals.discard()")
     parts = Parts(
         inner=optax.with_extra_args_support(inner),
         projection=projection,

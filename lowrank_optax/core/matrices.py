@@ -295,9 +295,10 @@ def _axes(
     axes: int | Sequence[int], name: str, path: str, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     given = (axes,) if isinstance(axes, int) else tuple(axes)
-    if not given or any(not -len(shape) <= axis < len(shape) for axis in given):
+    found = tuple(axis % len(shape) for axis in given if -len(shape) <= axis < len(shape))
+    if not given or len(set(found)) < len(given):
         raise ValueError(
-            f"{path} of shape {shape}: {name}={axes} does not name its axes; give axes in "
-            f"[0, {len(shape)}), or None for a leaf that is not a matrix."
+            f"{path} of shape {shape}: {name}={axes} does not name its axes; give different axes "
+            f"in [0, {len(shape)}), or None for a leaf that is not a matrix."
         )
-    return tuple(axis % len(shape) for axis in given)
+    return found

@@ -7,9 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from lowrank_optax.core.trees import has_masked, is_none, path_string
+from lowrank_optax.core.trees import has_masked, in_own_structure, is_none, path_string
+from lowrank_optax.linalg.devices import has_explicit, mesh_of, typed_spec
+from lowrank_optax.sharding.regions import place, retyped_like
+from lowrank_optax.sharding.types import axes_of, shards
 
 Sizes = Mapping[str, Sequence[int]]
 
@@ -59,10 +63,11 @@ def split_kernels(
         return tx.init(split(params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        whole = None if params is None else split(params)
-        parts, state = tx.update(split(updates), state, whole, **extra_args)
+        whole, parts = None if params is None else split(params), split(updates)
+        state = in_own_structure(state, parts, tx.init)
+        parts, state = tx.update(parts, state, whole, **extra_args)
         # As a prefix: what stands at a leaf's place is the leaf, or the list of its parts.
-        join = lambda _, part: _whole(part, axis) if isinstance(part, list) else part
+        join = lambda leaf, part: _whole(part, axis, leaf) if isinstance(part, list) else part
         return jax.tree.map(join, updates, parts, is_leaf=is_none), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -74,6 +79,7 @@ def _parts(leaf: Array, sizes: Sequence[int] | None, axis: int) -> Any:
         return leaf
     if leaf is None:
         return [None] * len(sizes)
+    leaf = _divisible(leaf, sizes, axis)
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [
         jax.lax.slice_in_dim(leaf, end - size, end, axis=axis)
@@ -81,9 +87,23 @@ def _parts(leaf: Array, sizes: Sequence[int] | None, axis: int) -> Any:
     ]
 
 
-def _whole(parts: list[Any], axis: int) -> Any:
-    """The leaf of some parts; None of those of None."""
-    return None if any(map(is_none, parts)) else jnp.concatenate(parts, axis)
+def _divisible(leaf: Array, sizes: Sequence[int], axis: int) -> Array:
+    """A leaf; under `Explicit` mesh axes gathered along the axis if they do not divide a part."""
+    mesh, spec = mesh_of(leaf), list(typed_spec(leaf))
+    if mesh is None or not has_explicit(mesh):
+        return leaf
+    devices = shards(mesh, axes_of(spec[axis]))
+    if all(size % devices == 0 for size in sizes):
+        return leaf
+    spec[axis] = None
+    return place(leaf, mesh, PartitionSpec(*spec))
+
+
+def _whole(parts: list[Any], axis: int, like: Any) -> Any:
+    """The leaf of some parts, placed as another one; None of those of None."""
+    if any(map(is_none, parts)):
+        return None
+    return retyped_like(jnp.concatenate(parts, axis), like)
 
 
 def _sizes_by_path(tree: Any, split_sizes: Sizes, axis: int) -> dict[str, Sequence[int]]:

@@ -76,3 +76,23 @@ def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> An
     template = jax.eval_shape(init, updates)
     found = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     return jax.tree_util.tree_map_with_path(lambda path, _: found[path_string(path)], template)
+
+
+def check_belongs(state: Any, updates: Any, init: Callable[[Any], Any]) -> None:
+    """Raise a ValueError if a state is not of the shapes that `init` makes for such updates."""
+    expected, found = (
+        {path_string(path): tuple(leaf.shape) for path, leaf in paths}
+        for paths in map(
+            jax.tree_util.tree_leaves_with_path, (jax.eval_shape(init, updates), state)
+        )
+    )
+    for path in (*expected, *found):
+        if expected.get(path) != found.get(path):
+            has, wants = (
+                f"of shape {each[path]}" if path in each else "absent" for each in (found, expected)
+            )
+            raise ValueError(
+                f"the state is not of this optimizer and these parameters: {path} is {has} and "
+                f"must be {wants}. It was made with another method, rank, mu_dtype or other "
+                "parameters: initialise it anew, or give the former ones."
+            )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 RENAMED = {"momentum_dtype": "mu_dtype", "norm": "select"}
@@ -17,7 +18,9 @@ def require_static(name: str, value: Any) -> None:
     if isinstance(value, jax.Array):
         raise TypeError(
             f"{name} must be a Python value because it fixes the compiled program, but it is a "
-            f"JAX array; with optax.inject_hyperparams pass static_args=('{name}', ...)."
+            f"JAX array; with optax.inject_hyperparams pass static_args=('{name}', ...), and so "
+            "every other number of the method that is no rate, decay, scale or eps: rank, "
+            "ns_steps, power_iters, blocks."
         )
 
 
@@ -27,6 +30,22 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name}=None must be a number in [0, 1].")
     if isinstance(value, int | float) and not 0 <= value <= 1:
         raise ValueError(f"{name}={value} must lie in [0, 1].")
+
+
+def check_b2(b2: Any) -> None:
+    """`check_fraction` of Adam's second decay, which half precision would round to one."""
+    check_fraction("b2", b2)
+    if isinstance(b2, jax.Array) and jnp.finfo(b2.dtype).bits < 32:
+        raise ValueError(
+            f"b2 is of type {b2.dtype}, in which 0.999 is 1 and second moments stay zero; with "
+            "optax.inject_hyperparams pass hyperparam_dtype=jnp.float32."
+        )
+
+
+def require_kind(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise a TypeError unless an argument is of a kind, of which an example is given."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}={value!r} must be a {kind.__name__}, such as {example}.")
 
 
 def check_rank(rank: Any) -> None:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 from lowrank_optax.linalg.dct_fft import makhoul_order, undo_makhoul_order
-from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.precision import step_operands, wide_dtype
 from lowrank_optax.linalg.products import multiply_rows
 
 # Beyond this multiple of the least n1 + 2 n2, which is √(8 n), one large product is preferred.
@@ -62,6 +62,7 @@ def factored_dct(
     of n numbers, and rows of x stay whole: 8 passes over the matrix, of which `ordered=False`, with
     the rows in the order of `row_order`, saves 2.
     """
+    x = x.astype(step_operands(x.dtype))
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
     pairs = (n1 + 1) // 2
@@ -78,6 +79,7 @@ def factored_idct(
     x: Float[Array, "*batch n m"], dtype: DTypeLike, precision: Any = None, *, ordered: bool = True
 ) -> Float[Array, "*batch n m"]:
     """Inverse DCT-II of the second-to-last axis: :func:`factored_dct` transposed, step by step."""
+    x = x.astype(step_operands(x.dtype))
     *batch, n, m = x.shape
     n1, n2 = factor_pair(n)
     pairs = (n1 + 1) // 2

@@ -1,6 +1,7 @@
 """Newton–Schulz orthonormalisation, on the small Gram matrix when that is cheaper."""
 
 import functools
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,11 +87,14 @@ def newton_schulz(
     >>> bool((s > 0.6).all() and (s < 1.3).all())
     True
     """
-    triples = tuple(_per_step(coefficients, steps))
+    triples = tuple(coefficients_by_step(coefficients, steps))
     return in_auto_axes(functools.partial(_iterate, triples=triples, eps=eps), x)
 
 
-def _per_step(coefficients: Coefficients, steps: int) -> list[Triple]:
+def coefficients_by_step(coefficients: Coefficients, steps: int) -> list[Triple]:
+    """A triple for every step, of what `newton_schulz` takes, which says what it raises."""
+    if not isinstance(steps, numbers.Integral):
+        raise TypeError(f"the number of Newton–Schulz steps must be an int: {steps}")
     if steps < 0:
         raise ValueError(f"the number of Newton–Schulz steps must not be negative: {steps}")
     if isinstance(coefficients, str):

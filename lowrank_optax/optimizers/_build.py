@@ -17,7 +17,7 @@ from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.normalize_neurons import normalize_neurons
-from lowrank_optax.linalg.arguments import refuse_renamed
+from lowrank_optax.linalg.arguments import refuse_renamed, require_kind
 from lowrank_optax.linalg.precision import at_least_float32
 from lowrank_optax.sharding.synchronise import average_gradients
 from lowrank_optax.sharding.zero import zero
@@ -39,7 +39,8 @@ SHARED = """\
   compress: side of the matrices to compress, as for `matrix_specs`.
   zero_axis: mesh axis, or several, over which all state is split where parameters are not
     (ZeRO-1), as for `scale_by_low_rank` and, for the fallback, `zero`.
-  seed: of the random key in the state, from which all that is random is drawn; a number or a key.
+  seed: of the random key in the state, from which all that is random is drawn; a number or a key
+    (one of `jax.random.key` is what flax cannot write to bytes; a number or a `PRNGKey` it can).
 
 Raises:
   TypeError, ValueError: naming the argument, or the parameter with its shape."""
@@ -162,6 +163,8 @@ def assemble(
         raise ValueError(
             "fallback_learning_rate is that of the AdamW that fallback replaces; give one of them."
         )
+    if fallback is not None:
+        require_kind("fallback", fallback, optax.GradientTransformation, "optax.adamw(1e-3)")
     # Without decay nothing needs the parameters, so `update(grads, state)` will do.
     decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
     add_decay = add_cautious_decay if cautious else optax.add_decayed_weights
@@ -205,9 +208,8 @@ def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tre
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        wide, state = tx.update(widen(updates), state, _widened(params), **extra_args)
         like = (updates,) if params is None else (updates, params)
-        exact = jax.tree.map(_as_exact, *like)
-        wide, state = tx.update(widen(exact), state, _widened(params), **extra_args)
         return jax.tree.map(_cast, wide, *like), state
 
     return optax.GradientTransformationExtraArgs(lambda params: tx.init(widen(params)), update)
@@ -215,12 +217,6 @@ def rounded_once(tx: optax.GradientTransformation, widen: Any = lambda tree: tre
 
 def _widened(tree: Any) -> Any:
     return jax.tree.map(lambda x: at_least_float32(jnp.asarray(x)), tree)
-
-
-def _as_exact(gradient: Any, parameter: Any = None) -> Any:
-    """A gradient in float64 where its parameter, and with that its state, is."""
-    is_double = parameter is not None and jnp.result_type(parameter) == jnp.float64
-    return gradient.astype(jnp.float64) if is_double else gradient
 
 
 def _cast(x: Array, *like: Any) -> Array:

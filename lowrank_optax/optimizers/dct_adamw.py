@@ -3,7 +3,7 @@
 from typing import Any
 
 from lowrank_optax.axes import projections, refresh, residuals, selection
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_b2, check_fraction
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import resolve
 
@@ -61,7 +61,7 @@ def dct_adamw(
       (4, 8)
     """
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
     residual = residuals.error_feedback(error_feedback) if error_feedback else residuals.discard()
     return in_subspace(
         resolve("adam", b1=b1, b2=b2, eps=eps),

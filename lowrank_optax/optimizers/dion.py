@@ -96,8 +96,8 @@ def scale_by_dion(
       (4, 2)
     """
     check_fraction("momentum", momentum)
-    if isinstance(power_iters, int) and power_iters < 1:
-        raise ValueError(f"power_iters={power_iters} must be at least 1.")
+    if isinstance(power_iters, float) or (isinstance(power_iters, int) and power_iters < 1):
+        raise ValueError(f"power_iters={power_iters} must be an int of at least 1.")
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
     dion = Dion(

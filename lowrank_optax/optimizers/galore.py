@@ -3,6 +3,7 @@
 from typing import Any
 
 from lowrank_optax.axes import projections, refresh, selection
+from lowrank_optax.axes.transports import moves_first_moment
 from lowrank_optax.optimizers._build import Recipe, in_subspace, optimizer
 from lowrank_optax.transforms import Inner, resolve, scale_by_published_adam
 
@@ -33,7 +34,8 @@ def galore(
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
       scale: factor of the low-rank step.
       select: "top"; "importance" samples singular vectors in proportion to their singular values
-        (I3S); "hybrid" takes the best and samples the rest, and rotates the first moment.
+        (I3S); "hybrid" takes the best and samples the rest, and rotates the first moment,
+        where that is a plain array.
       method: of the SVD, "auto", "exact", "gram" or "randomized", as for `projections.svd`.
       inner: "adam" (with eps added to the uncorrected second moment, as published), "adam8bit",
         "adam_mini", "adafactor", "lion", "sgd", or any optax transformation.
@@ -60,14 +62,19 @@ def galore(
       (4, 8)
     """
     chosen = selection.resolve(select)
-    return in_subspace(
+    transformation = (
         scale_by_published_adam(b1, b2, eps)
         if inner == "adam"
-        else resolve(inner, b1=b1, b2=b2, eps=eps),
+        else resolve(inner, b1=b1, b2=b2, eps=eps)
+    )
+    hybrid = isinstance(chosen, selection.Hybrid)
+    moves = hybrid and moves_first_moment(transformation)
+    return in_subspace(
+        transformation,
         projections.svd(rank, chosen, method=method),
         update_interval=update_interval,
         stagger=stagger,
-        transport="rotate_first" if isinstance(chosen, selection.Hybrid) else "keep",
+        transport="rotate_first" if moves else "keep",
         scale=scale,
         mu_dtype=mu_dtype,
     )

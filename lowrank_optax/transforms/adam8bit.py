@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from lowrank_optax.core.trees import in_own_structure
-from lowrank_optax.linalg.arguments import check_fraction, require_static
+from lowrank_optax.linalg.arguments import check_b2, check_fraction, require_static
 from lowrank_optax.linalg.devices import mesh_of, typed_spec
 from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
@@ -74,7 +74,7 @@ def scale_by_adam8bit(
       ('uint8', 'float32')
     """
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
     require_static("block_size", block_size)
     require_static("min_size", min_size)
     if block_size < 1 or min_size < 0:

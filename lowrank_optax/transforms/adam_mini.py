@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_b2, check_fraction
 from lowrank_optax.transforms.precision import in_float32
 
 
@@ -54,7 +54,7 @@ def scale_by_adam_mini(
       ((1, 3), (1,))
     """
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
 
     def init(params: Any) -> ScaleByAdamMiniState:
         # Of the shape and, under Explicit axes, of the sharding that updates have.

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import optax
 
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_b2, check_fraction
 from lowrank_optax.transforms.adafactor import scale_by_adafactor
 from lowrank_optax.transforms.adam8bit import scale_by_adam8bit
 from lowrank_optax.transforms.adam_mini import scale_by_adam_mini
@@ -66,5 +66,5 @@ def resolve(
             "optax.GradientTransformation."
         )
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
     return CHOICES[inner](b1, b2, eps)

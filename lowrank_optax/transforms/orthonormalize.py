@@ -7,7 +7,7 @@ import jax
 import optax
 
 from lowrank_optax.linalg.arguments import require_static
-from lowrank_optax.linalg.newton_schulz import newton_schulz
+from lowrank_optax.linalg.newton_schulz import coefficients_by_step, newton_schulz
 
 
 def orthonormalize(
@@ -44,4 +44,5 @@ def orthonormalizer(steps: int, coefficients: Any, eps: float = 1e-7) -> Any:
     if callable(coefficients):
         return coefficients
     require_static("ns_steps", steps)
+    coefficients_by_step(coefficients, steps)  # what is wrong with them is said here
     return functools.partial(newton_schulz, steps=steps, coefficients=coefficients, eps=eps)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from lowrank_optax.linalg.arguments import check_fraction
+from lowrank_optax.linalg.arguments import check_b2, check_fraction
 from lowrank_optax.transforms.precision import in_float32
 
 
@@ -84,7 +84,7 @@ def scale_by_adam_bias_correction(b1: Any = 0.9, b2: Any = 0.999) -> optax.Gradi
       [1.0]
     """
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
     return optax.scale_by_schedule(lambda count: _correction(b1, b2, optax.safe_increment(count)))
 
 
@@ -113,7 +113,7 @@ def scale_by_unsigned_lion(b1: Any = 0.9, b2: Any = 0.99) -> optax.GradientTrans
       ([1.0], [0.5])
     """
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
 
     lion = optax.scale_by_lion(b1, b2)
 
@@ -131,7 +131,7 @@ def _adam(
 ) -> optax.GradientTransformation:
     """m / (√v + eps), and what `finish` makes of it at the count t, from 1."""
     check_fraction("b1", b1)
-    check_fraction("b2", b2)
+    check_b2(b2)
     # Its moments are what we need; its direction is compiled away.
     adam = optax.scale_by_adam(b1, b2, eps)
 

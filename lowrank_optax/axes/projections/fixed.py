@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import functools
-import numbers
 from typing import Any
 
 import jax
@@ -36,10 +35,9 @@ class FixedBasis(Projection):
         return self.select.follow is not None
 
     def rank_of(self, n: int, m: int) -> int:
-        """r for matrices (..., n, m): any fraction of the n columns, or a number up to m."""
-        # Where m < n, all n columns hold the matrix, while no m of them do.
-        up_to_m = super().rank_of(n, m)
-        return up_to_m if isinstance(self.rank, numbers.Integral) else resolve_rank(self.rank, n, n)
+        """r for matrices (..., n, m): up to n, for where m < n no m columns hold the matrix."""
+        del m
+        return resolve_rank(self.rank, n, n)
 
     @abc.abstractmethod
     def columns(self, indices: Indices, n: int, dtype: Any) -> Array:
@@ -62,6 +60,8 @@ class FixedBasis(Projection):
         if choice.rank == choice.A.shape[-2]:
             return choice.basis
         scores = mean_over(self._scores(choice), self.sync_axis)
+        # A sort puts NaN last: such a column would wait, unseen, in what is remembered of the rest.
+        scores = jnp.where(jnp.isnan(scores), jnp.inf, scores)
         order = self.order(choice.A.shape[-2])
         if order is not None:
             scores = jnp.take(scores, np.argsort(order), axis=-1, mode="clip")

@@ -111,6 +111,7 @@ def orthonormal(
     require_static("blocks", blocks)
     if blocks < 1:
         raise ValueError(f"blocks={blocks} must be at least 1.")
+    orthonormalizer(ns_steps, ns_coeffs)  # what is wrong with them is said here
     return Orthonormal(blocks, scale, ns_steps, ns_coeffs)
 
 

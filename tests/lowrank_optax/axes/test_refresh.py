@@ -134,6 +134,14 @@ def test_layers_and_matrices_of_a_stack_start_in_random_subspaces_of_their_own(
         assert np.sum(np.square(np.asarray(P).T @ np.asarray(Q))) / 4 < 0.99
 
 
+def test_a_predicate_is_not_asked_about_the_first_step():
+    tx = lro.low_rank(1.0, 2, projection="svd", update_interval=lambda count: count % 5 == 3)
+    first, second, *_ = run(tx, [{"w": draw(SHAPE)}] * 2)
+    bases = [lro.matrix_states(state)[0].basis["w"] for state in (first, second)]
+    assert (bases[0] != jnp.eye(*bases[0].shape)).any()
+    np.testing.assert_array_equal(*bases)
+
+
 @pytest.mark.parametrize("stagger", [False, True])
 def test_an_interval_of_numpy_is_a_number(stagger):
     assert refresh.resolve(np.int64(5), stagger) == refresh.resolve(5, stagger)

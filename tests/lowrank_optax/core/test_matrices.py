@@ -77,12 +77,12 @@ def test_a_half_column_rounds_to_even_as_published():
 
 
 @pytest.mark.parametrize("rank", [5, 1.0])
-def test_the_rank_is_at_most_that_of_the_matrix_but_for_a_fraction_of_a_fixed_basis(rank):
+def test_the_rank_is_at_most_that_of_the_matrix_or_of_a_fixed_basis(rank):
     shapes = {"tall": (9, 4), "wide": (4, 9)}
     params = {name: jnp.ones(shape) for name, shape in shapes.items()}
     specs = lro.matrix_specs(params, rank, compress="in")
     assert [(spec.n, spec.rank) for spec in specs] == [(9, 4), (4, 4)]
-    columns = {"tall": 4 if rank == 5 else 9, "wide": 4}
+    columns = {"tall": 5 if rank == 5 else 9, "wide": 4}
     for tx, expected in (
         (lro.trion(0.1, rank, compress="in"), columns),
         (lro.muon(0.1, compress="in"), {"tall": 9, "wide": 4}),
@@ -92,6 +92,15 @@ def test_the_rank_is_at_most_that_of_the_matrix_but_for_a_fraction_of_a_fixed_ba
     ):
         state = lro.matrix_states(jax.eval_shape(tx.init, params))[0]
         assert {name: basis.shape[-1] for name, basis in state.basis.items()} == expected
+
+
+def test_an_axis_that_is_named_twice_is_refused_with_the_parameter():
+    with pytest.raises(
+        ValueError, match=r"w of shape \(4, 8\): reduction_axis=\(0, -2\) does not "
+    ):
+        lro.matrix_specs(
+            {"w": jnp.ones((4, 8))}, dimension_numbers=MuonDimensionNumbers((0, -2), 1)
+        )
 
 
 def test_every_leaf_may_have_a_side_of_its_own():

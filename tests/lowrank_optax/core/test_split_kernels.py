@@ -1,9 +1,13 @@
 """Fused kernels whose parts are matrices of their own."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from drawing import draw
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from methods import compiled
 
 import lowrank_optax as lro
@@ -81,3 +85,43 @@ def test_a_kernel_that_is_none_has_no_parts():
     tx = lro.split_kernels(lro.muon(0.1), {"qkv": (8, 4, 4)})
     got, _ = tx.update(params, tx.init(params), params)
     assert got["qkv"]["kernel"] is None
+
+
+class Attention(nnx.Module):
+    def __init__(self, rngs):
+        self.qkv = nnx.Linear(8, 16, rngs=rngs)
+
+    def __call__(self, x):
+        return self.qkv(x)
+
+
+@pytest.mark.parametrize("name", ["tandem", "optax.contrib.muon"])
+def test_two_steps_of_an_nnx_optimizer_with_split_kernels_and_biases(name):
+    model = Attention(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(
+        model, lro.split_kernels(OPTIMIZERS[name], {"qkv": (8, 4, 4)}), wrt=nnx.Param
+    )
+    loss = lambda model: (model(jnp.ones((2, 8))) ** 2).mean()
+    first = loss(model)
+    for _ in range(2):
+        optimizer.update(model, nnx.grad(loss)(model))
+    assert loss(model) < first
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_parts_that_the_devices_do_not_divide_are_gathered(kind):
+    tx = lro.split_kernels(lro.trion(0.1, 2), {"qkv": (20, 6, 6)})
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    placed = {"qkv": NamedSharding(mesh, PartitionSpec(None, "x"))}
+    whole = {"qkv": draw((16, 32))}
+    with jax.set_mesh(mesh):
+        params = jax.device_put(whole, placed)
+        lro.memory_report(tx, params)
+        lro.state_shardings(tx, params, placed)
+        state = jax.jit(tx.init)(params)
+        updates, after = jax.jit(tx.update)(params, state, params)
+    assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+    if kind == AxisType.Explicit:
+        assert updates["qkv"].sharding.spec == placed["qkv"].spec
+    expected, _ = tx.update(whole, tx.init(whole), whole)
+    np.testing.assert_allclose(updates["qkv"], expected["qkv"], atol=1e-5)

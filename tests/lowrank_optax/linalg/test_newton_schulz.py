@@ -9,6 +9,7 @@ import pytest
 from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import lowrank_optax as lro
 from benchmarks.collectives import collectives
 from lowrank_optax.linalg import newton_schulz
 
@@ -243,3 +244,11 @@ def test_products_are_asked_for_in_full_precision():
 def test_wrong_coefficients_or_steps_are_named(coefficients, steps, message):
     with pytest.raises(ValueError, match=message):
         newton_schulz(jnp.ones((4, 2)), steps=steps, coefficients=coefficients)
+    for make in (lro.trion, lro.tandem, lro.muon):
+        with pytest.raises(ValueError, match=message):
+            make(0.1, ns_steps=steps, ns_coeffs=coefficients)
+
+
+def test_a_fraction_of_a_step_is_refused():
+    with pytest.raises(TypeError, match=r"steps must be an int: 2\.5"):
+        lro.residuals.orthonormal(ns_steps=2.5)

@@ -64,3 +64,13 @@ def test_moments_are_rotated_by_the_decays_of_the_inner_optimizer():
 
     expected = third_update(lro.transports.RotateMoments(0.6, 0.9))
     chex.assert_trees_all_equal(third_update("rotate_moments"), expected)
+
+
+@pytest.mark.parametrize("inner", ["adam8bit", "adafactor"])
+def test_galore_s_hybrid_selection_takes_inner_optimizers_without_a_first_moment_to_move(inner):
+    tx = lro.galore(0.1, 2, select="hybrid", inner=inner, update_interval=1)
+    gradients = {"w": draw((6, 8))}
+    state = tx.init(gradients)
+    for _ in range(2):
+        step, state = jax.jit(tx.update)(gradients, state, gradients)
+    assert np.isfinite(step["w"]).all()

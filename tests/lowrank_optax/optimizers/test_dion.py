@@ -26,3 +26,9 @@ def test_a_momentum_of_a_rank_below_r_is_applied_but_by_cholesky_qr_for_which_it
     step, state = jax.jit(lambda G: tx.update(G, tx.init(G)))(G)
     np.testing.assert_allclose(state.residual, decay * G, atol=1e-6)
     assert np.any(np.asarray(step) != 0) == (decay < 1)
+
+
+@pytest.mark.parametrize("power_iters", [0, 1.5])
+def test_power_iterations_are_a_whole_number(power_iters):
+    with pytest.raises(ValueError, match=f"power_iters={power_iters} must be an int of at least 1"):
+        lro.dion(0.1, power_iters=power_iters)

@@ -8,6 +8,8 @@ import optax
 import pytest
 from methods import METHODS, compiled, each_method, make, model
 
+import lowrank_optax as lro
+
 each_poison = pytest.mark.parametrize("poison", [jnp.nan, jnp.inf], ids=str)
 STEPS = (1, 2, 3, 4)  # the first and the fourth choose a subspace at `update_interval=3`
 
@@ -57,6 +59,11 @@ def test_it_propagates_into_the_update_of_adamw_and_of_no_other_leaf(poison):
 @each_method
 def test_it_propagates_into_its_matrix_and_into_no_other_leaf(name, poison, step):
     check_that_it_propagates(optimizer(name), poison, step)
+
+
+@pytest.mark.parametrize("select", ["l1", "importance", "hybrid"])
+def test_a_row_that_is_not_a_number_is_chosen_and_does_not_wait_in_the_momentum(select):
+    check_that_it_propagates(compiled(lro.dion2(1e-2, 2, select=select)), jnp.nan, 2)
 
 
 @functools.cache
