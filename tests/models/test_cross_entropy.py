@@ -34,7 +34,7 @@ def whole(tied):
     return loss_and_gradient(dataclasses.replace(CONFIG, tie_embeddings=tied), SEGMENTS)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize(
     ("tied", "logits_at_once"),
     [(False, 3 * 48 * 6), (True, 3 * 48 * 5), (False, 1)],

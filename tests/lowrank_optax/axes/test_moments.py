@@ -35,13 +35,13 @@ def as_keys(names, matrices):
 @pytest.mark.parametrize(
     "tx",
     [
+        lro.golore(0.1, 2),
         lro.tandem(0.1, 2),
         lro.ldadamw(0.1, 2),
-        lro.golore(0.1, 2),
         lro.galore(0.1, 2, select="hybrid", update_interval=2),
         lro.dct_adamw(0.1, 2),
     ],
-    ids=["tandem", "ldadamw", "golore", "galore", "dct_adamw"],
+    ids=["golore", "tandem", "ldadamw", "galore", "dct_adamw"],
 )
 def test_the_names_of_parameters_mean_nothing(tx):
     tx, found = compiled(tx), []

@@ -37,7 +37,7 @@ def problem(kind, spec):
     return here, jax.device_put(here, shardings), shardings
 
 
-@pytest.mark.product(every=9)
+@pytest.mark.product(every=18)
 @pytest.mark.parametrize(
     ("method", "layout"), [(method, ("rows", "zero")[i % 2]) for i, method in enumerate(METHODS)]
 )

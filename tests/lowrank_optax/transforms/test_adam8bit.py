@@ -126,6 +126,7 @@ def test_zero_gradients_give_zero_and_a_finite_state():
     np.testing.assert_array_equal(tx.update(jnp.zeros(SHAPE), tx.init(jnp.zeros(SHAPE)))[0], 0)
 
 
+@pytest.mark.slow
 def test_vmap_over_a_stack_equals_the_stack():
     grads = jnp.stack([gradient(step) for step in range(2)])
     tx = compiled(scale_by_adam8bit())

@@ -33,6 +33,7 @@ def run(trainer, tmp_path_factory):
     return folder, *trainer(trainer.config(folder, **OPTIONS))
 
 
+@pytest.mark.slow
 def test_the_average_weighs_the_weights_after_each_step(trainer, run):
     folder, summary, _ = run
     abstract = trainer.steps(trainer.config(folder, **OPTIONS)).abstract_state
@@ -50,6 +51,7 @@ def test_the_average_weighs_the_weights_after_each_step(trainer, run):
     assert summary["ema_bytes"] == 4 * summary["parameters"] + 4
 
 
+@pytest.mark.slow
 def test_its_loss_is_beside_that_of_the_weights(trainer, run):
     folder, summary, printed = run
     config = trainer.config(folder, **OPTIONS)
@@ -81,6 +83,7 @@ def test_a_resumed_run_has_the_same_average_bit_for_bit(trainer, run, tmp_path, 
     assert saved[0] == saved[1]
 
 
+@pytest.mark.slow
 def test_it_is_neither_begun_nor_left_off_in_mid_run(trainer, run):
     config = trainer.config(run[0], **OPTIONS)
     for other in (0.0, 0.99):
@@ -110,6 +113,7 @@ def test_it_is_kept_in_float32_whatever_the_parameters_are():
     assert mean_weights(state, 0.999, params)["w"].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_an_exported_average_is_the_average(run, tmp_path, capsys):
     assert train.main(["export", str(run[0]), str(tmp_path / "model"), "--weights", "ema"]) == 0
     exported, mean, last = (

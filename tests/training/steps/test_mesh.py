@@ -261,7 +261,7 @@ def test_options_that_a_mesh_does_not_allow_are_refused(trainer, tmp_path, optio
         trainer.config(tmp_path / "run", **options)
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "options"),
     [
