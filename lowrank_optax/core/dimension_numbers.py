@@ -1,7 +1,6 @@
 """Which leaves of a pytree are matrices, and which of their axes are "in" and "out"."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -12,7 +11,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from lowrank_optax.core.names import DEFAULT_EXCLUDE, why_excluded
-from lowrank_optax.core.trees import at_paths, has_absent, leaf_paths, path_string
+from lowrank_optax.core.patterns import compile_pattern, is_pairs, matches
+from lowrank_optax.core.trees import at_paths, leaf_paths, path_string
 
 DimensionNumbers: TypeAlias = (
     MuonDimensionNumbers
@@ -98,7 +98,7 @@ def resolve(params: Any, dimension_numbers: DimensionNumbers = None) -> Resoluti
         dimension_numbers = dimension_numbers(params)
     if isinstance(dimension_numbers, Resolution):  # of `per_head`
         return dimension_numbers
-    if _is_pairs(dimension_numbers):
+    if is_pairs(dimension_numbers):
         numbers, excluded = _from_pairs(params, paths, cast(Any, dimension_numbers))
     else:
         numbers = _from_tree(paths, dimension_numbers)
@@ -163,42 +163,17 @@ def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, Numbers | optax.MaskedNode)
 
 
-def _is_pairs(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and not isinstance(value, MuonDimensionNumbers)
-        and len(value) > 0
-        and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in value)
-    )
-
-
 def _from_pairs(
     params: Any,
     paths: list[str],
     pairs: Sequence[tuple[str, Numbers | None]],
 ) -> tuple[list[Numbers | None], list[str]]:
     """The numbers, and why a leaf has none."""
-    found: list[Numbers | None] = [None] * len(paths)
-    excluded = ["matched by no pattern of dimension_numbers"] * len(paths)
-    matched_by: dict[int, str] = {}
-    for pattern, value in pairs:
-        expression = compile_pattern(pattern, "pattern")
-        hits = [i for i, path in enumerate(paths) if expression.search(path)]
-        if not hits and not has_absent(params, expression):
-            raise ValueError(
-                f"dimension_numbers pattern {pattern!r} matches no parameter; the paths are "
-                f"{', '.join(paths)}."
-            )
-        for i in hits:
-            if i in matched_by:
-                raise ValueError(
-                    f"{paths[i]} is matched by two dimension_numbers patterns, {matched_by[i]!r} "
-                    f"and {pattern!r}; make them exclusive."
-                )
-            matched_by[i] = pattern
-            found[i] = value
-            excluded[i] = "excluded by dimension_numbers"
-    return found, excluded
+    found = matches(params, pairs, "dimension_numbers")
+    excluded = dict.fromkeys(found, "excluded by dimension_numbers")
+    otherwise = "matched by no pattern of dimension_numbers"
+    indices = range(len(paths))
+    return [found.get(i) for i in indices], [excluded.get(i, otherwise) for i in indices]
 
 
 def _from_tree(paths: list[str], tree: Any) -> list[Numbers | None]:
@@ -215,11 +190,3 @@ def _from_tree(paths: list[str], tree: Any) -> list[Numbers | None]:
     )
     found = at_paths(tree, paths, is_leaf=_is_number, missing=missing)
     return [value if isinstance(value, Numbers) else None for value in found]
-
-
-def compile_pattern(pattern: str, name: str) -> re.Pattern[str]:
-    """A regular expression that a user gave as the argument `name`."""
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{name} {pattern!r} is not a regular expression: {error}.") from error

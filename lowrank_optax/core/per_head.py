@@ -3,13 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lowrank_optax.core.dimension_numbers import (
-    DimensionNumbers,
-    PerHead,
-    Resolution,
-    compile_pattern,
-    resolve,
-)
+from lowrank_optax.core.dimension_numbers import DimensionNumbers, PerHead, Resolution, resolve
+from lowrank_optax.core.patterns import compile_pattern
 from lowrank_optax.core.trees import has_absent, leaf_paths
 
 

@@ -17,6 +17,7 @@ from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.core.matrices import matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.normalize_neurons import normalize_neurons
+from lowrank_optax.core.patterns import is_pairs, mask_of
 from lowrank_optax.linalg.arguments import refuse_renamed, require_kind
 from lowrank_optax.linalg.precision import at_least_float32
 from lowrank_optax.sharding.synchronise import average_gradients
@@ -30,7 +31,8 @@ LEARNING_RATE = "  learning_rate: η, a number or a schedule."
 SHARED = """\
   weight_decay: λ, decoupled, multiplied by the learning rate.
   cautious: decay only entries that the step moves towards zero as well.
-  mask: tree or function of booleans: where to apply weight decay.
+  mask: where to apply weight decay: a tree or function of booleans, or (regex, boolean) pairs over
+    the "/"-joined paths, of which no two may match one leaf.
   dimension_numbers: which leaves are matrices, as for `matrix_specs`.
   fallback: optimizer of all other leaves; None for `optax.adamw` with the same weight decay and
     mask, and moments in at least float32.
@@ -168,7 +170,8 @@ def assemble(
     # Without decay nothing needs the parameters, so `update(grads, state)` will do.
     decays = not (isinstance(weight_decay, int | float) and weight_decay == 0)
     add_decay = add_cautious_decay if cautious else optax.add_decayed_weights
-    decay = add_decay(weight_decay, mask) if decays else optax.identity()
+    where = functools.partial(mask_of, pairs=mask) if is_pairs(mask) else mask
+    decay = add_decay(weight_decay, where) if decays else optax.identity()
 
     def descend(scale: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
         return optax.chain(scale, decay, optax.scale_by_learning_rate(rate))
@@ -187,6 +190,8 @@ def assemble(
         other = optax.chain(average_gradients(recipe.sync_axis), other)
 
     def labels(params: Any) -> Any:
+        if is_pairs(mask):
+            mask_of(params, mask)  # of all parameters: what matches none of them is said here
         table = matrix_specs(params, dimension_numbers=dimension_numbers)
         return jax.tree.unflatten(
             jax.tree.structure(params),
