@@ -23,9 +23,6 @@ def start(options: ProcessOptions) -> None:
     To be called before anything that makes JAX look for devices. If a process does not come in
     time, JAX does not raise: it aborts all that did, with a stack trace below DEADLINE_EXCEEDED.
     What that means is printed first, as nothing can be afterwards.
-
-    Raises:
-        UserError: for options that do not fit each other.
     """
     if not _given(options):
         return
@@ -56,11 +53,7 @@ def start(options: ProcessOptions) -> None:
 
 
 def _given(options: ProcessOptions) -> bool:
-    """Whether there are other processes; checks the options.
-
-    Raises:
-        UserError: naming the option, its value and what it must be.
-    """
+    """Whether there are other processes; checks the options."""
     coordinator, count, own = options.coordinator, options.num_processes, options.process_id
     settings = {"--coordinator": coordinator, "--num-processes": count, "--process-id": own}
     given = [flag for flag, value in settings.items() if value is not None]
@@ -96,11 +89,8 @@ def processes_where(condition: bool) -> list[int]:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """Waits for all processes at the end of a block; any error in one of them ends all.
-
-    Raises:
-        UserError: that it was another process's; this process's own error is raised as it is.
-    """
+    """Waits for all processes at the end of a block; any error in one of them ends all: that one
+    with its error, the others with a `UserError`."""
     own = None
     try:
         yield

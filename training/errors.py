@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
-    """Bad input from the user: shown as one `error: ...` line, exit status 2, no traceback."""
+    """Bad input from the user: shown as one `error: ...` line, exit status 2, no traceback.
+
+    Whatever reads options, data or a folder raises it; `train.main` handles it.
+    """
 
 
 class DataError(UserError):
@@ -14,15 +17,11 @@ class DataError(UserError):
 
 
 class TrainingFailedError(Exception):
-    """The run cannot go on (non-finite loss, full disk): `error: ...`, exit status 1.
-
-    Attributes:
-        diverged: whether the cause is a number that is not finite.
-    """
+    """The run cannot go on (non-finite loss, full disk): `error: ...`, exit status 1."""
 
     def __init__(self, message: str, *, diverged: bool = False):
         super().__init__(message)
-        self.diverged = diverged
+        self.diverged = diverged  # because of a number that is not finite
 
 
 @contextlib.contextmanager

@@ -47,14 +47,11 @@ def absolute(path: epath.PathLike) -> epath.Path:
 def walk(
     folder: epath.Path, leave_out: Collection[str] = ()
 ) -> Iterator[tuple[epath.Path, list[epath.Path]]]:
-    """Yields a folder and those below it, each with the files in it, in order.
+    """Yields a folder and those below it, each with the files in it, in order; but for those whose
+    names are left out.
 
     `epath.Path.walk` gives the folders of a bucket without gs://. Linked folders are not looked
     into, as they may lead back.
-
-    Args:
-        folder: where to begin.
-        leave_out: names of folders that are not looked into.
     """
     inside = sorted(folder.iterdir())
     folders = [path for path in inside if path.is_dir()]
@@ -91,11 +88,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def writing_to(folder: epath.PathLike) -> Iterator[None]:
-    """Within it only this folder is made and written to.
-
-    Raises:
-        UserError: it cannot be.
-    """
+    """A `UserError` if this folder, the only one that is made and written to within, cannot be."""
     try:
         yield
     except OSError as error:
@@ -142,11 +135,7 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """The object in a file of JSON of a run's folder.
-
-    Raises:
-        UserError: there is none in it.
-    """
+    """The object in a file of JSON of a run's folder; a `UserError` if there is none in it."""
     try:
         content = json.loads(epath.Path(path).read_text())
     except ValueError as error:

@@ -15,17 +15,12 @@ _GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio, odd
 
 
 def fingerprints(tree: Any) -> dict[str, int]:
-    """A 32-bit number for every array of a tree, made of all its bits.
+    """Path -> a 32-bit number, for every array of a tree, made of all its bits.
 
-    The sum, modulo 2^32, of a hash of every entry with its place: another value of a single entry
-    always gives another number. Integer arithmetic throughout, so that it is the same on every
-    device and however the array is sharded; nothing but the sums is communicated.
-
-    Args:
-        tree: pytree of arrays of any types of 8 to 64 bits, on the devices of any processes.
-
-    Returns:
-        path -> number.
+    The sum, modulo 2^32, of a hash of every entry, of any type of 8 to 64 bits, with its place:
+    another value of a single entry always gives another number. Integer arithmetic throughout, so
+    that it is the same on every device and however the array is sharded; nothing but the sums is
+    communicated.
 
     >>> import jax.numpy as jnp
     >>> before, after = fingerprints({"a": jnp.zeros(3)}), fingerprints({"a": -jnp.zeros(3)})

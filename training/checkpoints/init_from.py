@@ -46,18 +46,8 @@ def init_from(
     *,
     share: bool,
 ) -> TrainState:
-    """The state of a run before its first step.
-
-    Args:
-        origin: the checkpoint.
-        variant: of the new run.
-        steps: compiled for it.
-        say: prints a line.
-        share: whether the optimizer's state is kept as far as both have it.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another model.
-    """
+    """The state of a run before its first step, with the parameters in a checkpoint; with `share`
+    also what of the optimizer's state both have."""
     expected = steps.abstract_state
     new = by_path(expected.optimizer_state)
     shared: dict[str, str] = {}
@@ -89,7 +79,7 @@ def _size(arrays: Iterable[Any]) -> str:
 def shared_arrays(
     saved: Mapping[str, Any], state: optax.OptState, *, same_method: bool
 ) -> dict[str, str]:
-    """The arrays of an optimizer's state that a checkpoint has, and where it has them.
+    """Path in an optimizer's state -> path in a checkpoint's, for the arrays that the latter has.
 
     A transformation's state is there if each of its arrays is, of the same path, shape and type. If
     it is not where it was (the optimizer is now part of another one), the only state of the same
@@ -100,9 +90,6 @@ def shared_arrays(
         state: the new optimizer's, of arrays or their shapes and types.
         same_method: whether low-rank states mean what they did; if not, all of them are new, as
             equal shapes do not tell whether subspaces are.
-
-    Returns:
-        path in the new state -> path in the checkpoint.
     """
     shared: dict[str, str] = {}
     used: set[str] = set()

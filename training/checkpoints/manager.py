@@ -36,19 +36,13 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 
 class Checkpoints(CheckpointReader):
     """The checkpoints of one run: arrays (parameters, optimizer state, step) and the position in
-    the data, each under the step that they were taken after.
-
-    Args:
-        folder: where to; created if missing.
-        options: which are kept.
-
-    Attributes:
-        unfinished: steps whose save was interrupted; what there was of it has been removed.
-    """
+    the data, each under the step that they were taken after. Their folder is made if it is
+    missing."""
 
     def __init__(self, folder: epath.PathLike, options: CheckpointOptions):
         super().__init__(folder)
         logging.getLogger("absl").addFilter(_not_a_full_disk)
+        # Steps whose save was interrupted; what there was of it has been removed.
         self.unfinished = sorted(
             int(path.name.removesuffix(_UNFINISHED).partition(".")[0])
             for path in self.folder.glob(f"*{_UNFINISHED}*")
@@ -93,17 +87,8 @@ class Checkpoints(CheckpointReader):
     def save(
         self, step: int, state: Any, data_state: dict[str, Any], val_loss: float | None = None
     ) -> None:
-        """Starts to write a checkpoint; returns once the arrays may be changed.
-
-        Args:
-            step: steps done.
-            state: pytree of arrays.
-            data_state: the data iterator's `get_state()`, JSON-able.
-            val_loss: of this state, if it was evaluated.
-
-        Raises:
-            TrainingFailedError: if the disk is full, now or at the save before.
-        """
+        """Starts to write a checkpoint; returns once the arrays may be changed. A disk that is
+        full, now or at the save before, is a `TrainingFailedError`."""
         with self.full_disk_explained():
             self._check_free_space(state)
             self._manager.wait_until_finished()
@@ -136,21 +121,14 @@ class Checkpoints(CheckpointReader):
             raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free")
 
     def wait(self) -> None:
-        """Waits until the last save is complete.
-
-        Raises:
-            TrainingFailedError: if the disk was full.
-        """
+        """Waits until the last save is complete; raises as that does."""
         with self.full_disk_explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def set_aside(self, step: int) -> epath.Path:
-        """Moves an unreadable checkpoint out of the way of the one that will be saved in its place.
-
-        Returns:
-            Where to: a folder beside that of the checkpoints.
-        """
+        """Moves an unreadable checkpoint out of the way of the one that will be saved in its place,
+        into a folder beside that of the checkpoints, which it returns."""
         target = self.folder.parent / UNREADABLE_FOLDER / str(step)
         number = 1
         while target.exists():
@@ -171,18 +149,18 @@ class Checkpoints(CheckpointReader):
 
     @contextlib.contextmanager
     def full_disk_explained(self) -> Iterator[None]:
-        """Turns a full disk, whoever reports it, into a message for people.
-
-        Raises:
-            TrainingFailedError: naming the folder and the last good checkpoint.
-        """
+        """Turns a full disk, whoever reports it, into a `TrainingFailedError` that names the folder
+        and the last good checkpoint."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             if not is_disk_full(error):
                 raise
+            # The amounts, where our own check found them; C++ errors are too long to show.
+            strerror = error.strerror if isinstance(error, OSError) else None
+            details = f" ({strerror})" if strerror else ""
             raise TrainingFailedError(
-                f"no space left to save {self.folder.parent}{_space_details(error)}; "
+                f"no space left to save {self.folder.parent}{details}; "
                 f"last good checkpoint: {self.describe_latest()}. "
                 "Free some space and continue with --resume."
             ) from error
@@ -207,11 +185,6 @@ class _Best(policies.PreservationPolicy):
         known = [info.step for info in checkpoints if info.step in self.losses]
         best = sorted(known, key=self.losses.__getitem__)[: self.count]
         return [info.step in best for info in checkpoints]
-
-
-def _space_details(error: BaseException) -> str:
-    """The amounts, where our own check found them; C++ errors are too long to show."""
-    return f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
 
 
 def _not_a_full_disk(record: logging.LogRecord) -> bool:

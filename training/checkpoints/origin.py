@@ -33,11 +33,7 @@ class Origin(NamedTuple):
 
 
 def find_origin(folder: epath.PathLike) -> Origin:
-    """The newest checkpoint of a run's folder, or the one whose folder it is.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The newest checkpoint of a run's folder, or the one whose folder it is."""
     folder = epath.Path(folder)
     single = folder.name.isdecimal() and folder.parent.name == CHECKPOINTS
     reader = CheckpointReader(folder.parent if single else folder / CHECKPOINTS)
@@ -53,19 +49,15 @@ def find_origin(folder: epath.PathLike) -> Origin:
 def read_parameters(
     origin: Origin, expected: Any, more: dict[str, Any] | None = None, *, place: str = "params"
 ) -> tuple[Any, dict[str, Any]]:
-    """The parameters in a checkpoint, and no other arrays but those that are asked for.
+    """The parameters in a checkpoint, and by path the other arrays that are asked for; no more are
+    read.
+
+    A checkpoint that is damaged or of another model is a `UserError`.
 
     Args:
-        origin: the checkpoint.
         expected: pure dict of the parameters' shapes, types and shardings.
         more: the same of other arrays, by their paths in the checkpoint.
         place: of the parameters in the checkpoint.
-
-    Returns:
-        (parameters, the other arrays by path).
-
-    Raises:
-        UserError: it is damaged or of another model.
     """
     saved = origin.reader.read_tree(origin.step)
     for name in place.split("/"):
@@ -83,19 +75,10 @@ def read_parameters(
 def newest_parameters(
     run: epath.PathLike, config: LlamaConfig, mesh: Mesh, ema_decay: float = 0.0
 ) -> Any:
-    """The parameters in a run's newest checkpoint; the optimizer's state is not read.
+    """The parameters in a run's newest checkpoint, a pure dict of arrays; with a decay, their
+    average.
 
-    Args:
-        run: its folder; nothing in it is changed.
-        config: of the model.
-        mesh: that the parameters are spread over.
-        ema_decay: of the average that is to be taken instead; 0 for the last ones.
-
-    Returns:
-        A pure dict of arrays.
-
-    Raises:
-        UserError: there is no checkpoint, or it is damaged or of another model.
+    The optimizer's state is not read, and nothing in the run's folder is changed.
     """
     expected = abstract_parameters(config, mesh)
     if not ema_decay:

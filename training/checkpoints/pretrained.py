@@ -53,36 +53,19 @@ TOKENIZER_FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedModel(abc.ABC):
-    """A model on disk.
+    """A model on disk."""
 
-    Attributes:
-        folder: of the model or run.
-        config: of the model, in the types that it is stored in.
-        tokenizer: that it was trained with.
-        prompt: that it was fine-tuned with, or how one of its kind is asked.
-        fine_tuned: whether `prompt` is what it was fine-tuned with.
-        document_mask: whether documents did not see each other in its training.
-    """
-
-    folder: epath.Path
-    config: LlamaConfig
-    tokenizer: Tokenizer
-    prompt: Prompt
-    fine_tuned: bool
-    document_mask: bool = False
+    folder: epath.Path  # of the model or run
+    config: LlamaConfig  # of the model, in the types that it is stored in
+    tokenizer: Tokenizer  # that it was trained with
+    prompt: Prompt  # that it was fine-tuned with, or how one of its kind is asked
+    fine_tuned: bool  # whether `prompt` is what it was fine-tuned with
+    document_mask: bool = False  # whether documents did not see each other in its training
 
     @abc.abstractmethod
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
-        """Reads the parameters onto a mesh.
-
-        Args:
-            mesh: with any of the axes data, fsdp and tensor.
-            dtype: of the computation; default: as stored.
-            param_dtype: of the parameters; default: as stored.
-
-        Raises:
-            UserError: they cannot be read.
-        """
+        """Reads the parameters onto a mesh with any of the axes data, fsdp and tensor, in a type of
+        the computation and one of the parameters; default: as stored."""
 
     @abc.abstractmethod
     def save_tokenizer(self, folder: Path) -> None:
@@ -116,13 +99,9 @@ class HuggingFaceModel(PretrainedModel):
 
 @dataclasses.dataclass(frozen=True)
 class RunModel(PretrainedModel):
-    """The newest checkpoint of a pretraining run.
+    """The newest checkpoint of a pretraining run."""
 
-    Attributes:
-        ema_decay: of the average to take; 0 for the last weights.
-    """
-
-    ema_decay: float = 0.0
+    ema_decay: float = 0.0  # of the average to take; 0 for the last weights
 
     def load(self, mesh: Mesh, dtype: str | None = None, param_dtype: str | None = None) -> Llama:
         params = newest_parameters(self.folder, self.config, mesh, self.ema_decay)
@@ -140,16 +119,10 @@ class RunModel(PretrainedModel):
 
 
 def open_model(folder: epath.PathLike, weights: Weights = "last") -> PretrainedModel:
-    """Looks at a model's folder without reading its parameters.
+    """Looks at the folder of a model or run, without reading its parameters.
 
-    Args:
-        folder: of a model or a run.
-        weights: which of a run's.
-
-    Raises:
-        UserError: there is no model in it, or not one that can be used, or its tokenizer is missing
-            or has tokens that the model does not know; the message names the file. Or no average
-            of the weights was kept.
+    A model, weights or a tokenizer that are missing, cannot be used or do not fit are a `UserError`
+    that names the file.
     """
     folder = epath.Path(folder)
     if not folder.is_dir():
@@ -180,15 +153,8 @@ def open_model(folder: epath.PathLike, weights: Weights = "last") -> PretrainedM
 
 
 def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
-    """Checks that the embeddings in a checkpoint are those of a tokenizer's tokens.
-
-    Args:
-        folder: of a run or of a checkpoint, as for `find_origin`.
-        tokenizer: of the run that is to begin with them.
-
-    Raises:
-        UserError: there is no checkpoint, or its run had another tokenizer.
-    """
+    """Checks that the embeddings in a checkpoint, found as by `find_origin`, are those of a
+    tokenizer's tokens."""
     before = open_model(find_origin(folder).reader.folder.parent).tokenizer
     if before.checksum != tokenizer.checksum:
         raise UserError(
@@ -243,19 +209,12 @@ def _run_fields(folder: epath.Path) -> dict[str, Any]:
 def save_model(
     model: Llama, source: PretrainedModel, prompt: Prompt | None, folder: epath.Path
 ) -> None:
-    """Writes a model, as it is on disk or trained further, as a Hugging Face folder.
+    """Writes a model, as it is on disk or trained further, as a Hugging Face folder that does not
+    exist.
 
     All processes must call this; the first one writes. The folder appears complete or not at all,
-    but for one in a bucket, which has no such thing.
-
-    Args:
-        model: its parameters.
-        source: where it is from, for its tokenizer.
-        prompt: that it was fine-tuned with, if it was.
-        folder: does not exist.
-
-    Raises:
-        UserError: it cannot be written.
+    but for one in a bucket, which has no such thing. The tokenizer is that of `source`; the prompt
+    is the one that the model was fine-tuned with, if it was.
     """
     if jax.process_count() > 1:
         structure, state = nnx.split(model)

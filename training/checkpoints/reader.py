@@ -28,25 +28,21 @@ _MOST_STEPS = 256  # of the newest checkpoints, that processes tell each other
 
 
 class UnreadableCheckpointError(UserError):
-    """A checkpoint is damaged or incomplete.
-
-    Attributes:
-        reason: one line that says how.
-    """
+    """A checkpoint is damaged or incomplete."""
 
     def __init__(self, folder: epath.Path, reason: str):
         super().__init__(
             f"checkpoint {folder} cannot be read: {reason}. Restore it from a backup, or move the "
             "folder away to use the checkpoint before it"
         )
-        self.reason = reason
+        self.reason = reason  # one line
 
 
 class CheckpointReader:
-    """The checkpoints of one run, to read. Every process calls each method.
+    """The checkpoints of one run, in RUN/checkpoints, to read.
 
-    Args:
-        folder: RUN/checkpoints.
+    Every process calls each method. If one of them cannot read a checkpoint, all raise
+    `UnreadableCheckpointError`.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -70,11 +66,7 @@ class CheckpointReader:
         return None
 
     def read_tree(self, step: int) -> Any:
-        """What arrays a checkpoint holds: nested dictionaries and lists of shapes and types.
-
-        Raises:
-            UnreadableCheckpointError: in all processes, if one of them cannot read it.
-        """
+        """What arrays a checkpoint holds: nested dictionaries and lists of shapes and types."""
         folder = self.folder / str(step)
 
         def read() -> Any:
@@ -84,21 +76,13 @@ class CheckpointReader:
         return _read_jointly(folder, read)
 
     def read(self, step: int, tree: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads arrays of a checkpoint, onto whatever devices they are to be used on now.
+        """The arrays of a checkpoint, on whatever devices they are to be used on now, each checked
+        to be what was saved, and the state of the data iterator.
 
         Args:
-            step: one that is there.
             tree: like `read_tree` returns, or as the state was saved, of `jax.ShapeDtypeStruct`
                 with shardings; `orbax.checkpoint.PLACEHOLDER` for an array that is not wanted.
-
-        Returns:
-            (tree of arrays, data iterator state).
-
-        Raises:
-            UnreadableCheckpointError: in all processes, if one of them cannot read it, or if an
-                array is not what was saved.
         """
-
         folder = self.folder / str(step)
 
         def read() -> tuple[Any, Any, Any]:
@@ -123,18 +107,8 @@ class CheckpointReader:
         return arrays, data
 
     def read_some(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """Reads the arrays of some paths, and none of the others.
-
-        Args:
-            step: one that is there.
-            wanted: path in the checkpoint -> shape, type and sharding.
-
-        Returns:
-            path -> array.
-
-        Raises:
-            UnreadableCheckpointError: as `read`.
-        """
+        """Path -> array, for some paths with shapes, types and shardings; none of the others is
+        read."""
         tree = map_by_path(lambda path, _: wanted.get(path, ocp.PLACEHOLDER), self.read_tree(step))
         return _present(self.read(step, tree)[0])
 

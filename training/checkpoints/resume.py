@@ -21,28 +21,18 @@ from training.steps.update import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The state that a run goes on from.
+    """The state that a run goes on from."""
 
-    Attributes:
-        init: what the run began with: `init_from` is the one checkpoint.
-        step: steps done.
-        data_state: of the data iterator; None at the beginning.
-    """
-
-    init: InitOptions
-    step: int
+    init: InitOptions  # what the run began with: `init_from` is the one checkpoint
+    step: int  # steps done
     state: TrainState
-    data_state: dict[str, Any] | None
+    data_state: dict[str, Any] | None  # of the data iterator; None at the beginning
 
 
 def begin(
     init: InitOptions, variant: Variant, steps: CompiledSteps, say: Callable[[str], None]
 ) -> Start:
-    """The beginning of a run: random weights, or what `--init-from` says.
-
-    Raises:
-        UserError: there is no such checkpoint, or it is damaged or of another model.
-    """
+    """The beginning of a run: random weights, or what `--init-from` says."""
     if init.init_from is None:
         return Start(init, 0, steps.init(variant), None)
     origin = find_origin(init.init_from)
@@ -60,17 +50,8 @@ def find_start(
     """Where a run goes on from: its newest readable checkpoint; without any, its beginning.
 
     Checkpoints that cannot be read are moved aside, and that is said. All processes take the same.
-
-    Args:
-        folder: of the run.
-        variant: of it.
-        steps: compiled for it.
-        checkpoints: of the run.
-        say: prints a line.
-
-    Raises:
-        UserError: if there are checkpoints and none can be read, or if one is of another model or
-            optimizer; nothing was changed then.
+    If there are some and none can be read, or one is of another model or optimizer, that is a
+    `UserError`, and nothing was changed.
     """
     init = recorded_init(folder)
     for step in checkpoints.unfinished:

@@ -20,11 +20,8 @@ def record_sizes(folder: epath.Path) -> None:
 
 
 def check_sizes(folder: epath.Path) -> None:
-    """Compares the files with what `record_sizes` wrote, without reading them.
-
-    Raises:
-        ValueError: for a file that is missing or has another size.
-    """
+    """Compares the files with what `record_sizes` wrote, without reading them; a file that is
+    missing or has another size is a `ValueError`."""
     if not (folder / FILES_FILE).exists():
         raise ValueError(f"{FILES_FILE} is missing: it is not complete")
     found = _sizes(folder)

@@ -28,15 +28,8 @@ def describe(array: Any) -> str:
 
 
 def tree_differences(saved: Any, expected: Any) -> str:
-    """A line for each array that only one of two trees has or that differs in shape or type.
-
-    Args:
-        saved: pytree of arrays, or anything with a shape and a dtype.
-        expected: the same.
-
-    Returns:
-        The first lines, and how many more there are; empty if the trees agree.
-    """
+    """A line for each array that only one of two trees has or that differs in shape or type: the
+    first ones, and how many more there are; "" if the trees agree."""
     saved = {path: describe(array) for path, array in by_path(saved).items()}
     expected = {path: describe(array) for path, array in by_path(expected).items()}
     lines = []

@@ -26,16 +26,10 @@ _OF_ITS_OPTIMIZER = (
 
 
 def with_config_file(arguments: list[str], config_type: type) -> list[str]:
-    """The arguments of a command with --config FILE replaced by the options in the file.
+    """The arguments of a command, without its name, with --config FILE replaced by the options in
+    the file.
 
     They come first, so that what is on the command line as well overrides them.
-
-    Args:
-        arguments: of the command, without its name.
-        config_type: the dataclass of its options.
-
-    Raises:
-        UserError: the file cannot be read, or has what is no option of the command.
     """
     rest: list[str] = []
     options: list[str] = []

@@ -44,10 +44,6 @@ def preset_model(options: ModelOptions, numbers: NumberOptions, vocab_size: int)
     """The preset with the overrides of the command line.
 
     Another width keeps the width of the heads and the proportions of everything else.
-
-    Raises:
-        UserError: for an unknown preset, a width that the heads do not divide, or a sequence that
-            is too long.
     """
     with as_user_error():
         model = get_config(

@@ -68,11 +68,7 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def with_options(config: _Config, **values: Any) -> _Config:
-    """A configuration with other values of some options, whichever groups they are in.
-
-    Raises:
-        TypeError: for a name that is no option.
-    """
+    """A configuration with other values of some options, whichever groups they are in."""
     if unknown := values.keys() - {field.name for field in options_of(config)}:
         raise TypeError(f"{type(config).__name__} has no option {', '.join(sorted(unknown))}")
     return part(type(config), flat(config) | values)

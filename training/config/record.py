@@ -27,11 +27,7 @@ def as_json(value: Any) -> Any:
 
 
 def recorded_options(folder: epath.PathLike) -> dict[str, Any]:
-    """The content of a run's config.json; empty if there is none.
-
-    Raises:
-        UserError: if it is not JSON.
-    """
+    """The content of a run's config.json; empty if there is none."""
     path = epath.Path(folder) / CONFIG_FILE
     return read_json(path) if path.exists() else {}
 

@@ -80,22 +80,14 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedRun:
-    """A run.
+    """A run."""
 
-    Attributes:
-        options: with every default replaced by its value, as config.json has them.
-        folder: of the run.
-        mesh: sizes of its axes.
-        steps: what is compiled.
-        variant: what is not.
-        init: what it begins with.
-    """
-
+    # with every default replaced by its value, as config.json has them
     options: PretrainConfig | FinetuneConfig
     folder: epath.Path
-    mesh: dict[str, int]
-    steps: StepOptions
-    variant: Variant
+    mesh: dict[str, int]  # sizes of its axes
+    steps: StepOptions  # what is compiled
+    variant: Variant  # what is not
     init: InitOptions
 
     @property
