@@ -15,11 +15,8 @@ SEGMENTS = "segments"  # int32 (rows, time), of tokens[:, :-1]; only where examp
 def shares(batch: dict[str, Any], parts: int) -> dict[str, Any]:
     """Scales the weights so that the mean of the parts' weighted sums is the mean over the batch.
 
-    Every token that counts then counts the same, however these fall into parts.
-
-    Args:
-        batch: the whole batch, over all devices; arrays of JAX or NumPy.
-        parts: number of parts, of equally many rows each, that it is split into.
+    Every token that counts then counts the same, however these fall into parts, of equally many
+    rows each. The batch is that of all devices; its arrays are of JAX or NumPy.
     """
     weights = batch[WEIGHTS]
     return batch | {WEIGHTS: weights * (parts / weights.sum())}
@@ -28,11 +25,8 @@ def shares(batch: dict[str, Any], parts: int) -> dict[str, Any]:
 def answer_batches(rows: Any, batch_size: int, most: int) -> list[dict[str, np.ndarray]]:
     """Batches whose losses have the mean over all answer tokens in them as their plain mean.
 
-    Args:
-        rows: random access (len, []) to one or more; where they are more than the batches hold,
-            evenly spread ones are taken.
-        batch_size: rows in a batch; the last one is filled with rows of no weight.
-        most: number of batches at most.
+    The rows, random access (len, []), are one or more; where they are more than `most` batches
+    hold, evenly spread ones are taken. The last batch is filled with rows of no weight.
     """
     count = min(len(rows), batch_size * most)
     chosen = [rows[i * len(rows) // count] for i in range(count)]

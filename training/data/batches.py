@@ -16,13 +16,10 @@ from training.errors import DataError
 class Windows:
     """A stream of tokens as windows of `seq_len` inputs and their next tokens: a Grain source.
 
-    Window i is tokens[i * seq_len : (i + 1) * seq_len + 1]. Windows overlap by one token, so that
-    every token but the first is predicted exactly once; a last incomplete window is left out.
-    Documents are packed: a window may hold the end of one and the start of the next.
-
-    Args:
-        tokens: (tokens,) of any integer type, in memory or memory-mapped.
-        seq_len: number of predicted tokens in a window.
+    Window i is tokens[i * seq_len : (i + 1) * seq_len + 1], of tokens of any integer type, in
+    memory or memory-mapped. Windows overlap by one token, so that every token but the first is
+    predicted exactly once; a last incomplete window is left out. Documents are packed: a window may
+    hold the end of one and the start of the next.
     """
 
     def __init__(self, tokens: np.ndarray, seq_len: int):
@@ -41,16 +38,9 @@ class Windows:
 def windows_of(
     streams: Sequence[np.ndarray], seq_len: int, batch_size: int, split: str
 ) -> list[Windows]:
-    """The windows of one or more streams.
+    """The windows of one or more streams (tokens,).
 
-    Args:
-        streams: each (tokens,).
-        seq_len: number of predicted tokens in a window.
-        batch_size: windows that are needed, over all streams.
-        split: what the streams are, for the message.
-
-    Raises:
-        DataError: there are fewer windows than `batch_size`.
+    A `DataError`, which calls the streams by their split, if they have fewer than `batch_size`.
     """
     windows = [Windows(tokens, seq_len) for tokens in streams]
     num_windows = sum(map(len, windows))
@@ -79,19 +69,17 @@ def endless_batches(
     the numbers of rows, the weights and the seed only: with several shards, the k-th batches of all
     shards hold together the rows of the k-th batch of a single loader.
 
-    The iterator's `get_state()` is a small JSON-able dictionary; `set_state` on a loader built
-    with the same arguments, in any process, continues with exactly the batches that would have
-    come. The state is the same for all shards, and `shard_count` may change in between.
+    The iterator's `get_state()` is a small JSON-able dictionary; `set_state` on a loader built with
+    the same arguments, in any process, continues with exactly the batches that would have come. The
+    state is the same for all shards, and `shard_count` may change in between.
 
-    No thread or process is started: cutting windows out of an array costs far less than a
-    training step.
+    No thread or process is started: cutting windows out of an array costs far less than a training
+    step.
 
     Args:
         sources: random access (len, []) to rows: arrays, or dictionaries of arrays, of equal
             shapes.
         batch_size: rows in a batch, over all shards together.
-        seed: of the shuffling.
-        shard_index: which shard this is.
         shard_count: number of shards; must divide `batch_size`.
         weights: above 0, of the sources; none: all their rows are alike.
 
@@ -127,20 +115,10 @@ def evenly_spread_batches(
     max_batches: int,
     split: str = "validation",
 ) -> np.ndarray:
-    """Returns the validation batches, the same in every run.
+    """The validation batches, the same in every run: int32 (batches, batch_size, seq_len + 1).
 
-    Args:
-        streams: each (tokens,) of any integer type, in memory or memory-mapped.
-        batch_size: windows in a batch.
-        seq_len: number of predicted tokens in a window.
-        max_batches: at most so many batches, evenly spread over the tokens.
-        split: what the streams are, for the message.
-
-    Returns:
-        int32 (batches, batch_size, seq_len + 1), batches >= 1; no window occurs twice.
-
-    Raises:
-        DataError: there are fewer windows than `batch_size`.
+    They are at least one and at most `max_batches`, evenly spread over the streams (tokens,), of
+    any integer type, in memory or memory-mapped; no window occurs twice. Raises as `windows_of`.
     """
     windows = windows_of(streams, seq_len, batch_size, split)
     rows = grain.MapDataset.concatenate([grain.MapDataset.source(part) for part in windows])

@@ -19,14 +19,11 @@ _RECIPE = 2
 
 
 def train_bpe(texts: Iterable[str], size: int) -> str:
-    """Trains a byte-level BPE. The same texts give the same tokenizer, whatever the threads.
+    """The `tokenizer.json` of a byte-level BPE of `size` tokens, of fewer where the texts have
+    fewer pairs to merge.
 
-    Args:
-        texts: training documents; the first 2**30 characters of them are used.
-        size: of the vocabulary; it becomes smaller where the texts have fewer pairs to merge.
-
-    Returns:
-        The content of its `tokenizer.json`.
+    The first 2**30 characters of the texts are used. The same texts give the same tokenizer,
+    whatever the threads.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -53,16 +50,11 @@ def _first(texts: Iterable[str]) -> Iterator[str]:
 def trained_tokenizer(
     name: str, texts: Iterable[str], checksums: Mapping[str, str], validation_fraction: float
 ) -> Tokenizer:
-    """Returns the BPE of a corpus, trained now or found in the cache.
+    """The BPE "bpe:SIZE" of a corpus, trained now or found in the cache.
 
     Args:
-        name: "bpe:SIZE".
         texts: the training documents, in order; read only if the tokenizer is not in the cache.
         checksums: of all files of the corpus, which with the fraction say what `texts` is.
-        validation_fraction: of the corpus, held out.
-
-    Raises:
-        DataError: the name is wrong, or the cache cannot be read or written.
     """
     size = parse_size(name)
     identity = [_RECIPE, size, validation_fraction, sorted(checksums.items())]

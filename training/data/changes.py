@@ -17,16 +17,8 @@ def check_unchanged(
     checksums: Mapping[str, str],
     remedy: str = "go on with the data as they are by --allow-changed-data",
 ) -> None:
-    """Checks that the files of a run's data are those that it was started with.
-
-    Args:
-        folder: of the run; nothing is checked if it has no data.json.
-        checksums: of the files now.
-        remedy: what can be done besides restoring them.
-
-    Raises:
-        DataError: naming the files that vanished, changed or are new.
-    """
+    """Checks that the files of a run's data are those that it was started with, by its data.json,
+    if it has one; a `DataError` names those that vanished, changed or are new."""
     path = folder / DATA_FILE
     if not path.exists():
         return

@@ -28,17 +28,13 @@ Message = Mapping[str, str]
 class ChatTemplate:
     """The text of a conversation.
 
-    Attributes:
-        source: Jinja.
-        tokens: texts of special tokens that it may write, as bos_token and eos_token.
-
-    Example:
-        >>> chat = ChatTemplate("{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}")
-        >>> chat.render([{"role": "user", "content": "1+1?"}])
-        '<user> 1+1?'
+    >>> chat = ChatTemplate("{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}")
+    >>> chat.render([{"role": "user", "content": "1+1?"}])
+    '<user> 1+1?'
     """
 
-    source: str
+    source: str  # Jinja
+    # texts of special tokens that it may write, as bos_token and eos_token
     tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -58,25 +54,17 @@ class ChatTemplate:
         return environment.from_string(self.source, {"raise_exception": refuse})
 
     def render(self, messages: Sequence[Message], *, ask: bool = False) -> str:
-        """The text of messages.
-
-        Args:
-            messages: of a conversation, from its beginning.
-            ask: whether the beginning of the assistant's next message follows.
-        """
+        """The text of messages, from the beginning of a conversation; with `ask` the beginning of
+        the assistant's next message follows."""
         values = {"tools": None, "documents": None, **self.tokens}
         return self._template.render(messages=messages, add_generation_prompt=ask, **values)
 
     def turns(self, messages: Sequence[Message], where: str) -> list[str]:
         """The text of a conversation in parts: what is read, what the assistant says, and so on.
+        Where the last message is not the assistant's, what it says is the empty text.
 
-        Args:
-            messages: where the last is not the assistant's, what it says is the empty text.
-            where: its file and row, for messages of errors.
-
-        Raises:
-            DataError: the template cannot render them, or does not render a beginning of the
-                conversation as it renders it with what follows.
+        A `DataError` if the template cannot render them, or does not render a beginning of the
+        conversation as it renders it with what follows.
         """
         answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
         if not messages or messages[-1]["role"] != ASSISTANT:
@@ -106,12 +94,8 @@ class ChatTemplate:
 
 
 def find_chat_template(folder: epath.Path | Path, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The chat template of a tokenizer; None if it has none.
-
-    Args:
-        folder: of the tokenizer.
-        config: its tokenizer_config.json.
-    """
+    """The chat template of a tokenizer, by its folder and its tokenizer_config.json, if it has
+    one."""
     source = config.get("chat_template")
     if isinstance(source, list):  # several by name
         source = {each["name"]: each["template"] for each in source}.get("default")

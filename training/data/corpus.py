@@ -32,23 +32,14 @@ _SET_NAME = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one source.
+    """The tokens of one source."""
 
-    Attributes:
-        name: the source, as it was given.
-        training: (tokens,) unsigned integers, in memory or mapped.
-        validation: (tokens,) unsigned integers.
-        tokenizer: that they were made with.
-        manifest: what `training.data.token_arrays` says of them.
-        checksums: of every file, or array file, by name.
-    """
-
-    name: str
-    training: np.ndarray
-    validation: np.ndarray
-    tokenizer: Tokenizer
-    manifest: Mapping[str, Any]
-    checksums: Mapping[str, str]
+    name: str  # the source, as it was given
+    training: np.ndarray  # (tokens,) unsigned integers, in memory or mapped
+    validation: np.ndarray  # (tokens,) unsigned integers
+    tokenizer: Tokenizer  # that they were made with
+    manifest: Mapping[str, Any]  # what `training.data.token_arrays` says of them
+    checksums: Mapping[str, str]  # of every file, or array file, by name
 
     def num_bytes(self, split: str) -> int:
         """Of the text that the tokens of a split stand for."""
@@ -57,16 +48,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run of pretraining reads; a `training.runs.folder.RunData`.
+    """What a run of pretraining reads; a `training.runs.folder.RunData`."""
 
-    Attributes:
-        sources: one or more, of one tokenizer.
-        weights: shares of the sources in every batch; none: every window is seen equally often.
-        others: texts that are validated on besides, by their names.
-    """
-
-    sources: tuple[Tokens, ...]
+    sources: tuple[Tokens, ...]  # one or more, of one tokenizer
+    # shares of the sources in every batch; none: every window is seen equally often
     weights: tuple[float, ...] = ()
+    # texts that are validated on besides, by their names
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -111,14 +98,10 @@ class Corpus:
         return "\n".join(lines)
 
     def bits_per_byte(self, val_loss: float) -> float:
-        """The validation loss on a scale that does not depend on the tokenizer.
+        """The validation loss, in nats per token, on a scale that does not depend on the tokenizer.
 
-        Args:
-            val_loss: in nats per token. Bytes per token are those of the whole validation text,
-                which evaluation batches are spread over evenly.
-
-        Returns:
-            Bits per byte of UTF-8 text; the cost of ends of texts is borne by the bytes.
+        Bytes per token are those of the whole validation text in UTF-8, which evaluation batches
+        are spread over evenly; the cost of ends of texts is borne by the bytes.
         """
         num_bytes = sum(source.num_bytes("validation") for source in self.sources)
         return val_loss * sum(map(len, self.validation)) / (math.log(2) * num_bytes)
@@ -126,11 +109,7 @@ class Corpus:
     def train_batches(
         self, batch: BatchShape, seed: int, shard_index: int = 0, shard_count: int = 1
     ) -> grain.DatasetIterator:
-        """What `endless_batches` gives of the training tokens, as int32 (rows, seq_len + 1).
-
-        Raises:
-            DataError: a source, or all together, are too small.
-        """
+        """What `endless_batches` gives of the training tokens, as int32 (rows, seq_len + 1)."""
         windows = windows_of(self.training, batch.seq_len, batch.batch_size, "training")
         for source, rows in zip(self.sources, windows, strict=True):
             if not len(rows):
@@ -167,16 +146,8 @@ def load_corpus(
     """Reads, splits and tokenises every source of `config.data`, or maps what `train.py prepare`
     has made of it.
 
-    Each source is split by itself. All have the tokenizer of the first one: a BPE is trained on
-    that one's text.
-
-    Args:
-        config: the data and their tokenizer.
-        resumed: folder of the run that is resumed, if one is, for its tokenizer.
-        console: for progress.
-
-    Raises:
-        UserError: for an unknown tokenizer or data that cannot be used, naming the file.
+    Each source is split by itself. All have one tokenizer: that of the run whose folder is resumed,
+    or of the first source, on whose text a BPE is trained.
     """
     if not config.data:
         raise DataError("--data names nothing: give a file, a folder, a glob, hf:NAME or stdlib")
@@ -208,16 +179,7 @@ def _other_sets(config: CorpusOptions, tokenizer: Tokenizer) -> dict[str, np.nda
 def read_to_validate(
     data: str, tokenizer: Tokenizer, *, verify: bool = False
 ) -> tuple[np.ndarray, int]:
-    """The tokens of a source and the bytes of their text: of prepared data what they hold out.
-
-    Args:
-        data: as for `training.data.documents.find_sources`, or a prepared folder.
-        tokenizer: that makes the tokens, or has made them.
-        verify: whether to compare the checksums of prepared data.
-
-    Raises:
-        DataError: the source cannot be read, or was prepared with another tokenizer.
-    """
+    """The tokens of a source, of prepared data those held out, and the bytes of their text."""
     if not is_prepared(data):
         return text_stream(data, tokenizer)
     tokens = open_tokens(Path(data), verify=verify)

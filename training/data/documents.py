@@ -37,19 +37,13 @@ NamedPaths = list[tuple[str, Path]]
 
 
 class Sources(NamedTuple):
-    """What a corpus is read from.
+    """What a corpus is read from."""
 
-    Attributes:
-        data: what the user gave.
-        files: its files; none of a data set by name. Their names are relative to the folder, or to
-            the part of a glob before its first wildcard: the same files elsewhere are the same
-            corpus.
-        num_binary: files of a folder that are left out.
-    """
-
-    data: str
+    data: str  # what the user gave
+    # its files; none of a data set by name. Their names are relative to the folder, or to the part
+    # of a glob before its first wildcard: the same files elsewhere are the same corpus
     files: NamedPaths
-    num_binary: int = 0
+    num_binary: int = 0  # files of a folder that are left out
 
 
 class Document(NamedTuple):
@@ -66,9 +60,6 @@ def find_sources(data: str) -> Sources:
         data: "stdlib" for the Python source of the running interpreter's standard library, the
             path of a file or folder ("~" is the home folder), a glob, or the name of a data set as
             `training.data.tables.parse_hub_name` takes it.
-
-    Raises:
-        DataError: nothing is there, or it cannot be read.
     """
     if data.startswith(HUB_PREFIX):
         parse_hub_name(data)
@@ -94,11 +85,7 @@ def find_sources(data: str) -> Sources:
 
 
 def read_documents(sources: Sources) -> Iterator[Document]:
-    """Yields the documents of a corpus, those of one file after the other.
-
-    Raises:
-        DataError: a file cannot be read, or a document is not text; it names the file.
-    """
+    """Yields the documents of a corpus, those of one file after the other."""
     if sources.data.startswith(HUB_PREFIX):
         hub = parse_hub_name(sources.data)
         yield from _numbered(":".join(filter(None, hub[:3])), read_hub(hub, ["text"]))

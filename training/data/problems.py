@@ -32,19 +32,12 @@ def generate_problems(
 ) -> Iterator[Problem]:
     """Yields different problems without end, the same ones for the same arguments.
 
-    Args:
-        seed: of the random numbers.
-        min_steps: fewest calculations that a problem takes.
-        max_steps: most calculations.
-        largest_number: that may occur, at least 6.
+    No number that occurs is above `largest_number`, at least 6. A `UserError` in the end, where
+    there are too few different problems of this kind.
 
-    Raises:
-        UserError: there are too few different problems of this kind.
-
-    Example:
-        >>> print(next(generate_problems(1, max_steps=1, largest_number=30)).answer)
-        That makes 5+16=<<5+16=21>>21 eggs.
-        #### 21
+    >>> print(next(generate_problems(1, max_steps=1, largest_number=30)).answer)
+    That makes 5+16=<<5+16=21>>21 eggs.
+    #### 21
     """
     numbers = random.Random(seed)
     seen: set[str] = set()

@@ -24,17 +24,11 @@ PROMPT_FILE = "prompt.json"
 
 
 class EncodedExample(NamedTuple):
-    """A prompt and its answer, or a conversation.
+    """A prompt and its answer, or a conversation."""
 
-    Attributes:
-        tokens: int32 (tokens,).
-        learnt: bool (tokens,), at those of answers; not at the first.
-        where: file and row, for messages.
-    """
-
-    tokens: np.ndarray
-    learnt: np.ndarray
-    where: str
+    tokens: np.ndarray  # int32 (tokens,)
+    learnt: np.ndarray  # bool (tokens,), at those of answers; not at the first
+    where: str  # file and row, for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,20 +38,13 @@ class Prompt:
     Prompt and answer are tokenised one by one, so that a prompt has the same tokens when the answer
     is learnt and when it is asked for.
 
-    Attributes:
-        template: text with the place {question}; or "chat", for the tokenizer's chat template.
-        prefix_ids: tokens before the text; a chat template writes its own.
-
-    Raises:
-        UserError: the template has no such place.
-
-    Example:
-        >>> Prompt("Q: {question} A:").text("1+1?")
-        'Q: 1+1? A:'
+    >>> Prompt("Q: {question} A:").text("1+1?")
+    'Q: 1+1? A:'
     """
 
+    # text with the place {question}; or "chat", for the tokenizer's chat template
     template: str = DEFAULT_TEMPLATE
-    prefix_ids: tuple[int, ...] = ()
+    prefix_ids: tuple[int, ...] = ()  # tokens before the text; a chat template writes its own
 
     def __post_init__(self) -> None:
         if PLACEHOLDER not in self.template and self.template != CHAT:
@@ -72,11 +59,8 @@ class Prompt:
         return self.template.replace(PLACEHOLDER, question)
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[np.ndarray]:
-        """The tokens int32 (prompt,) of what comes before the (last) answers.
-
-        Raises:
-            UserError: as `encode_examples`.
-        """
+        """The tokens int32 (prompt,) of what comes before the (last) answers; raises as
+        `encode_examples`."""
         return [np.concatenate(parts[:-1]) for parts in self._parts(examples, tokenizer, ask=True)]
 
     def encode_examples(
@@ -85,9 +69,8 @@ class Prompt:
         """The tokens of prompts and answers. What is learnt of an answer ends with the end of text;
         the last one gets it where the chat template writes none.
 
-        Raises:
-            UserError: a prompt without tokens, which a model cannot be asked; a conversation
-                without a chat template, or one that the template cannot put.
+        A `UserError` for a prompt without tokens, which a model cannot be asked, or a conversation
+        without a chat template, or one that the template cannot put.
         """
         encoded = []
         all_parts = self._parts(examples, tokenizer, ask=False)
@@ -141,11 +124,7 @@ class Prompt:
 
 
 def stored_prompt(folder: epath.Path | Path) -> Prompt | None:
-    """The prompt that a model was fine-tuned with; None if its folder does not say.
-
-    Raises:
-        UserError: its prompt.json is not what `Prompt.save` writes.
-    """
+    """The prompt that a model was fine-tuned with; None if its folder does not say."""
     path = folder / PROMPT_FILE
     if not path.exists():
         return None
@@ -159,13 +138,8 @@ def stored_prompt(folder: epath.Path | Path) -> Prompt | None:
 
 
 def prompt_for(path: Path, template: str | None, prompt: Prompt) -> Prompt:
-    """How the questions of a file are put.
-
-    Args:
-        path: of the file.
-        template: of `--template`, in which \\n, as a shell gives it, ends a line.
-        prompt: of the model, for where no template is given; conversations have the chat template.
-    """
+    """How the questions of a file are put: by `--template`, in which \\n, as a shell gives it, ends
+    a line; without one by the model's prompt, and conversations by the chat template."""
     if template is None:
         return Prompt(CHAT, prompt.prefix_ids) if has_messages(path) else prompt
     return Prompt(template.replace("\\n", "\n"), prompt.prefix_ids)

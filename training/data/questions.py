@@ -22,19 +22,12 @@ _MESSAGES = '{"messages": [{"role": "...", "content": "..."}, ...]}'
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One row of a file.
+    """One row of a file."""
 
-    Attributes:
-        question: not blank; of a conversation the user's last message.
-        answer: not blank; in GSM-8k the solution, which ends in "#### number".
-        where: its file and row, for messages.
-        earlier: the messages of a conversation before the question.
-    """
-
-    question: str
-    answer: str
-    where: str
-    earlier: tuple[Message, ...] = ()
+    question: str  # not blank; of a conversation the user's last message
+    answer: str  # not blank; in GSM-8k the solution, which ends in "#### number"
+    where: str  # its file and row, for messages
+    earlier: tuple[Message, ...] = ()  # the messages of a conversation before the question
 
     @property
     def messages(self) -> list[Message]:
@@ -61,15 +54,11 @@ def has_messages(path: Path) -> bool:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Reads a file of questions and answers, or of conversations.
+    """Reads a file of questions and answers, or of conversations: JSON lines, compressed if its
+    name ends in ".gz", or Parquet.
 
-    Args:
-        path: JSON lines, compressed if its name ends in ".gz", or Parquet.
-
-    Raises:
-        DataError: the file cannot be read or has no examples, or one without a text in `question`
-            or `answer`, or whose `messages` do not end with these two; the message names the file
-            and, for a single text, the row.
+    A `DataError` names the file and, for a single text, the row: one without a text in `question`
+    or `answer`, or whose `messages` do not end with these two.
     """
     if not path.is_file():
         raise DataError(
@@ -120,10 +109,8 @@ def split_examples(
 ) -> tuple[list[Example], list[Example]]:
     """Splits examples for training and for validation, by a hash of their (first) questions.
 
-    Neither the order of the lines nor the machine matters, and a question is never in both parts.
-
-    Raises:
-        UserError: there are fewer than two different questions.
+    Neither the order of the lines nor the machine matters, and a question is never in both parts: a
+    single one is a `UserError`.
     """
     ranks = {_rank(example): None for example in examples}
     count = min(max(1, round(validation_fraction * len(ranks))), len(ranks) - 1)

@@ -29,11 +29,8 @@ PADDING = 0  # token id; its weight is zero, so that any id would do
 class AnswerRows:
     """Rows of `seq_len` inputs and their next tokens, weighted 1 in answers: a Grain source.
 
-    Args:
-        examples: none of more than seq_len + 1 tokens.
-        seq_len: number of predicted tokens in a row.
-        packing: fill the rows with several examples where they fit. Which share a row depends on
-            the examples only.
+    No example has more than seq_len + 1 tokens. With `packing` several are in a row where they fit;
+    which share a row depends on the examples only.
     """
 
     def __init__(self, examples: Sequence[EncodedExample], seq_len: int, *, packing: bool = False):
@@ -69,16 +66,10 @@ class AnswerRows:
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Puts things of some lengths into few boxes: the longest first, each where least room is left.
 
-    Args:
-        lengths: of the things, at most `capacity`.
-        capacity: of a box.
+    No length is above the capacity of a box. A box is a list of indices.
 
-    Returns:
-        The boxes, each a list of indices.
-
-    Example:
-        >>> pack([2, 5, 3, 4], 7)
-        [[1, 0], [3, 2]]
+    >>> pack([2, 5, 3, 4], 7)
+    [[1, 0], [3, 2]]
     """
     boxes: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # room left -> boxes
@@ -97,21 +88,13 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneData:
-    """Rows to train and to validate on; a `training.runs.folder.RunData`.
-
-    Attributes:
-        training: rows.
-        validation: rows.
-        prompt: that the questions are put in.
-        checksums: of the files, by name.
-        skipped: number of examples that were left out because they are too long.
-    """
+    """Rows to train and to validate on; a `training.runs.folder.RunData`."""
 
     training: AnswerRows
     validation: AnswerRows
-    prompt: Prompt
-    checksums: Mapping[str, str]
-    skipped: int
+    prompt: Prompt  # that the questions are put in
+    checksums: Mapping[str, str]  # of the files, by name
+    skipped: int  # number of examples that were left out because they are too long
 
     @functools.cached_property
     def checksum(self) -> str:
@@ -157,17 +140,8 @@ class FinetuneData:
 def load_finetune_data(
     config: QuestionOptions, tokenizer: Tokenizer, prompt: Prompt, max_position: int
 ) -> FinetuneData:
-    """Reads and tokenises the data of a run.
-
-    Args:
-        config: the files and their rows.
-        tokenizer: of the model.
-        prompt: of the model.
-        max_position: how many tokens of a row the model takes.
-
-    Raises:
-        UserError: for a template, file, line or length that cannot be used.
-    """
+    """Reads and tokenises the data of a run, for a model that takes rows of `max_position`
+    tokens."""
     path = Path(config.data).expanduser()
     prompt = prompt_for(path, config.template, prompt)
     training = read_examples(path)

@@ -43,14 +43,10 @@ class HubName(NamedTuple):
 
 
 def parse_hub_name(data: str) -> HubName:
-    """Returns the parts of a name.
+    """The parts of a name of the form "hf:NAME[:CONFIG[:SPLIT]]", with "[:N]" or without.
 
-    Raises:
-        DataError: it is not of the form "hf:NAME[:CONFIG[:SPLIT]]", with "[:N]" or without.
-
-    Example:
-        >>> parse_hub_name("hf:allenai/c4:en[:1000]")
-        HubName(name='allenai/c4', config='en', split='train', limit=1000)
+    >>> parse_hub_name("hf:allenai/c4:en[:1000]")
+    HubName(name='allenai/c4', config='en', split='train', limit=1000)
     """
     match = _HUB_NAME.fullmatch(data)
     if match is None or match["limit"] == "0":
@@ -74,22 +70,15 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yields some fields of every row of a JSON-lines or Parquet file.
-
-    Raises:
-        DataError: the file cannot be read, or a row has no text in one of the fields.
-    """
+    """Yields some fields of every row of a JSON-lines or Parquet file; a `DataError` if a row has
+    no text in one of them."""
     if is_json_lines(path):
         return _json_texts(path, fields)
     return _texts(str(path), _parquet_tables(path), fields)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the rows of a JSON-lines or Parquet file, counted from 1, whatever is in them.
-
-    Raises:
-        DataError: the file or a row of it cannot be read.
-    """
+    """Yields the rows of a JSON-lines or Parquet file, counted from 1, whatever is in them."""
     if is_json_lines(path):
         return json_rows(path)
     rows = (row for table in _parquet_tables(path) for row in table.to_pylist())
@@ -127,9 +116,6 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Line by line, and not by `datasets`, which takes the fields of the first 10 MB for those of the
     whole file and refuses it where there are others later.
-
-    Raises:
-        DataError: the file cannot be read, or a line is no object; it names file and row.
     """
     row = 0
     try:
@@ -173,11 +159,8 @@ def read_error(path: Path, error: Exception) -> DataError:
 
 
 def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yields some fields of every row of a data set by name, as it is streamed.
-
-    Raises:
-        DataError: it cannot be found or read, or a row has no text in one of the fields.
-    """
+    """Yields some fields of every row of a data set by name, as it is streamed; raises as
+    `read_table`."""
     where = f"{HUB_PREFIX}{hub.name}"
     remedy = (
         f"Check the name, the configuration ({hub.config or 'default'}), the split ({hub.split}) "

@@ -39,17 +39,13 @@ def write_arrays(
     tokenizer: Tokenizer,
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes the array of each split, the tokenizer and, last, the manifest.
+    """Writes the array of each split, the tokenizer and, last, the manifest. A split without tokens
+    is a `DataError`.
 
     Args:
-        folder: to write to.
         documents: (held out, tokens (n,)), one at a time, so that they need not fit into memory;
             each ends with a separator, and that of the last one in a split is left out.
-        tokenizer: that the tokens were made with.
         facts: what the manifest says besides; of a split under its name.
-
-    Raises:
-        DataError: a split has no tokens.
     """
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "dtype": str(dtype), **facts}
@@ -83,18 +79,11 @@ def is_prepared(data: str) -> bool:
 def open_token_arrays(
     folder: Path, *, verify: bool = False, mapped: bool = True
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Opens a prepared folder. Every file's size is checked.
+    """The content of a prepared folder's manifest, and the tokens of each split: left in their
+    files, or read into memory where they are not to be mapped.
 
-    Args:
-        folder: that `train.py prepare` has written.
-        verify: whether to read all files and compare their checksums, too.
-        mapped: leave the tokens in their files; otherwise they are read into memory.
-
-    Returns:
-        The content of its manifest, and the tokens of each split.
-
-    Raises:
-        DataError: a file is missing, truncated or changed; the message names it.
+    Every file's size is checked, and with `verify` its checksum too: a `DataError` names one that
+    is missing, truncated or changed.
     """
     manifest = read_manifest(folder)
     dtype = np.dtype(manifest["dtype"])
@@ -118,11 +107,7 @@ def open_token_arrays(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the content of a folder's manifest.json.
-
-    Raises:
-        DataError: it is not valid, or of another version.
-    """
+    """Returns the content of a folder's manifest.json."""
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text("utf-8"))

@@ -37,23 +37,15 @@ _BATCH_CHARACTERS = 2**22
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the tokens of a corpus.
+    """What decides the tokens of a corpus."""
 
-    Attributes:
-        sources: of the texts.
-        stamps: sizes and times of the files, from before their checksums were taken.
-        checksums: SHA-256 of every file by its name; none of a data set by name.
-        tokenizer_name: as the user gave it.
-        tokenizer: or None if it is to be trained on the training documents.
-        validation_fraction: share of the documents that is held out.
-    """
-
-    sources: Sources
+    sources: Sources  # of the texts
+    # sizes and times of the files, from before their checksums were taken
     stamps: list[tuple[int, int]]
-    checksums: Mapping[str, str]
-    tokenizer_name: str
-    tokenizer: Tokenizer | None
-    validation_fraction: float
+    checksums: Mapping[str, str]  # SHA-256 of every file by its name; none of a data set by name
+    tokenizer_name: str  # as the user gave it
+    tokenizer: Tokenizer | None  # or None if it is to be trained on the training documents
+    validation_fraction: float  # share of the documents that is held out
 
     def choices(self) -> dict[str, Any]:
         """The options as JSON, for the manifest."""
@@ -73,12 +65,8 @@ def make_plan(
     Args:
         data: as for `training.data.documents.find_sources`.
         tokenizer: as for `training.data.tokenizers.get_tokenizer`, or "bpe:SIZE".
-        validation_fraction: share of the documents that is held out.
         stored: the tokenizer of a run that is resumed: another one would give every token another
             meaning.
-
-    Raises:
-        DataError: naming the option or the file.
     """
     if is_bpe(tokenizer):
         parse_size(tokenizer)
@@ -107,20 +95,8 @@ def _checksum(path: Path) -> str:
 def write_tokens(
     plan: Plan, folder: Path, *, most_bytes: int | None = None, console: Console | None = None
 ) -> Tokenizer:
-    """Reads, splits and tokenises a corpus into the files that `open_token_arrays` opens.
-
-    Args:
-        plan: what to do.
-        folder: to write to; exists.
-        most_bytes: more text is refused; None = any.
-        console: for progress.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        DataError: a source cannot be read or changes meanwhile, or there is too little text.
-    """
+    """Reads, splits and tokenises a corpus into the files that `open_token_arrays` opens, and
+    returns the tokenizer. More text than `most_bytes` is refused."""
     console = console or Console(quiet=True)
     texts, ranks = _read(plan, folder / "texts", most_bytes, console)
     if _stamps(plan.sources) != plan.stamps:
@@ -236,11 +212,8 @@ def choose_validation(ranks: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def cut_in_two(text: bytes, name: str, fraction: float) -> int:
-    """Returns where the tail of a text begins that has the fraction of the bytes or more.
-
-    Raises:
-        DataError: it is a single character, which cannot be cut.
-    """
+    """Where the tail of a text begins that has the fraction of the bytes or more. A single
+    character cannot be cut, and is a `DataError`."""
     cut = len(text) - max(1, round(fraction * len(text)))
     # Bytes 10xxxxxx continue a UTF-8 character: cut before the character, not inside it.
     while cut > 0 and text[cut] & 0b1100_0000 == 0b1000_0000:
@@ -261,18 +234,8 @@ def _tokens(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
 
 
 def text_stream(data: str, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """All of a source as one stream, held in memory.
-
-    Args:
-        data: as for `training.data.documents.find_sources`.
-        tokenizer: that makes the tokens.
-
-    Returns:
-        int32 (tokens,), the end of text between documents, at least two; and the bytes of text.
-
-    Raises:
-        DataError: the source cannot be read, or has less than two tokens.
-    """
+    """All of a source as one stream in memory, int32 (tokens,), at least two, with the end of text
+    between documents; and the bytes of text."""
     texts = [document.text for document in read_documents(find_sources(data))]
     tokens = np.concatenate([np.array([], np.int32), *_tokens(texts, tokenizer)])[:-1]
     if len(tokens) < 2:

@@ -34,17 +34,9 @@ _PIECE_CHARACTERS = 2**20
 class Tokenizer:
     """A tokenizer given as the text of a `tokenizer.json`.
 
-    A special token spelled out in a text, such as "<|endoftext|>", is text like any other. Texts
-    of more than 2**20 characters are cut after a line's end and tokenised in pieces.
-
-    Args:
-        definition: content of `tokenizer.json`.
-        name: that `get_tokenizer` finds it by.
-        end_of_text: the token that separates documents; None finds one of the usual ones.
-        chat: the template of conversations, if it has one.
-
-    Raises:
-        DataError: the definition is not valid, or it has no such end of text.
+    A special token spelled out in a text, such as "<|endoftext|>", is text like any other. Texts of
+    more than 2**20 characters are cut after a line's end and tokenised in pieces. The end of text,
+    which separates documents, is one of the usual ones if it is not given.
 
     Attributes:
         vocab_size: number of token ids, `eos_id` included; ids are 0 ... vocab_size - 1.
@@ -105,12 +97,8 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[np.ndarray]:
-        """Returns the ids of several texts; the library takes all cores for them.
-
-        Args:
-            texts: to tokenise.
-            special: whether special tokens that are spelled out are meant, as by chat templates.
-        """
+        """The ids of several texts; the library takes all cores for them. With `special`, special
+        tokens that are spelled out are meant, as by chat templates."""
         pieces = [list(_pieces(text)) for text in texts]
         flat = [piece for parts in pieces for piece in parts]
         self._tokenizer.encode_special_tokens = not special
@@ -121,11 +109,8 @@ class Tokenizer:
         ]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of token ids, special tokens left out; what is not UTF-8 is U+FFFD.
-
-        Raises:
-            ValueError: an id is not in the vocabulary.
-        """
+        """The text of token ids, special tokens left out; what is not UTF-8 is U+FFFD. An id that
+        is not in the vocabulary is a `ValueError`."""
         ids = [int(token) for token in tokens]
         for token in ids:
             if not 0 <= token < self.vocab_size:
@@ -153,12 +138,11 @@ class ByteTokenizer(Tokenizer):
     As a `tokenizer.json` a BPE without merges, in which every byte is spelled as the character that
     GPT-2 gave it: itself, or the next one beyond all bytes for a byte that is not printed.
 
-    Example:
-        >>> tokenizer = ByteTokenizer()
-        >>> tokenizer.encode("né").tolist()
-        [110, 195, 169]
-        >>> tokenizer.decode([110, 195, 169, tokenizer.eos_id])
-        'né'
+    >>> tokenizer = ByteTokenizer()
+    >>> tokenizer.encode("né").tolist()
+    [110, 195, 169]
+    >>> tokenizer.decode([110, 195, 169, tokenizer.eos_id])
+    'né'
     """
 
     def __init__(self, chat: ChatTemplate | None = None) -> None:
@@ -184,14 +168,10 @@ def is_bpe(name: str) -> bool:
 
 
 def parse_size(name: str) -> int:
-    """Returns the vocabulary size of "bpe:SIZE".
+    """The vocabulary size of "bpe:SIZE", at least 257.
 
-    Raises:
-        DataError: it is not a number, or less than 257.
-
-    Example:
-        >>> parse_size("bpe:8192")
-        8192
+    >>> parse_size("bpe:8192")
+    8192
     """
     size = name.removeprefix(BPE)
     if not size.isascii() or not size.isdecimal() or int(size) < _SMALLEST_BPE:
@@ -203,15 +183,10 @@ def parse_size(name: str) -> int:
 
 
 def get_tokenizer(name: str) -> Tokenizer:
-    """Returns the tokenizer of a name.
+    """The tokenizer of a name: "bytes", or the path of a `tokenizer.json` or of a folder that holds
+    one.
 
-    Args:
-        name: "bytes", or the path of a `tokenizer.json` or of a folder that holds one. "bpe:SIZE"
-            needs a corpus: see `training.data.bpe`.
-
-    Raises:
-        DataError: no tokenizer has this name (the message gives the nearest one), or its file
-            cannot be read.
+    "bpe:SIZE" needs a corpus: see `training.data.bpe`.
     """
     if name == "bytes":
         return ByteTokenizer()
@@ -230,15 +205,7 @@ def get_tokenizer(name: str) -> Tokenizer:
 
 
 def stored_tokenizer(folder: epath.Path | Path, name: str) -> Tokenizer:
-    """Returns the tokenizer in the folder of a run, of prepared data or of a model.
-
-    Args:
-        folder: that `Tokenizer.save` wrote to.
-        name: of the tokenizer, as in the run's `config.json`.
-
-    Raises:
-        DataError: its file is missing or cannot be read.
-    """
+    """The tokenizer in the folder of a run, of prepared data or of a model, by its name there."""
     if name == "bytes":
         return ByteTokenizer(find_chat_template(folder, {"eos_token": END_OF_TEXT}))
     return _read(folder / _FILE, name)
