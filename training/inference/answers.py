@@ -21,29 +21,18 @@ _NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Which prompts are answered together: those of about the same length, the shortest first.
-
-    Args:
-        lengths: of the prompts.
-        batch_size: prompts in every batch but the last.
-
-    Returns:
-        The batches, as lists of indices.
-    """
+    """Which prompts are answered together, as lists of indices: those of about the same length, the
+    shortest first."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def padded_width(length: int, longest: int) -> int:
-    """The width that a batch is padded to: a power of two, so that few programs are compiled.
+    """The width that a batch is padded to: a power of two, so that few programs are compiled, or
+    the longest that the model takes.
 
-    Args:
-        length: of its longest prompt.
-        longest: prompt that the model takes.
-
-    Example:
-        >>> [padded_width(length, 100) for length in (5, 33, 64, 65)]
-        [32, 64, 64, 100]
+    >>> [padded_width(length, 100) for length in (5, 33, 64, 65)]
+    [32, 64, 64, 100]
     """
     return min(max(SHORTEST_WIDTH, 1 << (length - 1).bit_length()), longest)
 
@@ -57,18 +46,14 @@ def answers(
     max_new_tokens: int,
     mesh: Mesh,
 ) -> Iterator[tuple[int, str]]:
-    """The model's most likely continuation of each prompt, up to its end of text.
+    """Yields (index of a prompt, the model's most likely continuation of it, up to its end of
+    text), those of about the same length together.
 
     Args:
         model: its parameters are on the mesh.
-        tokenizer: the model's.
         prompts: of int32 (tokens,).
         batch_size: a multiple of the number of parts that the mesh splits a batch into.
-        max_new_tokens: longest continuation.
         mesh: of one process.
-
-    Yields:
-        (index of the prompt, text), those of about the same length together.
     """
     longest = model.config.max_position - max_new_tokens + 1
     for indices in plan_batches([len(prompt) for prompt in prompts], batch_size):
@@ -99,9 +84,8 @@ def text_of(tokens: np.ndarray, tokenizer: Tokenizer) -> str:
 def final_number(text: str) -> str | None:
     """The number after the first "#### " of a text, without commas; None if there is none.
 
-    Example:
-        >>> final_number("48+24 = <<48+24=72>>72 clips.\\n#### -1,072")
-        '-1072'
+    >>> final_number("48+24 = <<48+24=72>>72 clips.\\n#### -1,072")
+    '-1072'
     """
     match = _NUMBER.search(text)
     return None if match is None else match.group(1).replace(",", "")

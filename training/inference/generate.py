@@ -36,12 +36,13 @@ def continue_prompts(
 
     The prompts are read in one pass; then one compiled loop adds a token to every row at a time,
     with the keys and values of earlier tokens kept. One program is compiled for every shape of
-    `tokens` and every `max_new_tokens`: batches padded to a few lengths are quickest.
+    `tokens` and every `max_new_tokens`: batches padded to a few lengths are quickest. What does not
+    fit is a `ValueError` that names the value.
 
     Args:
-        model: the model; its parameters may be sharded.
+        model: its parameters may be sharded.
         tokens: integer prompts, padded on the left or on the right where they are not equally long.
-        max_new_tokens: how many tokens to add to each row.
+        max_new_tokens: how many tokens to add to each row: all that is returned, int32.
         temperature: that the logits are divided by before a token is drawn: below 1 likely tokens
             become likelier. At 0 the most likely one is taken, the lowest id of several.
         top_p: draw from the fewest most likely tokens that have this probability together.
@@ -51,20 +52,12 @@ def continue_prompts(
         eos_id: the token that ends a text: what follows it in a row is `eos_id` again, and once
             every row has ended, the loop stops. None: no token does.
 
-    Returns:
-        The new tokens only, int32.
-
-    Raises:
-        ValueError: tokens, a mask, lengths, an `eos_id`, a temperature or a top_p that do not fit,
-            naming the value.
-
-    Example:
-        >>> from models import get_config
-        >>> model = Llama(get_config("small", num_layers=1), rngs=nnx.Rngs(0))
-        >>> prompts = jnp.array([[0, 0, 72, 105], [66, 121, 101, 33]])
-        >>> mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
-        >>> continue_prompts(model, prompts, 5, mask=mask, eos_id=256).shape
-        (2, 5)
+    >>> from models import get_config
+    >>> model = Llama(get_config("small", num_layers=1), rngs=nnx.Rngs(0))
+    >>> prompts = jnp.array([[0, 0, 72, 105], [66, 121, 101, 33]])
+    >>> mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
+    >>> continue_prompts(model, prompts, 5, mask=mask, eos_id=256).shape
+    (2, 5)
     """
     tokens = jnp.asarray(tokens)
     check_tokens(tokens, model.config.max_position)
@@ -169,12 +162,8 @@ def _chosen(logits: jax.Array, sampling: Sampling, key: PRNGKeyArray) -> jax.Arr
 
 
 def _spans(mask: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """First column and number of tokens of every prompt.
-
-    Raises:
-        ValueError: no prompts, a mask of another shape, or a row whose tokens are not one run of
-            columns.
-    """
+    """First column and number of tokens of every prompt; the tokens of a row are one run of
+    columns."""
     if 0 in shape:
         raise ValueError(f"there are no prompts: tokens has shape {shape}")
     real = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)

@@ -20,7 +20,6 @@ def mean_loss(model: Llama, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
     Args:
         model: its parameters are on the mesh.
         batches: of the arrays of `training.data.answer_batches`, all of the same shapes.
-        mesh: that batches are split over.
     """
     structure, params = nnx.split(model)
     loss = jax.jit(functools.partial(answer_loss, structure))
@@ -36,14 +35,7 @@ def text_batches(
     tokens: np.ndarray, batch_size: int, seq_len: int, end_of_text: int | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches in which every token but the first is predicted once, from those before it in its
-    window.
-
-    Args:
-        tokens: int (tokens,), at least two.
-        batch_size: windows at a time.
-        seq_len: tokens of a window.
-        end_of_text: if tokens see none of what is before this one.
-    """
+    window; with `end_of_text`, from none before that one."""
     count = len(tokens) - 1
     rows = -(-count // (seq_len * batch_size)) * batch_size
     padded = np.zeros(rows * seq_len + 1, np.int32)

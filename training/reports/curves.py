@@ -35,11 +35,7 @@ class _Style(NamedTuple):
 
 
 def draw_report(runs: list[ReportedRun]) -> Figure:
-    """Draws every quantity that a run has, in a row of two panels: against tokens and time.
-
-    Args:
-        runs: at least one, each with at least one record.
-    """
+    """Draws every quantity that a run has, in a row of two panels: against tokens and time."""
     names, styles = drawn_quantities(runs), run_styles(runs)
     labels = list(dict.fromkeys(style.label for style in styles))
     columns = max(1, min(4, 130 // (max(map(len, labels)) + 6)))

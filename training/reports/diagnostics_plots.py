@@ -32,13 +32,8 @@ QUANTITIES = {
 
 
 def plot_diagnostics(records: Records, path: epath.PathLike, title: str) -> None:
-    """Draws a heat map per quantity: a row per matrix, by kind and then by layer; a column a look.
-
-    Args:
-        records: of diagnostics.jsonl, at least one.
-        path: of the PNG.
-        title: above the maps.
-    """
+    """Draws a heat map per quantity as a PNG: a row per matrix, by kind and then by layer; a column
+    a look, of which there is at least one."""
     names = [name for name in QUANTITIES if any(record.get(name) for record in records)]
     matrices = sorted(records[-1]["update_rms"].items(), key=_place)
     sizes = {path: len(values) for path, values in matrices}
@@ -108,12 +103,10 @@ def _edges(steps: list[int]) -> np.ndarray:
 def row_labels(sizes: dict[str, int]) -> dict[int, str]:
     """Row -> label, kind and layer, for as many rows as can have one: every k-th where more.
 
-    Args:
-        sizes: path of a parameter -> its number of matrices.
+    The sizes are numbers of matrices, by a parameter's path.
 
-    Example:
-        >>> row_labels({"layers/mlp/up_proj/kernel": 2, "head/kernel": 1})
-        {0: 'up_proj 0', 1: 'up_proj 1', 2: 'head'}
+    >>> row_labels({"layers/mlp/up_proj/kernel": 2, "head/kernel": 1})
+    {0: 'up_proj 0', 1: 'up_proj 1', 2: 'head'}
     """
     every = math.ceil(sum(sizes.values()) / MOST_LABELS)
     labels, start = {}, 0
@@ -129,9 +122,8 @@ def row_labels(sizes: dict[str, int]) -> dict[int, str]:
 def short_name(path: str) -> str:
     """The part of a parameter's path that says what it is.
 
-    Example:
-        >>> short_name("layers/attention/q_proj/kernel")
-        'q_proj'
+    >>> short_name("layers/attention/q_proj/kernel")
+    'q_proj'
     """
     parts = path.split("/")
     return parts[-2] if parts[-1] in ("kernel", "embedding") and len(parts) > 1 else parts[-1]

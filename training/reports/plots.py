@@ -34,15 +34,8 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def finish(axes: Axes, curves: Sequence[np.ndarray], **labels: str) -> None:
-    """Labels, and an upper limit that keeps the first steps from flattening the rest.
-
-    What a curve came to, its last value, is always inside.
-
-    Args:
-        axes: where the curves are drawn.
-        curves: their values.
-        labels: for `Axes.set`.
-    """
+    """Labels, and an upper limit that keeps the first steps from flattening the rest. What a curve
+    came to, its last value, is always inside."""
     curves = [values for values in curves if len(values)]
     low = min((values.min() for values in curves), default=0.0)
     high = max((max(np.percentile(values, 92), values[-1]) for values in curves), default=0.0)
@@ -84,13 +77,8 @@ def plot_run(records: Records, path: epath.PathLike, title: str) -> None:
 
 
 def plot_comparison(runs: dict[str, list[Records]], path: epath.PathLike, title: str) -> None:
-    """Draws the validation loss of several optimizers: mean over seeds, band from best to worst.
-
-    Args:
-        runs: label -> records of one run per seed; drawn where all have validation losses.
-        path: of the PNG.
-        title: above the axes.
-    """
+    """Draws the validation loss of several optimizers as a PNG: mean over seeds, band from best to
+    worst, at the steps where all runs of an optimizer have one."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
     curves = {label: [series(run, "val_loss")[::2] for run in own] for label, own in runs.items()}

@@ -65,11 +65,7 @@ ROWS: dict[str, Callable[[list[Summary]], str]] = {
 
 
 def markdown_table(runs: dict[str, list[Summary]]) -> str:
-    """The comparison as a Markdown table: a column per optimizer, a row per measure.
-
-    Args:
-        runs: optimizer -> summaries of its runs, one per seed.
-    """
+    """The comparison as a Markdown table: a column per optimizer, a row per measure."""
     lines = ["| | " + " | ".join(runs) + " |", "|---|" + "---:|" * len(runs)]
     for name, cell in ROWS.items():
         lines.append(f"| {name} | " + " | ".join(cell(own) for own in runs.values()) + " |")
@@ -98,13 +94,8 @@ def data_of(config: dict[str, Any]) -> str:
 def write_results(
     folder: epath.Path, results: dict[str, Any], records: Mapping[str, list[Records]]
 ) -> None:
-    """Writes table.md, results.json and, where at least one run finished, curves.png.
-
-    Args:
-        folder: exists.
-        results: the content of results.json.
-        records: optimizer -> metrics of its finished runs.
-    """
+    """Writes table.md, results.json and, where at least one run finished, curves.png, of the
+    metrics of the finished ones."""
     config, runs = results["config"], results["runs"]
     write_json(folder / "results.json", results)
     (folder / "table.md").write_text(markdown_table(runs) + "\n" + caption(results))

@@ -17,19 +17,12 @@ CONSOLE_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """What is known of a run.
+    """What is known of a run."""
 
-    Attributes:
-        name: tells it from the others.
-        config: content of config.json.
-        records: of metrics.jsonl, at least one.
-        summary: content of summary.json; empty for a run that has not finished.
-    """
-
-    name: str
-    config: dict[str, Any]
-    records: list[dict[str, Any]]
-    summary: dict[str, Any]
+    name: str  # tells it from the others
+    config: dict[str, Any]  # content of config.json
+    records: list[dict[str, Any]]  # of metrics.jsonl, at least one
+    summary: dict[str, Any]  # content of summary.json; empty for a run that has not finished
 
     @property
     def optimizer(self) -> str:

@@ -15,23 +15,16 @@ from training.steps.objective import Objective
 def answer_loss(graphdef: nnx.GraphDef, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
     """Sum of the weighted cross entropies, in nats, of tokens[:, 1:] given what precedes each.
 
-    Where rows have several segments, what precedes a token is of its own segment only.
-
-    Args:
-        graphdef: the model's static part.
-        params: its parameters, a pure dict.
-        batch: of the arrays of `training.data.answer_batches`.
+    Where rows have several segments, what precedes a token is of its own segment only. A batch has
+    the arrays of `training.data.answer_batches`.
     """
     losses = next_token_losses(nnx.merge(graphdef, params), batch[TOKENS], batch.get(SEGMENTS))
     return jnp.sum(losses * batch[WEIGHTS])
 
 
 def answers_only(*, packing: bool) -> Objective:
-    """The objective of fine-tuning: mean cross entropy over the answers' tokens.
-
-    Args:
-        packing: whether the rows of a batch have segments.
-    """
+    """The objective of fine-tuning: mean cross entropy over the answers' tokens. With `packing`,
+    rows have segments."""
 
     def batch_shapes(batch: BatchShape) -> dict[str, jax.ShapeDtypeStruct]:
         rows, time = batch.batch_size, batch.seq_len

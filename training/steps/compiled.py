@@ -67,11 +67,8 @@ class CompiledSteps:
     compile_seconds: float
 
     def shard_batch(self, batch: Any) -> Any:
-        """Puts this process's rows of a batch, a pytree of arrays (rows, ...), on its devices.
-
-        Returns:
-            The batch of all processes, split over the data and fsdp axes.
-        """
+        """Puts this process's rows of a batch, a pytree of arrays (rows, ...), on its devices: the
+        batch of all processes, split over the data and fsdp axes."""
 
         def shard(rows: np.ndarray) -> jax.Array:
             shape = (len(rows) * self.process_rows[1], *rows.shape[1:])
@@ -108,14 +105,8 @@ def compile_steps(
 ) -> CompiledSteps:
     """Compiles the training step and prepares the other functions.
 
-    Args:
-        options: of the run.
-        model: its configuration.
-        mesh: with any of the axes data, fsdp and tensor.
-        objective: what is minimised, and of which batches.
-
-    Raises:
-        UserError: the optimizer does not take matrices of the model's shapes.
+    The mesh has any of the axes data, fsdp and tensor. An optimizer that does not take matrices of
+    the model's shapes is a `UserError`.
     """
     with jax.set_mesh(mesh):
         shapes = nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0)))

@@ -46,15 +46,8 @@ class Look(NamedTuple):
 
 
 def look(method: Method, params: Any, gradient: Any, updates: Any, optimizer_state: Any) -> Look:
-    """Measures all matrices at one step; to be compiled.
-
-    Args:
-        method: that made the step.
-        params: pytree of arrays.
-        gradient: the same.
-        updates: the same, what the optimizer adds to the parameters.
-        optimizer_state: after the step.
-    """
+    """Measures all matrices at one step; to be compiled. `updates` are what the optimizer adds to
+    the parameters, and its state is that after the step."""
     treedef: Any = jax.tree.structure(params)
     specs = lro.matrix_specs(
         params,

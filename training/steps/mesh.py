@@ -22,18 +22,10 @@ from training.errors import UserError, nearest
 def parse_mesh(mesh: str | None, available: int, processes: int = 1) -> dict[str, int]:
     """The sizes of the axes named by `mesh`, in the order of `AXES`.
 
-    Args:
-        mesh: comma-separated axis=size; None puts all devices on the data axis.
-        available: number of devices there are. Fewer may be used, by a single process.
-        processes: number of processes that these devices belong to.
+    None puts all available devices on the data axis. A single process may use fewer.
 
-    Raises:
-        UserError: for a text that is no such list, an axis that is unknown or named twice, a size
-            below 1, or sizes that do not fit the devices.
-
-    Example:
-        >>> parse_mesh("fsdp=2,data=4", available=8)
-        {'data': 4, 'fsdp': 2}
+    >>> parse_mesh("fsdp=2,data=4", available=8)
+    {'data': 4, 'fsdp': 2}
     """
     if mesh is None:
         return {"data": available}
@@ -91,11 +83,7 @@ def mesh_text(sizes: dict[str, int]) -> str:
 
 
 def make_mesh(sizes: dict[str, int]) -> Mesh:
-    """A mesh of these axes over the first devices, all of type Auto.
-
-    Args:
-        sizes: what `parse_mesh` returns.
-    """
+    """A mesh of axes of these sizes over the first devices, all of type Auto."""
     devices = jax.devices()[: math.prod(sizes.values())]
     return jax.make_mesh(
         tuple(sizes.values()),
@@ -117,19 +105,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Which equal part of every batch the devices of this process hold.
+    """Which equal part of every batch the devices of this process hold: the index-th of count, as
+    (index, count).
 
-    Processes that share a part (the tensor axis may span several) are given the same one.
-
-    Args:
-        mesh: over the devices of all processes.
-        batch_size: rows over all processes.
-
-    Returns:
-        (index, count): this process's rows are the index-th of count equal parts.
-
-    Raises:
-        UserError: if the devices of a process hold parts that no process holds as a whole.
+    Processes that share a part (the tensor axis may span several) are given the same one. That a
+    process holds parts that no process holds as a whole is a `UserError`.
     """
     rows: dict[int, set[int]] = {}
     places: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((batch_size,)))

@@ -19,29 +19,24 @@ class Objective:
 
     The loss of a batch is the mean of the losses of its micro-batches, of equally many rows each,
     once `balance` has seen the whole batch.
-
-    Attributes:
-        batch_shapes: their size -> pytree of `jax.ShapeDtypeStruct`, over all processes.
-        balance: (batch, number of micro-batches) -> batch, before it is split.
-        loss: (the model's static part, its parameters, micro-batch) -> scalar.
     """
 
+    # their size -> pytree of `jax.ShapeDtypeStruct`, over all processes
     batch_shapes: Callable[[BatchShape], Any]
+    # (batch, number of micro-batches) -> batch, before it is split
     balance: Callable[[Any, int], Any]
+    # (the model's static part, its parameters, micro-batch) -> scalar
     loss: Callable[[nnx.GraphDef, Any, Any], jax.Array]
 
 
 def next_token_loss(
     graphdef: nnx.GraphDef, params: Any, tokens: jax.Array, end_of_text: int | None = None
 ) -> jax.Array:
-    """Mean cross entropy in nats of tokens[:, 1:] given what precedes each.
+    """Mean cross entropy in nats of tokens[:, 1:] given what precedes each, for int32 (batch, time
+    + 1).
 
-    Args:
-        graphdef: the model's static part.
-        params: its parameters, a pure dict.
-        tokens: int32 (batch, time + 1).
-        end_of_text: the token between documents, if what precedes a token is to be of its own
-            document only; that token is then the document's first.
+    With `end_of_text`, the token between documents, what precedes a token is of its own document
+    only; that token is then the document's first.
     """
     segments = None
     if end_of_text is not None:

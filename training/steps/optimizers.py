@@ -143,11 +143,7 @@ ZERO_AXIS = "data"
 
 
 def get_entry(name: str) -> OptimizerEntry:
-    """The registry's entry for an optimizer.
-
-    Raises:
-        UserError: for an unknown name, with the nearest one.
-    """
+    """The registry's entry for an optimizer."""
     if name not in OPTIMIZERS:
         raise UserError(f"unknown optimizer {name!r}.{nearest(name, OPTIMIZERS)}")
     return OPTIMIZERS[name]
@@ -166,15 +162,8 @@ def optimizer_options() -> list[str]:
 
 
 def check_accepted(values: Mapping[str, Any], names: list[str]) -> None:
-    """Checks that every optimizer option that was set is taken by one of the optimizers.
-
-    Args:
-        values: option -> value, before any default is filled in.
-        names: of the optimizers.
-
-    Raises:
-        UserError: naming the option, the optimizers, and what these do take.
-    """
+    """Checks that every optimizer option that was set, before any default is filled in, is taken by
+    one of the optimizers."""
     accepted = {name: accepted_options(name) for name in names}
     given = [option for option in optimizer_options() if values.get(option) is not None]
     for option in given:
@@ -187,11 +176,7 @@ def check_accepted(values: Mapping[str, Any], names: list[str]) -> None:
 
 
 def check_zero(name: str) -> None:
-    """Checks that an optimizer's state can be split over the data axis.
-
-    Raises:
-        UserError: naming it, and the optimizers that can.
-    """
+    """Checks that an optimizer's state can be split over the data axis."""
     able = [
         other
         for other, entry in OPTIMIZERS.items()
@@ -217,14 +202,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Builds an optimizer, gradient clipping included.
 
-    Args:
-        method: its `optimizer` is a key of `OPTIMIZERS`.
-        learning_rate: a float, or a float32 scalar array (traced or not).
-        fallback_learning_rate: the same, for the leaves that are not matrices.
-        seed: of the optimizers that draw random numbers.
-
-    Raises:
-        UserError: for an unknown name or a value that the optimizer rejects.
+    The rates are floats or float32 scalar arrays, traced or not; `fallback_learning_rate` is that
+    of the leaves that are not matrices.
     """
     name = method.optimizer
     build = get_entry(name).build

@@ -36,21 +36,16 @@ def skip_spikes(
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer that makes no step, and whose state does not change, at a spike.
 
-    An update is left out if the loss or the norm g of the whole gradient is not finite, or if
-    g > outlier_factor * mean, once the mean is of 20 norms. The mean is that of all norms until
-    there are 100, and then moves by 1 / 100 of the way to each new one:
+    An update is left out if the loss or the norm g of the whole gradient is not finite, or, unless
+    the factor is None, if g > outlier_factor * mean, once the mean is of 20 norms. The mean is that
+    of all norms until there are 100, and then moves by 1 / 100 of the way to each new one:
 
         mean <- mean + (min(g, outlier_factor * mean) - mean) / min(count, 100)
 
     Outliers enter it as if they were at the bound, so that a lasting change of scale is followed
     after some updates rather than left out for ever. Norms that are not finite do not enter it.
 
-    Args:
-        optimizer: what makes the steps; called in one branch of a `lax.cond`.
-        outlier_factor: above 1, or None to leave out only what is not finite.
-
-    Returns:
-        A transformation whose `update` takes the loss, a scalar, as the extra argument `loss`.
+    `update` takes the loss, a scalar, as the extra argument `loss`.
     """
     masked = optax.conditionally_mask(
         optimizer, lambda step, *, accepted, **_: accepted, forward_extra_args=True
@@ -124,14 +119,9 @@ def spike_metrics(optimizer_state: optax.OptState) -> dict[str, jax.Array]:
 def checked_metrics(
     values: Mapping[str, Any], options: SpikeOptions
 ) -> tuple[dict[str, float | None], str]:
-    """A step's metrics as they are written, and why the run cannot go on, if so.
+    """A step's metrics as they are written, and why the run cannot go on, or "".
 
-    Args:
-        values: name -> scalar of the host.
-        options: where they leave updates out, a loss or norm that is not finite is written as None.
-
-    Returns:
-        (metrics, the problem or "").
+    A loss or norm that is not finite is written as None, where the options leave updates out.
     """
     first = ("loss", "grad_norm", "learning_rate")  # compiled functions return names in order
     names = [*first, *sorted(values.keys() - set(first))]

@@ -91,17 +91,10 @@ def mean_gradient(
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """The functions of a step: of arrays alone, to be compiled.
-
-    Attributes:
-        options: of the run.
-        graphdef: the model's static part.
-        objective: what is minimised.
-        mesh: that batches are split over.
-    """
+    """The functions of a step: of arrays alone, to be compiled."""
 
     options: StepOptions
-    graphdef: nnx.GraphDef
+    graphdef: nnx.GraphDef  # of the model
     objective: Objective
     mesh: Mesh
 
