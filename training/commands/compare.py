@@ -21,11 +21,7 @@ from training.steps.optimizers import check_accepted, get_entry
 
 
 def parse_optimizers(text: str) -> list[str]:
-    """Optimizer names from "a,b,c".
-
-    Raises:
-        UserError: for an empty list, a name given twice or an unknown one.
-    """
+    """Optimizer names from "a,b,c"."""
     names = _parts(text)
     if not names:
         raise UserError("--optimizers is empty: give names, e.g. --optimizers adamw,trion")
@@ -38,11 +34,7 @@ def parse_optimizers(text: str) -> list[str]:
 
 
 def parse_learning_rates(text: str, names: list[str]) -> dict[str, float]:
-    """Learning rates from "trion=0.02,adamw=0.003".
-
-    Raises:
-        UserError: for a pair that is not name=positive number, or a name not compared.
-    """
+    """Learning rates from "trion=0.02,adamw=0.003"."""
     rates: dict[str, float] = {}
     for pair in _parts(text):
         name, _, value = pair.partition("=")
@@ -62,18 +54,10 @@ def _parts(text: str) -> list[str]:
 
 
 def compare(config: CompareConfig, console: Console, command: list[str]) -> dict[str, Any]:
-    """Trains all runs of a comparison and writes table.md, results.json and curves.png.
+    """Trains all runs of a comparison, writes table.md, results.json and curves.png, and returns
+    the content of results.json.
 
-    Args:
-        config: as given.
-        console: for progress and the table.
-        command: the command line, for the record.
-
-    Returns:
-        The content of results.json.
-
-    Raises:
-        UserError: for options that make no sense together, before anything is trained.
+    Options that make no sense together are refused before anything is trained.
     """
     names = parse_optimizers(config.optimizers)
     rates = parse_learning_rates(config.learning_rates, names)

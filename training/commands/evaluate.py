@@ -71,14 +71,8 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
-    """Measures a model on questions or on text, prints the result and writes it.
-
-    Returns:
-        The content of summary.json.
-
-    Raises:
-        UserError: for a model, data, options or a folder that cannot be used.
-    """
+    """Measures a model on questions or on text, prints the result, and returns what it writes into
+    summary.json."""
     sizes = parse_mesh(config.mesh, jax.device_count())
     check_ranges(vars(config))
     check_batch_size(config.batch_size, sizes)
@@ -182,11 +176,7 @@ def _record(example: Example, output: str) -> dict[str, Any]:
 def _answer_rows(
     config: EvaluateConfig, source: PretrainedModel, prompt: Prompt, examples: list[Example]
 ) -> AnswerRows:
-    """The answers, to be read with their questions.
-
-    Raises:
-        UserError: the model takes no row as long as one of them.
-    """
+    """The answers, to be read with their questions."""
     encoded, most = prompt.encode_examples(examples, source.tokenizer), source.config.max_position
     longest = max(encoded, key=lambda example: len(example.tokens))
     needed = len(longest.tokens) - 1

@@ -24,11 +24,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig, console: Console) -> None:
-    """Writes the folder, and says so.
-
-    Raises:
-        UserError: for a run that has no model, or a folder that exists or cannot be written.
-    """
+    """Writes the folder, and says so."""
     folder = config.folder
     if folder.exists():
         raise UserError(f"{folder} exists already: give another folder")

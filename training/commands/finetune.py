@@ -33,20 +33,8 @@ RATE_RATIO = 0.1
 
 
 def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
-    """Trains a model on the answers to questions, writes it, and prints the closing table.
-
-    Args:
-        config: as given.
-        console: for progress and the table.
-
-    Returns:
-        The content of the run's summary.json.
-
-    Raises:
-        UserError: for a model, data, options or a folder that cannot be used.
-        TrainingFailedError: for a non-finite loss or a full disk.
-        InterruptedRunError: after a signal, with the state saved.
-    """
+    """Trains a model on the answers to questions, writes it, prints the closing table, and returns
+    the content of the run's summary.json. Raises as `train_run`."""
     with all_or_none():
         check_config(config)
         source = open_model(config.model)
@@ -64,15 +52,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
 
 
 def resolve_for(config: FinetuneConfig, data: FinetuneData) -> ResolvedRun:
-    """The run with every default replaced by its value.
-
-    Args:
-        config: as given.
-        data: of the run, which decides the length of rows and the number of steps.
-
-    Raises:
-        UserError: naming an option, its value and what it must be.
-    """
+    """The run with every default replaced by its value; its data decide the length of rows and the
+    number of steps."""
     epoch = len(data.training) / config.batch.batch_size
     steps = config.steps or max(1, math.ceil(config.epochs * epoch))
     optimizer, model = config.run.optimizer, absolute(config.model).name
@@ -95,14 +76,7 @@ def with_numbers(source: PretrainedModel, numbers: NumberOptions) -> LlamaConfig
 def compile_for(
     config: FinetuneConfig, run: ResolvedRun, source: PretrainedModel, mesh: Mesh
 ) -> CompiledSteps:
-    """The compiled functions of a run that starts from a model.
-
-    Args:
-        config: for the types of its numbers, and whether rows are packed.
-        run: of the configuration.
-        source: the model.
-        mesh: of the run.
-    """
+    """The compiled functions of a run that starts from a model."""
     numbers = config.numbers
     objective = answers_only(packing=config.questions.packing)
     steps = compile_steps(run.steps, with_numbers(source, numbers), mesh, objective)
@@ -118,11 +92,7 @@ def write_models(
     run: ResolvedRun, model: LlamaConfig, source: PretrainedModel, data: FinetuneData, mesh: Mesh
 ) -> None:
     """Writes RUN/model from the run's last checkpoint, and with the average of the weights
-    RUN/model-ema, if there is one; in place of those of fewer steps.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    RUN/model-ema, if there is one; in place of those of fewer steps."""
     decays: dict[Weights, float] = {"last": 0.0}
     if run.steps.ema_decay:
         decays["ema"] = run.steps.ema_decay

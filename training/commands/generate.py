@@ -46,14 +46,8 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig, console: Console) -> list[str]:
-    """Prints continuations, after their prompt if that is not a message.
-
-    Returns:
-        The continuations, without the prompt.
-
-    Raises:
-        UserError: for a model or options that cannot be used.
-    """
+    """Prints continuations, after their prompt if that is not a message; returns them without
+    it."""
     check_ranges(vars(config))
     if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
         raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")
@@ -77,11 +71,7 @@ def generate(config: GenerateConfig, console: Console) -> list[str]:
 
 
 def _prompt_tokens(config: GenerateConfig, source: PretrainedModel) -> np.ndarray:
-    """int32 (tokens,): what the model expects before a text, and the text.
-
-    Raises:
-        UserError: the model cannot read so much.
-    """
+    """int32 (tokens,): what the model expects before a text, and the text."""
     tokenizer = source.tokenizer
     if config.chat:
         question = Example(config.prompt, answer="", where="--chat")

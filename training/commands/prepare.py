@@ -41,19 +41,7 @@ class PrepareConfig:
 
 
 def prepare(config: PrepareConfig, console: Console) -> dict[str, Any]:
-    """Tokenises a corpus, unless that is done already.
-
-    Args:
-        config: as given.
-        console: for progress.
-
-    Returns:
-        The content of the folder's manifest.json.
-
-    Raises:
-        UserError: for options, data or a folder that cannot be used; it names the file.
-        TrainingFailedError: for a full disk.
-    """
+    """Tokenises a corpus, unless that is done already; returns the content of its manifest.json."""
     if is_prepared(config.data):
         raise UserError(f"--data {config.data} is prepared already: give the text itself")
     check_ranges(vars(config))

@@ -19,11 +19,8 @@ from training.steps.objective import next_token
 
 
 def pretrain(config: PretrainConfig, console: Console) -> dict[str, Any]:
-    """Trains one model from random weights and prints the closing table.
-
-    Returns:
-        The content of the run's summary.json.
-    """
+    """Trains one model from random weights, prints the closing table, and returns the content of
+    the run's summary.json. Raises as `train_run`."""
     with all_or_none():
         run = resolve_pretraining(config)
         corpus = load_corpus(config.corpus, run.resumed_folder, console)

@@ -35,12 +35,7 @@ class ProblemsConfig:
 
 
 def write_problems(config: ProblemsConfig, console: Console) -> None:
-    """Writes train.jsonl and test.jsonl, and prints an example.
-
-    Raises:
-        UserError: for numbers that make no sense, a file that exists already, or a folder that
-            cannot be written.
-    """
+    """Writes train.jsonl and test.jsonl, and prints an example."""
     _check(config)
     problems = generate_problems(
         config.seed,

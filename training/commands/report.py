@@ -31,11 +31,7 @@ class ReportConfig:
 
 
 def report(config: ReportConfig, console: Console) -> None:
-    """Reads the runs, writes the report and prints its table.
-
-    Raises:
-        UserError: naming the folder or file that is no run or cannot be read or written.
-    """
+    """Reads the runs, writes the report and prints its table."""
     suffix = config.out.suffix.lower()
     if suffix not in FORMATS:
         raise UserError(f"--out {config.out}: its ending must be one of {', '.join(FORMATS)}")
@@ -57,11 +53,7 @@ def report(config: ReportConfig, console: Console) -> None:
 
 
 def find_runs(path: epath.PathLike) -> list[epath.Path]:
-    """The folders of runs at a path and below it, in order.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The folders of runs at a path and below it, in order."""
     path = epath.Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such folder; give the folder of a run (--out of it)")
@@ -81,20 +73,15 @@ def find_runs(path: epath.PathLike) -> list[epath.Path]:
 
 
 def read_runs(folders: list[epath.Path]) -> list[ReportedRun]:
-    """Reads runs from distinct folders.
-
-    Raises:
-        UserError: naming the file that cannot be read, or the run that has no metrics yet.
-    """
+    """Reads runs from distinct folders."""
     return [_read(*run) for run in zip(folders, distinct_names(folders), strict=True)]
 
 
 def distinct_names(folders: list[epath.Path]) -> list[str]:
     """The last parts of paths, as many as tell them apart.
 
-    Example:
-        >>> distinct_names([epath.Path("/a/x/run"), epath.Path("/a/y/run")])
-        ['x/run', 'y/run']
+    >>> distinct_names([epath.Path("/a/x/run"), epath.Path("/a/y/run")])
+    ['x/run', 'y/run']
     """
     for count in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = ["/".join(folder.parts[-count:]) for folder in folders]

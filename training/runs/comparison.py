@@ -102,12 +102,9 @@ class Comparison:
         return self.compiled[optimizer]
 
     def tune(self, optimizer: str, start: float) -> dict[float, float]:
-        """Validation losses at seed 0 over learning rates start * 2**k, for consecutive k from
-        -1 to 1 and on until the best one has a worse neighbour on either side.
-
-        Returns:
-            learning rate -> validation loss, in increasing order of the rates.
-        """
+        """Learning rate -> validation loss at seed 0, over rates start * 2**k in increasing order,
+        for consecutive k from -1 to 1 and on until the best one has a worse neighbour on either
+        side."""
 
         def loss(k: int) -> float:
             return self.run(optimizer, start * 2.0**k, 0).get("val_loss", math.inf)

@@ -17,11 +17,8 @@ DIAGNOSTICS_FILE = "diagnostics.jsonl"
 class Diagnostics:
     """The looks of a run: taken every `every` steps, written, and drawn in the end.
 
-    Args:
-        folder: of the run.
-        every: steps between looks; 0 for none, and a run resumed so keeps those that it has.
-        last_step: later looks in the file are dropped (they are taken again after a resume).
-        overlaps: compiled.
+    With 0 there are none, and a run resumed so keeps those that it has. Looks of later steps than
+    `last_step` are dropped from the file: they are taken again after a resume.
     """
 
     def __init__(
@@ -43,12 +40,7 @@ class Diagnostics:
         return self._every > 0 and step % self._every == 0
 
     def record(self, step: int, result: Look) -> None:
-        """Writes a look.
-
-        Args:
-            step: the number of the step that it was taken at.
-            result: from the compiled `look`.
-        """
+        """Writes a look at a step, from the compiled `look`."""
         assert self._log is not None
         quantities: dict[str, Any] = dict(result.measures)
         if result.bases:

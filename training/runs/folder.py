@@ -26,13 +26,10 @@ RunData = Corpus | FinetuneData
 
 
 def check_run_folder(run: ResolvedRun, data: RunData) -> None:
-    """Checks that a new run's folder is free, or that a resumed one's configuration is the same.
+    """Checks that a new run's folder is free, or that a resumed one's configuration is the same,
+    and its data unless it allows changed ones.
 
     Writes nothing, so that a run that fails to start leaves nothing behind.
-
-    Raises:
-        UserError: if a new run's folder is in use, if there is no run to resume, or if its
-            configuration or its data differ, unless it allows changed data.
     """
     folder = run.folder
     if glob.has_magic(str(absolute(folder))):
@@ -61,11 +58,7 @@ def check_run_folder(run: ResolvedRun, data: RunData) -> None:
 
 
 def create_run_folder(folder: epath.Path, record: dict[str, Any]) -> None:
-    """Creates a run's folder, if it is a new one, with its config.json; the first process does.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
+    """Creates a run's folder, if it is a new one, with its config.json; the first process does."""
     if not is_first():
         return
     with writing_to(folder):
@@ -77,9 +70,6 @@ def _check_same_options(run: ResolvedRun, saved: dict[str, Any], current: dict[s
     """Refuses another configuration than the saved one.
 
     An option that is not saved was not known then, and had its default.
-
-    Raises:
-        UserError: listing each differing option with its old and new value, and what to do.
     """
     known = list(options_of(run.options))
     ignored = {option.name for option in known if option.metadata == CHANGEABLE}
@@ -109,12 +99,8 @@ def _check_same_options(run: ResolvedRun, saved: dict[str, Any], current: dict[s
 def check_extension(run: ResolvedRun, step: int) -> None:
     """Checks that the steps done are those that a run of so many steps would have done.
 
-    Args:
-        run: resumed; its config.json is still the former one.
-        step: that it goes on from.
-
-    Raises:
-        UserError: the learning rate had begun to decay, or would have; or they are more than all.
+    The run is resumed, and its config.json is still the former one. Its learning rate must not have
+    begun to decay, nor be one that would have.
     """
     schedule, saved = run.steps.schedule, recorded_options(run.folder)
     former = dataclasses.replace(schedule, steps=saved["steps"])

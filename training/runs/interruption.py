@@ -20,11 +20,8 @@ _FAILED = 255  # above all signals' numbers
 
 
 class InterruptedRunError(Exception):
-    """A run was stopped by a signal after its state was saved.
-
-    Attributes:
-        signal_number: of the signal; the exit status is 128 + this.
-    """
+    """A run was stopped by a signal, after its state was saved; the exit status is 128 + its
+    number."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -57,15 +54,12 @@ class StopRequest:
 
 
 class AgreedStop:
-    """What to do about a stop request or an error after a step: the same in all processes.
+    """What to do about a stop request or an error of this process after a step: the same in all
+    processes.
 
-    A single process looks at its own. Several exchange theirs on the devices, in a computation of
-    one integer a step that runs beside the training step; the answer is read a step later, when it
-    is there already, so that nobody waits.
-
-    Args:
-        request: this process's.
-        mesh: of the training step.
+    A single process looks at its own. Several exchange theirs on the devices of the step's mesh, in
+    a computation of one integer a step that runs beside the training step; the answer is read a
+    step later, when it is there already, so that nobody waits.
     """
 
     def __init__(self, request: StopRequest, mesh: jax.sharding.Mesh):
@@ -92,12 +86,8 @@ class AgreedStop:
             self._error = self._error or error
 
     def leave_if_noted(self) -> None:
-        """Ends all processes if one has kept an error; to be called by all.
-
-        Raises:
-            Exception: that this process has kept.
-            UserError: another one has kept an error.
-        """
+        """Ends all processes if one has kept an error, by that or a `UserError`; to be called by
+        all."""
         with all_or_none():
             if self._error is not None:
                 raise self._error

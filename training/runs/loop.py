@@ -39,20 +39,8 @@ RATE_WINDOW = 20  # records that tokens_per_second is averaged over
 
 
 class Run:
-    """A run under way: at its first step, or where its newest checkpoint left it.
-
-    Args:
-        config: of the run; its folder has passed `check_run_folder`.
-        steps: compiled for this configuration.
-        corpus: its data.
-        console: for progress.
-        stack: closes what is opened.
-
-    Attributes:
-        step: steps dispatched.
-        num_steps: of the whole run.
-        state: after `step` steps.
-    """
+    """A run under way: at its first step, or where its newest checkpoint left it. Its folder has
+    passed `check_run_folder`; the stack closes what is opened."""
 
     def __init__(
         self,
@@ -69,7 +57,7 @@ class Run:
             self.data = corpus.train_batches(batch, config.variant.seed, *steps.process_rows)
             validation = corpus.validation_batches(batch)
         start = self._start(functools.partial(console.print, markup=False, highlight=False), stack)
-        self.state, self.step = start.state, start.step
+        self.state, self.step = start.state, start.step  # step: those dispatched
         with all_or_none():
             self._open_files(start, stack)
         last = self.log.recent[-1] if self.log.recent else {"seconds": 0.0, "step": 1}
@@ -273,18 +261,8 @@ def open_run(
 def train_run(
     config: ResolvedRun, steps: CompiledSteps, corpus: RunData, console: Console
 ) -> dict[str, Any]:
-    """Trains one run and writes everything that its folder holds.
-
-    Args:
-        config, steps, corpus, console: as for `Run`.
-
-    Returns:
-        The content of summary.json.
-
-    Raises:
-        UserError: for data or a folder that cannot be used.
-        TrainingFailedError, InterruptedRunError: as `Run.train`.
-    """
+    """Trains one run, writes everything that its folder holds, and returns the content of its
+    summary.json. Raises as `Run.train`."""
     with StopRequest() as stop, open_run(config, steps, corpus, console) as run:
         try:
             run.train(stop)

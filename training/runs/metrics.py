@@ -46,13 +46,8 @@ class TrainingClock:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; none if there is no such file.
-
-    A last line cut off by a crash is left out.
-
-    Raises:
-        UserError: naming the line that is no JSON object with a step.
-    """
+    """The records of a metrics.jsonl; none if there is no such file. A last line cut off by a crash
+    is left out."""
     path, records = epath.Path(path), []
     content = path.read_bytes().decode(errors="replace") if path.exists() else ""
     for number, line in enumerate(content.splitlines(keepends=True), 1):
@@ -72,20 +67,15 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends records to metrics.jsonl, each on disk as soon as it is written.
 
-    Args:
-        path: the file; created if missing.
-        last_step: records of later steps are dropped (they are run again after a resume).
-        write: False to keep the records only, in processes that share the file with its writer.
-
-    Attributes:
-        recent: the last records, at most `RECENT`.
+    Records of later steps than `last_step` are dropped: they are run again after a resume. Without
+    `write`, in processes that share the file with its writer, they are kept only.
     """
 
     def __init__(self, path: epath.PathLike, last_step: int, *, write: bool = True):
         self._copies: list[Callable[[dict[str, Any]], None]] = []
         self._path = self._written = epath.Path(path)
         records = [record for record in read_metrics(path) if record["step"] <= last_step]
-        self.recent = collections.deque(records, maxlen=RECENT)
+        self.recent = collections.deque(records, maxlen=RECENT)  # the last records
         self._file: TextIO | None = None
         if not write:
             return

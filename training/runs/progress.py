@@ -39,14 +39,8 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, done: int, text: str, plain: str = "", *, due: bool = False) -> None:
-        """Shows that so many are done.
-
-        Args:
-            done: of the total.
-            text: of the live line.
-            plain: of a plain line; default: the same.
-            due: whether there is a plain line even if no further tenth is done.
-        """
+        """Shows that so many are done: by a text in the live line, or a plain line (default: the
+        same text), which is due even if no further tenth is done."""
         self._bar.update(self._task, completed=done, text=text)
         tenths = 10 * done // self._total
         if not self._console.is_terminal and (due or tenths > self._tenths):

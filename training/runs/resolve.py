@@ -23,14 +23,8 @@ from training.steps.optimizers import (
 
 
 def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
-    """Checks everything that needs neither data nor a model.
-
-    Returns:
-        The sizes of the mesh's axes.
-
-    Raises:
-        UserError: naming the option, its value and the remedy.
-    """
+    """Checks everything that needs neither data nor a model; returns the sizes of the mesh's
+    axes."""
     devices, optimizer = config.devices, config.run.optimizer
     mesh = parse_mesh(devices.mesh, jax.device_count(), jax.process_count())
     check_accepted(flat(config), [optimizer])
@@ -51,11 +45,7 @@ def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
 
 
 def check_batch_size(batch_size: int, mesh: dict[str, int], micro_batches: int = 1) -> None:
-    """Checks that a batch can be split over a mesh.
-
-    Raises:
-        UserError: it cannot; the message has sizes that can be.
-    """
+    """Checks that a batch can be split over a mesh."""
     shards = batch_shards(mesh)
     parts = shards * micro_batches
     if batch_size % parts:
@@ -86,18 +76,8 @@ def resolve(
     learning_rate: float,
     folder: str,
 ) -> ResolvedRun:
-    """Checks the options and replaces every "default: ..." of theirs by its value.
-
-    Args:
-        config: as given.
-        steps: of the run.
-        seq_len: of its rows.
-        learning_rate: where the options have none.
-        folder: where the options have no `out`.
-
-    Raises:
-        UserError: as `check_config`.
-    """
+    """Checks the options and replaces every "default: ..." of theirs by its value; the learning
+    rate and the folder are for options that have none."""
     mesh = check_config(config)
     method, schedule, seed = config.method, config.schedule, config.run.seed
     accepted = accepted_options(config.run.optimizer)

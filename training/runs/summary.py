@@ -34,11 +34,7 @@ def announce(run: ResolvedRun, model: str, data: str, console: Console) -> None:
 
 
 def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
-    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy.
-
-    Args:
-        records: the last ones, of every step or of some.
-    """
+    """Mean training loss over the last tenth of the steps, at most 100: a single batch is noisy."""
     known = [record for record in records if record["loss"] is not None]
     last = records[-1]["step"] if records else 0
     start = last - max(1, min(RECENT, last // 10))
@@ -49,13 +45,7 @@ def final_train_loss(records: Sequence[dict[str, Any]]) -> float:
 def summarize(
     variant: Variant, steps: CompiledSteps, records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The content of summary.json.
-
-    Args:
-        variant: of the run.
-        steps: of the run, for its optimizer and the shapes of its parameters.
-        records: the last ones of metrics.jsonl; the very last holds a validation loss.
-    """
+    """The content of summary.json. The last of the records holds a validation loss."""
     params, last = steps.abstract_state.params, records[-1]
     with jax.set_mesh(steps.mesh):
         memory = lro.memory_report(steps.optimizer, params)

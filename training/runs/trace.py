@@ -13,9 +13,6 @@ PROFILE_FOLDER = "profile"
 def parse_profile(text: str) -> tuple[int, int]:
     """The first and the last step of "FIRST:LAST".
 
-    Raises:
-        UserError: it is of another form.
-
     >>> parse_profile("10:12")
     (10, 12)
     """
@@ -26,12 +23,7 @@ def parse_profile(text: str) -> tuple[int, int]:
 
 
 class Trace:
-    """Traces the steps that `--profile` names; each process its own devices.
-
-    Args:
-        folder: of the run.
-        steps: as given; None for no trace.
-    """
+    """Traces the steps that `--profile` names, if it does; each process its own devices."""
 
     def __init__(self, folder: epath.Path, steps: str | None):
         self._folder = folder / PROFILE_FOLDER

@@ -19,13 +19,8 @@ PEAK_FLOPS = {
 def device_metrics(flops_per_second: float, num_devices: int) -> dict[str, float]:
     """What metrics.jsonl says of the devices: nothing of those that nothing is known of.
 
-    Args:
-        flops_per_second: that the model's mathematics takes, over all devices.
-        num_devices: that it runs on.
-
-    Returns:
-        mfu: share of the devices' bfloat16 peak (PaLM, 2204.02311, appendix B); and
-        peak_memory_bytes: most memory that the first local device has held.
+    mfu is the share of the devices' bfloat16 peak that the model's mathematics takes (PaLM,
+    2204.02311, appendix B); peak_memory_bytes the most memory that the first local device has held.
     """
     device = jax.local_devices()[0]
     metrics = {}

@@ -28,16 +28,10 @@ WANDB_PROJECT = "lowrank_optax"
 def to_tensorboard(
     folder: epath.PathLike, records: Sequence[Record], config: Any, stack: contextlib.ExitStack
 ) -> Write:
-    """Event files for TensorBoard: a scalar per name and step.
+    """Event files for TensorBoard: a scalar per name and step; completed when the stack is closed.
 
-    What an earlier part of the run wrote is replaced by its records, so that no step is there
-    twice, and a run may get its event files at a resume only.
-
-    Args:
-        folder: of the run.
-        records: of metrics.jsonl so far.
-        config: content of config.json; not written.
-        stack: completes in the end what is written.
+    What an earlier part of the run wrote is replaced by its records in metrics.jsonl, so that no
+    step is there twice, and a run may get its event files at a resume only.
     """
     del config
     from tensorboard.compat.proto.event_pb2 import Event
@@ -73,9 +67,6 @@ def to_wandb(
     Weights & Biases takes no step that it has already, so those that a resume repeats are not there
     twice. The records so far are sent if the run is new to it. Its environment variables apply;
     without WANDB_PROJECT the project is "lowrank_optax".
-
-    Raises:
-        UserError: it refuses to start a run, e.g. because nobody is logged in.
     """
     import wandb
 
@@ -124,11 +115,7 @@ WRITERS: dict[str, Callable[..., Write]] = {"tensorboard": to_tensorboard, "wand
 
 
 def parse_writers(text: str) -> list[str]:
-    """The names of "tensorboard,wandb", each once.
-
-    Raises:
-        UserError: for an unknown one, with the nearest.
-    """
+    """The names of "tensorboard,wandb", each once."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in WRITERS:
@@ -137,11 +124,7 @@ def parse_writers(text: str) -> list[str]:
 
 
 def check_writers(text: str) -> None:
-    """Checks before anything else that what `--log` asks for is known and installed.
-
-    Raises:
-        UserError: it is not; the message has the command that installs it.
-    """
+    """Checks before anything else that what `--log` asks for is known and installed."""
     for name in parse_writers(text):
         if importlib.util.find_spec(name) is None:
             raise UserError(
