@@ -1,5 +1,6 @@
 """Options from a file: --config FILE, of JSON or YAML; a run's own config.json is one."""
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -31,21 +32,18 @@ def with_config_file(arguments: list[str], config_type: type) -> list[str]:
 
     They come first, so that what is on the command line as well overrides them.
     """
-    rest: list[str] = []
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(OPTION, dest="files", action="append", nargs="?", default=[])
+    given, rest = parser.parse_known_args(arguments)
+    parser.add_argument("--optimizer", nargs="?")
+    optimizer = parser.parse_known_args(rest)[0].optimizer
     options: list[str] = []
     positional: dict[str, list[str]] = {}
     known = {field.name: field.type for field in options_of(config_type)}
-    waiting = iter(arguments)
-    for argument in waiting:
-        name, equals, value = argument.partition("=")
-        if name != OPTION:
-            rest.append(argument)
-            continue
-        file = value if equals else next(waiting, None)
+    for file in given.files:
         if not file:
             raise UserError(f"{OPTION} needs a file of options, as JSON or YAML")
-        path, optimizer = Path(file).expanduser(), _value(arguments, "--optimizer")
-        for name, values in _options(path, known, optimizer).items():
+        for name, values in _options(Path(file).expanduser(), known, optimizer).items():
             if _POSITIONAL in typing.get_args(known[name]):
                 positional[name] = values
             else:
@@ -70,17 +68,6 @@ def _with_positional(
     for name in names:
         named += values.get(name) or itertools.islice(waiting, 1)
     return named
-
-
-def _value(arguments: list[str], option: str) -> str | None:
-    """Of an option's last mention, with = or without."""
-    pairs = [argument.partition("=") for argument in arguments]
-    found = [
-        pair[2] or "".join(arguments[i + 1 : i + 2])
-        for i, pair in enumerate(pairs)
-        if pair[0] == option
-    ]
-    return found[-1] if found else None
 
 
 def _options(path: Path, known: dict[str, Any], optimizer: str | None) -> dict[str, list[str]]:
