@@ -22,9 +22,9 @@ from training.runs.folder import check_run_folder
 from training.runs.loop import train_run
 from training.runs.resolve import check_config, resolve
 from training.runs.summary import announce, summary_table
-from training.steps.answer_loss import answers_only
 from training.steps.compiled import CompiledSteps, compile_steps
 from training.steps.mesh import make_mesh
+from training.steps.objective import answers_only
 from training.steps.optimizers import get_entry
 from training.steps.update import TrainState
 

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from models.llama import Llama
 from training.data.answer_batches import SEGMENTS, TOKENS, WEIGHTS
-from training.steps.answer_loss import answer_loss
 from training.steps.mesh import batch_sharding
+from training.steps.objective import answer_loss
 
 
 def mean_loss(model: Llama, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> float:

@@ -13,8 +13,8 @@ from training.config.resolved import BatchShape
 from training.data.answer_batches import answer_batches, shares
 from training.data.prompts import EncodedExample
 from training.data.questions_corpus import AnswerRows, pack
-from training.steps.answer_loss import answer_loss, answers_only
 from training.steps.mesh import batch_sharding, make_mesh
+from training.steps.objective import answer_loss, answers_only
 from training.steps.update import mean_gradient
 
 CONFIG = LlamaConfig(48, 32, 48, num_layers=1, num_heads=4, num_kv_heads=2, max_position=64)
