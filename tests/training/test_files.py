@@ -4,8 +4,8 @@ import pytest
 from etils import epath
 
 import train
+from training.checkpoints.integrity import check_sizes, record_sizes
 from training.checkpoints.reader import CheckpointReader
-from training.checkpoints.sizes import check_sizes, record_sizes
 from training.files import move_folder, walk
 
 

@@ -21,9 +21,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from training.checkpoints.fingerprints import fingerprints
+from training.checkpoints.integrity import fingerprints, record_sizes
 from training.checkpoints.reader import CheckpointReader, crc32_of
-from training.checkpoints.sizes import record_sizes
 from training.config.groups import CheckpointOptions
 from training.distributed import is_first, processes_where
 from training.errors import TrainingFailedError

@@ -16,8 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from training.checkpoints.fingerprints import fingerprints
-from training.checkpoints.sizes import check_sizes
+from training.checkpoints.integrity import check_sizes, fingerprints
 from training.checkpoints.trees import by_path, map_by_path
 from training.distributed import processes_where
 from training.errors import UserError

@@ -16,7 +16,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from training.checkpoints.fingerprints import fingerprints
+from training.checkpoints.integrity import fingerprints
 from training.checkpoints.manager import Checkpoints
 from training.checkpoints.reader import CheckpointReader, UnreadableCheckpointError
 from training.checkpoints.trees import by_path, tree_differences
