@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from training.data.tables import (
     HUB_PREFIX,
-    READ_ERRORS,
     is_table,
     open_bytes,
     parse_hub_name,
-    read_error,
     read_hub,
     read_table,
+    reading,
 )
 from training.errors import DataError
 
@@ -67,7 +66,7 @@ def find_sources(data: str) -> Sources:
     if data == STDLIB:
         return Sources(data, _find_stdlib())
     path = Path(data).expanduser()
-    try:
+    with reading(path):
         if any(wildcard in data for wildcard in _WILDCARDS) and not path.exists():
             return Sources(data, _expand(path, data))
         if data and path.is_file():
@@ -76,8 +75,6 @@ def find_sources(data: str) -> Sources:
             found = _files(path, "**")
             texts = [(name, path) for name, path in found if is_table(path) or not _is_binary(path)]
             return Sources(data, texts, len(found) - len(texts))
-    except OSError as error:
-        raise read_error(path, error) from error
     raise DataError(
         f"{data!r}: no such file or folder. Give the path of a text, JSON-lines or Parquet file, a "
         'folder, a glob such as "texts/*.txt", a data set as "hf:NAME", or "stdlib".'
@@ -109,13 +106,11 @@ def _read_text(path: Path, *, lenient: bool) -> str:
     with.
     """
     try:
-        with open_bytes(path) as file:
+        with reading(path), open_bytes(path) as file:
             text = file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         if "\0" in text:
             raise ValueError("a NUL character")
         return text
-    except READ_ERRORS as error:
-        raise read_error(path, error) from error
     except ValueError as error:
         if lenient:
             return ""
@@ -125,11 +120,8 @@ def _read_text(path: Path, *, lenient: bool) -> str:
 
 
 def _is_binary(path: Path) -> bool:
-    try:
-        with open_bytes(path) as file:
-            return b"\0" in file.read(_BINARY_PROBE_BYTES)
-    except READ_ERRORS as error:
-        raise read_error(path, error) from error
+    with reading(path), open_bytes(path) as file:
+        return b"\0" in file.read(_BINARY_PROBE_BYTES)
 
 
 def _find_stdlib() -> NamedPaths:

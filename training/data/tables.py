@@ -6,6 +6,7 @@
 for example "hf:allenai/c4:en" or "hf:allenai/c4:en:train[:100000]". NAME may be a local folder.
 """
 
+import contextlib
 import functools
 import glob
 import gzip
@@ -26,7 +27,6 @@ HUB_PREFIX = "hf:"
 _HUB_NAME = re.compile(
     r"hf:(?P<name>[^:\[\]]+)(:(?P<config>[^:\[\]]*))?(:(?P<split>[^:\[\]]+))?(\[:(?P<limit>\d+)\])?"
 )
-READ_ERRORS = (OSError, EOFError, zlib.error)
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 _PARQUET = ".parquet"
 _ROWS_AT_A_TIME = 1000
@@ -119,13 +119,11 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     row = 0
     try:
-        with open_bytes(path) as file:
+        with reading(path), open_bytes(path) as file:
             for line in file:
                 if line.strip():
                     row += 1
                     yield row, _json_object(line)
-    except READ_ERRORS as error:
-        raise read_error(path, error) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}, row {row}: cannot be read: {error}. Repair or remove the row; JSON lines "
@@ -149,13 +147,18 @@ def open_bytes(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def read_error(path: Path, error: Exception) -> DataError:
-    """The error for people for one of `READ_ERRORS`."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(
-        f"{path}: cannot be read: {reason}. Check that it is there and complete, and its "
-        "permissions."
-    )
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what is raised for a file that cannot be opened, read or decompressed into a
+    `DataError`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(
+            f"{path}: cannot be read: {reason}. Check that it is there and complete, and its "
+            "permissions."
+        ) from error
 
 
 def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:

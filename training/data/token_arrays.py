@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
+from training.data.tables import reading
 from training.data.tokenizers import Tokenizer
 from training.errors import DataError
 from training.files import write_json
@@ -29,7 +30,7 @@ _AGAIN = "Prepare the data again with `train.py prepare` into another folder."
 
 def file_checksum(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -23,7 +23,6 @@ from rich.progress import track
 
 from training.data.bpe import trained_tokenizer
 from training.data.documents import Sources, find_sources, read_documents
-from training.data.tables import read_error
 from training.data.token_arrays import file_checksum, write_arrays
 from training.data.tokenizers import Tokenizer, get_tokenizer, is_bpe, parse_size
 from training.errors import DataError
@@ -75,7 +74,7 @@ def make_plan(
     sources = find_sources(data)
     stamps = _stamps(sources)
     with ThreadPoolExecutor() as threads:
-        checksums = threads.map(_checksum, [path for _, path in sources.files])
+        checksums = threads.map(file_checksum, [path for _, path in sources.files])
         named = {name: sum for (name, _), sum in zip(sources.files, checksums, strict=True)}
     return Plan(sources, stamps, named, tokenizer, stored, validation_fraction)
 
@@ -83,13 +82,6 @@ def make_plan(
 def _stamps(sources: Sources) -> list[tuple[int, int]]:
     statuses = [path.stat() for _, path in sources.files]
     return [(status.st_size, status.st_mtime_ns) for status in statuses]
-
-
-def _checksum(path: Path) -> str:
-    try:
-        return file_checksum(path)
-    except OSError as error:
-        raise read_error(path, error) from error
 
 
 def write_tokens(
