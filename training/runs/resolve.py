@@ -11,7 +11,7 @@ from training.config.record import recorded_options
 from training.config.resolved import ResolvedRun, StepOptions, Variant
 from training.errors import UserError
 from training.runs.trace import parse_profile
-from training.runs.writers import check_writers
+from training.runs.writers import parse_writers
 from training.steps.mesh import batch_shards, mesh_text, parse_mesh
 from training.steps.optimizers import (
     accepted_options,
@@ -29,7 +29,7 @@ def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
     mesh = parse_mesh(devices.mesh, jax.device_count(), jax.process_count())
     check_accepted(flat(config), [optimizer])
     check_ranges(flat(config))
-    check_writers(config.watching.log)
+    parse_writers(config.watching.log)
     if config.watching.profile:
         parse_profile(config.watching.profile)
     check_batch_size(config.batch.batch_size, mesh, devices.accumulate_steps)

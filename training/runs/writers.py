@@ -115,19 +115,15 @@ WRITERS: dict[str, Callable[..., Write]] = {"tensorboard": to_tensorboard, "wand
 
 
 def parse_writers(text: str) -> list[str]:
-    """The names of "tensorboard,wandb", each once."""
+    """The names of "tensorboard,wandb", each once; refused are unknown ones, and those whose
+    package is not installed."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in WRITERS:
             raise UserError(f"--log {text}: unknown {name!r}.{nearest(name, WRITERS)}")
-    return list(dict.fromkeys(names))
-
-
-def check_writers(text: str) -> None:
-    """Checks before anything else that what `--log` asks for is known and installed."""
-    for name in parse_writers(text):
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"the records of --log {name} need the package {name}, which is not installed. "
                 f'Install it with: pip install -e ".[{name}]"'
             )
+    return list(dict.fromkeys(names))

@@ -12,7 +12,7 @@ from wandb.proto import wandb_internal_pb2
 from training.errors import UserError
 from training.runs.interruption import InterruptedRunError
 from training.runs.metrics import MetricsLog, read_metrics
-from training.runs.writers import check_writers, parse_writers, to_tensorboard, to_wandb
+from training.runs.writers import parse_writers, to_tensorboard, to_wandb
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_a_missing_package_is_reported_before_anything_is_written(
 
 def test_an_unknown_writer_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"--log tensorbord: unknown 'tensorbord'.*'tensorboard'"):
-        check_writers("tensorbord")
+        parse_writers("tensorbord")
 
 
 def test_names_are_a_list_without_repetition():
