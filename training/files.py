@@ -62,8 +62,8 @@ def walk(
 
 
 def move_folder(folder: epath.Path, target: epath.Path) -> None:
-    """Gives a folder another name, at once; that of a bucket, which has none, file by file."""
-    if is_local(folder):
+    """Gives a folder another name, at once; one in a bucket, which has none, file by file."""
+    if is_local(target):
         folder.rename(target)
         return
     for _, files in walk(folder):
@@ -88,7 +88,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def writing_to(folder: epath.PathLike) -> Iterator[None]:
-    """A `UserError` if this folder, the only one that is made and written to within, cannot be."""
+    """A `UserError` if this file or folder, all that is written to within, cannot be."""
     try:
         yield
     except OSError as error:

@@ -37,8 +37,9 @@ from training.config.options import part
 from training.config.record import CONFIG_FILE, recorded_options
 from training.data.prompts import Prompt, stored_prompt
 from training.data.tokenizers import Tokenizer, stored_tokenizer
+from training.distributed import is_first
 from training.errors import UserError, as_user_error
-from training.files import is_local
+from training.files import is_local, move_folder, writing_to
 
 Weights = Literal["last", "ema"]  # of a run: the last step's, or the average of --ema-decay
 MODEL: dict[Weights, str] = {"last": "model", "ema": "model-ema"}  # of a fine-tuning run
@@ -221,23 +222,14 @@ def save_model(
         whole = multihost_utils.process_allgather(nnx.to_pure_dict(state), tiled=True)
         nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, whole))
         model = nnx.merge(structure, state)
-    if jax.process_index() != 0:
+    if not is_first():
         return
-    local = is_local(folder)
-    scratch = folder.parent if local else Path(tempfile.mkdtemp())
-    temporary = Path(scratch) / f"{folder.name}.tmp"
-    try:
-        if temporary.exists():  # left by an interrupted save
-            shutil.rmtree(temporary)
+    beside = folder.with_name(f"{folder.name}.tmp")
+    temporary = Path(beside if is_local(folder) else tempfile.mkdtemp())
+    with writing_to(folder):
+        shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted save
         huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
         source.save_tokenizer(temporary)
         if prompt is not None:
             prompt.save(temporary)
-        if local:
-            temporary.rename(folder)
-        else:
-            for path in temporary.iterdir():
-                epath.Path(path).copy(folder / path.name)
-            shutil.rmtree(scratch)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+        move_folder(epath.Path(temporary), folder)

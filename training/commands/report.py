@@ -10,7 +10,7 @@ from training.checkpoints.origin import CHECKPOINTS
 from training.config.options import Folder
 from training.config.record import CONFIG_FILE, recorded_options
 from training.errors import UserError
-from training.files import absolute, read_json, walk
+from training.files import absolute, read_json, walk, writing_to
 from training.reports.curves import draw_report
 from training.reports.html import write_html
 from training.reports.plots import write_png
@@ -41,13 +41,11 @@ def report(config: ReportConfig, console: Console) -> None:
     folders = [folder for path in config.runs for folder in find_runs(path)]
     runs = read_runs(list(dict.fromkeys(absolute(folder) for folder in folders)))
     figure, rows = draw_report(runs), table_rows(runs)
-    try:
+    with writing_to(config.out):
         if suffix == ".png":
             write_png(figure, config.out)
         else:
             write_html(figure, rows, notes(runs), config.out)
-    except OSError as error:
-        raise UserError(f"--out {config.out}: cannot be written: {error.strerror}") from error
     console.print(console_table(rows))
     console.print(f"{len(runs)} run(s) in {config.out}", highlight=False)
 
