@@ -4,6 +4,7 @@ text."""
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jax
@@ -12,7 +13,6 @@ from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
 
-from models.llama import Llama
 from training.checkpoints.pretrained import PretrainedModel, Weights, open_model
 from training.config.options import UNSET, Folder, LocalPath
 from training.config.ranges import check_ranges
@@ -97,7 +97,7 @@ def _evaluate_questions(
     prompt = prompt_for(config.data, config.template, source.prompt)
     if asked:
         prompts = prompt.encode(asked, source.tokenizer)
-        _check_lengths(config, source, asked, [len(tokens) for tokens in prompts])
+        _check_lengths(config, source, asked, prompts)
     else:
         _refuse(config, "answers with a number after ####", ["max_new_tokens"])
     # Where all are asked for a number, their loss says less, and long solutions would be refused.
@@ -113,7 +113,10 @@ def _evaluate_questions(
             f"loss {loss:.4f}, perplexity {perplexity(loss):.2f} on {len(examples):,} answers"
         )
     if asked:
-        records = _ask(config, source, model, asked, prompts, mesh, console, folder / OUTPUTS_FILE)
+        most = config.max_new_tokens or LONGEST_ANSWER
+        sizes = {"batch_size": size, "max_new_tokens": most}
+        outputs = answers(model, source.tokenizer, prompts, mesh=mesh, **sizes)
+        records = _write_outputs(outputs, asked, folder / OUTPUTS_FILE, console)
         correct = sum(record["correct"] for record in records)
         missing = sum(record["number"] is None for record in records)
         accuracy = correct / len(asked)
@@ -126,24 +129,12 @@ def _evaluate_questions(
     return folder, measures, "\n".join(said)
 
 
-def _ask(
-    config: EvaluateConfig,
-    source: PretrainedModel,
-    model: Llama,
-    examples: list[Example],
-    prompts: list[np.ndarray],
-    mesh: Mesh,
-    console: Console,
-    path: epath.Path,
+def _write_outputs(
+    outputs: Iterator[tuple[int, str]], examples: list[Example], path: epath.Path, console: Console
 ) -> list[dict[str, Any]]:
     """The lines of outputs.jsonl, written."""
     records: dict[int, dict[str, Any]] = {}
     correct = 0
-    sizes = {
-        "batch_size": config.batch_size,
-        "max_new_tokens": config.max_new_tokens or LONGEST_ANSWER,
-    }
-    outputs = answers(model, source.tokenizer, prompts, mesh=mesh, **sizes)
     with (
         ProgressBar(console, "question", len(examples)) as bar,
         path.open("w", encoding="utf-8") as file,
@@ -189,14 +180,16 @@ def _answer_rows(
 
 
 def _check_lengths(
-    config: EvaluateConfig, source: PretrainedModel, examples: list[Example], lengths: list[int]
+    config: EvaluateConfig,
+    source: PretrainedModel,
+    examples: list[Example],
+    prompts: list[np.ndarray],
 ) -> None:
     """Refuses what the model cannot read, before anything is generated."""
     new, most = config.max_new_tokens or LONGEST_ANSWER, source.config.max_position
-    length, where = max((n, example.where) for n, example in zip(lengths, examples, strict=True))
-    if not min(lengths):
-        example = examples[lengths.index(0)]
-        raise UserError(f"{example.where}: its question has no tokens. Remove it.")
+    length, where = max(
+        (len(x), example.where) for x, example in zip(prompts, examples, strict=True)
+    )
     if length + new - 1 > most:
         raise UserError(
             f"{where}: its prompt of {length} tokens and --max-new-tokens {new} exceed the {most} "

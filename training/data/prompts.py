@@ -75,8 +75,6 @@ class Prompt:
         encoded = []
         all_parts = self._parts(examples, tokenizer, ask=False)
         for example, parts in zip(examples, all_parts, strict=True):
-            if not len(parts[0]):
-                raise UserError(f"{example.where}: its question has no tokens. Remove it.")
             if tokenizer.eos_id not in parts[-1]:
                 parts[-1] = np.append(parts[-1], np.int32(tokenizer.eos_id))
             learnt = [np.zeros(len(part), bool) for part in parts]
@@ -96,8 +94,10 @@ class Prompt:
         texts = [text for parts in turns for text in parts]
         tokens = iter(tokenizer.encode_batch(texts, special=self.template == CHAT))
         prefix = np.array(() if self.template == CHAT else self.prefix_ids, np.int32)
-        for parts in turns:
+        for example, parts in zip(examples, turns, strict=True):
             first, *rest = [next(tokens) for _ in parts]
+            if not len(prefix) + len(first):
+                raise UserError(f"{example.where}: its question has no tokens. Remove it.")
             yield [np.concatenate([prefix, first]), *rest]
 
     def _turns(self, example: Example, tokenizer: Tokenizer, *, ask: bool) -> list[str]:
