@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
@@ -97,7 +96,7 @@ def _evaluate_questions(
     prompt = prompt_for(config.data, config.template, source.prompt)
     if asked:
         prompts = prompt.encode(asked, source.tokenizer)
-        _check_lengths(config, source, asked, prompts)
+        _check_lengths(config, source, asked, list(map(len, prompts)))
     else:
         _refuse(config, "answers with a number after ####", ["max_new_tokens"])
     # Where all are asked for a number, their loss says less, and long solutions would be refused.
@@ -180,16 +179,11 @@ def _answer_rows(
 
 
 def _check_lengths(
-    config: EvaluateConfig,
-    source: PretrainedModel,
-    examples: list[Example],
-    prompts: list[np.ndarray],
+    config: EvaluateConfig, source: PretrainedModel, examples: list[Example], lengths: list[int]
 ) -> None:
     """Refuses what the model cannot read, before anything is generated."""
     new, most = config.max_new_tokens or LONGEST_ANSWER, source.config.max_position
-    length, where = max(
-        (len(x), example.where) for x, example in zip(prompts, examples, strict=True)
-    )
+    length, where = max((n, example.where) for n, example in zip(lengths, examples, strict=True))
     if length + new - 1 > most:
         raise UserError(
             f"{where}: its prompt of {length} tokens and --max-new-tokens {new} exceed the {most} "
