@@ -34,12 +34,10 @@ def tree_differences(saved: Any, expected: Any) -> str:
     expected = {path: describe(array) for path, array in by_path(expected).items()}
     lines = []
     for path in sorted(saved.keys() | expected.keys()):
-        if path not in expected:
-            lines.append(f"  {path}: {saved[path]} in the checkpoint, not expected")
-        elif path not in saved:
-            lines.append(f"  {path}: missing in the checkpoint, {expected[path]} expected")
-        elif saved[path] != expected[path]:
-            lines.append(f"  {path}: {saved[path]} in the checkpoint, {expected[path]} expected")
+        if saved.get(path) != expected.get(path):
+            found = saved.get(path, "missing")
+            wanted = f"{expected[path]} expected" if path in expected else "not expected"
+            lines.append(f"  {path}: {found} in the checkpoint, {wanted}")
     if len(lines) > _MOST_DIFFERENCES:
         lines[_MOST_DIFFERENCES:] = [f"  and {len(lines) - _MOST_DIFFERENCES} more"]
     return "\n".join(lines)

@@ -119,8 +119,7 @@ class Prompt:
 
     def save(self, folder: Path) -> None:
         """Writes prompt.json into a model's folder."""
-        fields = {"template": self.template, "prefix_ids": self.prefix_ids}
-        write_json(folder / PROMPT_FILE, fields)
+        write_json(folder / PROMPT_FILE, dataclasses.asdict(self))
 
 
 def stored_prompt(folder: epath.Path | Path) -> Prompt | None:
