@@ -133,7 +133,9 @@ def open_model(folder: epath.PathLike, weights: Weights = "last") -> PretrainedM
             "`train.py pretrain`"
         )
     is_run = (folder / CHECKPOINTS).is_dir()
-    fields = _run_fields(folder) if is_run else {}
+    fields = recorded_options(folder) if is_run else {}
+    if is_run and not {"model", "preset"} & fields.keys():
+        raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")
     ema_decay = fields.get("ema_decay", 0.0) if weights == "ema" else 0.0
     if weights == "ema" and not ema_decay:
         kind = "a run trained without --ema-decay" if is_run else "a Hugging Face model"
@@ -198,13 +200,6 @@ def _open_run(folder: epath.Path, fields: dict[str, Any], ema_decay: float) -> R
         document_mask=fields.get("document_mask", False),
         ema_decay=ema_decay,
     )
-
-
-def _run_fields(folder: epath.Path) -> dict[str, Any]:
-    fields = recorded_options(folder)
-    if "model" not in fields and "preset" not in fields:
-        raise UserError(f"{folder / CONFIG_FILE} is not the configuration of a run of train.py")
-    return fields
 
 
 def save_model(

@@ -113,7 +113,7 @@ class Run:
         if is_first() and watching.log:
             records, record = read_metrics(folder / METRICS_FILE), self._record(start)
             for name in parse_writers(watching.log):
-                self.log.copy_to(WRITERS[name](folder, records, record, stack))
+                self.log.copies.append(WRITERS[name](folder, records, record, stack))
         every, overlaps = watching.diagnostics_every, self.steps.overlaps
         self.diagnostics = Diagnostics(folder, every, start.step, overlaps)
         stack.callback(self.diagnostics.close)

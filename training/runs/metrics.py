@@ -72,7 +72,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: epath.PathLike, last_step: int, *, write: bool = True):
-        self._copies: list[Callable[[dict[str, Any]], None]] = []
+        self.copies: list[Callable[[dict[str, Any]], None]] = []  # given every record as well
         self._path = self._written = epath.Path(path)
         records = [record for record in read_metrics(path) if record["step"] <= last_step]
         self.recent = collections.deque(records, maxlen=RECENT)  # the last records
@@ -84,10 +84,6 @@ class MetricsLog:
         write_text(self._written, "".join(to_text(record) + "\n" for record in records))
         self._file = self._written.open("a")
 
-    def copy_to(self, write: Callable[[dict[str, Any]], None]) -> None:
-        """From now on gives every record to this as well."""
-        self._copies.append(write)
-
     def write(self, record: dict[str, Any]) -> None:
         """Appends one record."""
         self.recent.append(record)
@@ -95,7 +91,7 @@ class MetricsLog:
             return
         self._file.write(to_text(record) + "\n")
         self._file.flush()
-        for write in self._copies:
+        for write in self.copies:
             write(record)
 
     def sync(self) -> None:

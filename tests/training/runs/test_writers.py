@@ -164,7 +164,7 @@ def test_names_are_a_list_without_repetition():
 def test_only_the_process_that_writes_metrics_writes_copies(tmp_path):
     for write, expected in ((True, records(1)), (False, [])):
         log, copied = MetricsLog(tmp_path / f"{write}.jsonl", 0, write=write), []
-        log.copy_to(copied.append)
+        log.copies.append(copied.append)
         log.write(records(1)[0])
         log.close()
         assert copied == expected
