@@ -118,8 +118,7 @@ def _is_unit(node: Any) -> bool:
 
 
 def _places(saved: Mapping[str, str], arrays: Mapping[str, str]) -> list[str]:
-    """Beginnings of paths under which the checkpoint has all of these arrays, and no other
-    fields."""
+    """Beginnings of paths under which a checkpoint has all of these arrays, and no other fields."""
     fields = {name.partition("/")[0] for name in arrays}
     first = min(arrays, default="")
     places = []

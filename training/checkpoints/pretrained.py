@@ -156,8 +156,8 @@ def open_model(folder: epath.PathLike, weights: Weights = "last") -> PretrainedM
 
 
 def check_tokenizer(folder: epath.PathLike, tokenizer: Tokenizer) -> None:
-    """Checks that the embeddings in a checkpoint, found as by `find_origin`, are those of a
-    tokenizer's tokens."""
+    """Checks that the embeddings of a checkpoint (`find_origin`) are those of a tokenizer's
+    tokens."""
     before = open_model(find_origin(folder).reader.folder.parent).tokenizer
     if before.checksum != tokenizer.checksum:
         raise UserError(

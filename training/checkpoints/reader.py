@@ -106,8 +106,7 @@ class CheckpointReader:
         return arrays, data
 
     def read_some(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """Path -> array, for some paths with shapes, types and shardings; none of the others is
-        read."""
+        """Path -> array, for paths with their shapes, types and shardings; no other one is read."""
         tree = map_by_path(lambda path, _: wanted.get(path, ocp.PLACEHOLDER), self.read_tree(step))
         return _present(self.read(step, tree)[0])
 

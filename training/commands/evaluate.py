@@ -70,8 +70,7 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> dict[str, Any]:
-    """Measures a model on questions or on text, prints the result, and returns what it writes into
-    summary.json."""
+    """Measures a model on questions or on text, and prints, writes and returns the result."""
     sizes = parse_mesh(config.mesh, jax.device_count())
     check_ranges(vars(config))
     check_batch_size(config.batch_size, sizes)

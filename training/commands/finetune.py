@@ -52,8 +52,8 @@ def finetune(config: FinetuneConfig, console: Console) -> dict[str, Any]:
 
 
 def resolve_for(config: FinetuneConfig, data: FinetuneData) -> ResolvedRun:
-    """The run with every default replaced by its value; its data decide the length of rows and the
-    number of steps."""
+    """The run with every default replaced, by its data the length of rows and the number of
+    steps."""
     epoch = len(data.training) / config.batch.batch_size
     steps = config.steps or max(1, math.ceil(config.epochs * epoch))
     optimizer, model = config.run.optimizer, absolute(config.model).name

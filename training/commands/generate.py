@@ -46,8 +46,7 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig, console: Console) -> list[str]:
-    """Prints continuations, after their prompt if that is not a message; returns them without
-    it."""
+    """Prints continuations, after their prompt if that is not a message, and returns them alone."""
     check_ranges(vars(config))
     if config.temperature == 0 and (config.samples > 1 or config.top_p < 1):
         raise UserError("--samples and --top-p are for draws: give a --temperature above 0 too")

@@ -37,8 +37,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Checks options of any command by themselves and against each other; None is left to a
-    default."""
+    """Checks options by themselves and against each other; None is left to a default."""
     for expected, (is_right, names) in _RANGES.items():
         for name in names.split():
             value = values.get(name)

@@ -94,8 +94,7 @@ class ChatTemplate:
 
 
 def find_chat_template(folder: epath.Path | Path, config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The chat template of a tokenizer, by its folder and its tokenizer_config.json, if it has
-    one."""
+    """The chat template of a tokenizer, if it has one, by its folder and tokenizer_config.json."""
     source = config.get("chat_template")
     if isinstance(source, list):  # several by name
         source = {each["name"]: each["template"] for each in source}.get("default")

@@ -121,8 +121,7 @@ class Corpus:
         return endless_batches(windows, size, seed, shard_index, shard_count, self.weights)
 
     def validation_batches(self, batch: BatchShape) -> dict[str, list[np.ndarray]]:
-        """Metric -> at most `eval_batches` batches int32 (batch, seq_len + 1), the same in every
-        run."""
+        """Metric -> at most `eval_batches` batches int32 (batch, seq_len + 1), always the same."""
         shape = (batch.batch_size, batch.seq_len, batch.eval_batches)
         batches = {"val_loss": list(evenly_spread_batches(self.validation, *shape))}
         for name, tokens in self.others.items():

@@ -59,8 +59,7 @@ class Prompt:
         return self.template.replace(PLACEHOLDER, question)
 
     def encode(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[np.ndarray]:
-        """The tokens int32 (prompt,) of what comes before the (last) answers; raises as
-        `encode_examples`."""
+        """The tokens int32 (prompt,) before the (last) answers; raises as `encode_examples`."""
         return [np.concatenate(parts[:-1]) for parts in self._parts(examples, tokenizer, ask=True)]
 
     def encode_examples(

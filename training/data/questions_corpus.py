@@ -140,8 +140,7 @@ class FinetuneData:
 def load_finetune_data(
     config: QuestionOptions, tokenizer: Tokenizer, prompt: Prompt, max_position: int
 ) -> FinetuneData:
-    """Reads and tokenises the data of a run, for a model that takes rows of `max_position`
-    tokens."""
+    """Reads and tokenises the data of a run of a model that takes rows of `max_position` tokens."""
     path = Path(config.data).expanduser()
     prompt = prompt_for(path, config.template, prompt)
     training = read_examples(path)

@@ -149,8 +149,7 @@ def open_bytes(path: Path) -> BinaryIO | gzip.GzipFile:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what is raised for a file that cannot be opened, read or decompressed into a
-    `DataError`."""
+    """A `DataError` for a file that cannot be opened, read or decompressed within."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -162,8 +161,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_hub(hub: HubName, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yields some fields of every row of a data set by name, as it is streamed; raises as
-    `read_table`."""
+    """Yields some fields of every row of a streamed data set by name; raises as `read_table`."""
     where = f"{HUB_PREFIX}{hub.name}"
     remedy = (
         f"Check the name, the configuration ({hub.config or 'default'}), the split ({hub.split}) "

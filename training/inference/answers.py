@@ -21,8 +21,7 @@ _NUMBER = re.compile(r"#### (\-?[0-9\.\,]+)")
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Which prompts are answered together, as lists of indices: those of about the same length, the
-    shortest first."""
+    """Indices of the prompts of every batch: those of about the same length, the shortest first."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 

@@ -162,8 +162,7 @@ def _chosen(logits: jax.Array, sampling: Sampling, key: PRNGKeyArray) -> jax.Arr
 
 
 def _spans(mask: ArrayLike | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """First column and number of tokens of every prompt; the tokens of a row are one run of
-    columns."""
+    """First column and number of tokens of every prompt, which must be one run of columns."""
     if 0 in shape:
         raise ValueError(f"there are no prompts: tokens has shape {shape}")
     real = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)

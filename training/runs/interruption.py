@@ -20,8 +20,7 @@ _FAILED = 255  # above all signals' numbers
 
 
 class InterruptedRunError(Exception):
-    """A run was stopped by a signal, after its state was saved; the exit status is 128 + its
-    number."""
+    """A run was stopped by a signal, after its state was saved; the exit status is 128 + that."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -86,8 +85,8 @@ class AgreedStop:
             self._error = self._error or error
 
     def leave_if_noted(self) -> None:
-        """Ends all processes if one has kept an error, by that or a `UserError`; to be called by
-        all."""
+        """Ends all processes if one has kept an error, by that or a `UserError`; all must call
+        this."""
         with all_or_none():
             if self._error is not None:
                 raise self._error

@@ -23,8 +23,7 @@ from training.steps.optimizers import (
 
 
 def check_config(config: PretrainConfig | FinetuneConfig) -> dict[str, int]:
-    """Checks everything that needs neither data nor a model; returns the sizes of the mesh's
-    axes."""
+    """Checks what needs neither data nor a model; returns the sizes of the mesh's axes."""
     devices, optimizer = config.devices, config.run.optimizer
     mesh = parse_mesh(devices.mesh, jax.device_count(), jax.process_count())
     check_accepted(flat(config), [optimizer])

@@ -115,8 +115,7 @@ WRITERS: dict[str, Callable[..., Write]] = {"tensorboard": to_tensorboard, "wand
 
 
 def parse_writers(text: str) -> list[str]:
-    """The names of "tensorboard,wandb", each once; refused are unknown ones, and those whose
-    package is not installed."""
+    """The names of "tensorboard,wandb", each once; all are known, and their packages installed."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in WRITERS:

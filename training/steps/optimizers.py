@@ -162,8 +162,7 @@ def optimizer_options() -> list[str]:
 
 
 def check_accepted(values: Mapping[str, Any], names: list[str]) -> None:
-    """Checks that every optimizer option that was set, before any default is filled in, is taken by
-    one of the optimizers."""
+    """Checks that one of the optimizers takes each optimizer option that was set by the user."""
     accepted = {name: accepted_options(name) for name in names}
     given = [option for option in optimizer_options() if values.get(option) is not None]
     for option in given:
