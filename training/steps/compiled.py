@@ -35,35 +35,27 @@ from training.steps.update import StepArguments, TrainState, Update, step_argume
 
 @dataclasses.dataclass(frozen=True)
 class CompiledSteps:
-    """The functions of a run, compiled for one mesh. See `compile_steps`.
+    """The functions of a run, compiled for one mesh. See `compile_steps`."""
 
-    Attributes:
-        options: that they are compiled from.
-        process_rows: (index, count): this process supplies the index-th of count equal parts of
-            every batch.
-        optimizer: at any learning rates.
-        init_from: the same as `init`, with these parameters; it takes them over.
-        average: of the weights so far, as parameters; None where none is kept.
-        look: at the step that `train` would make, without making it.
-        overlaps: of the subspaces of two looks.
-        abstract_state: shapes, types and shardings of the state, to restore a checkpoint into.
-        flops_per_token: that the model's own mathematics takes in a step.
-    """
-
-    options: StepOptions
+    options: StepOptions  # that they are compiled from
     mesh: Mesh
+    # (index, count): this process supplies the index-th of count equal parts of every batch
     process_rows: tuple[int, int]
     init: Callable[[Variant], TrainState]
+    # the same as `init`, with these parameters; it takes them over
     init_from: Callable[[Variant, Any], TrainState]
     train: Callable[[TrainState, Any, StepArguments], tuple[TrainState, dict[str, jax.Array]]]
     evaluate: Callable[[Any, Any], jax.Array]
+    # of the weights so far, as parameters; None where none is kept
     average: Callable[[TrainState], Any] | None
     all_finite: Callable[[TrainState], jax.Array]
+    # at the step that `train` would make, without making it
     look: Callable[[TrainState, Any, StepArguments], Look]
-    overlaps: Callable[[Bases, Bases], dict[str, jax.Array]]
-    optimizer: optax.GradientTransformation
+    overlaps: Callable[[Bases, Bases], dict[str, jax.Array]]  # of the subspaces of two looks
+    optimizer: optax.GradientTransformation  # at any learning rates
+    # shapes, types and shardings of the state, to restore a checkpoint into
     abstract_state: TrainState
-    flops_per_token: float
+    flops_per_token: float  # that the model's own mathematics takes in a step
     compile_seconds: float
 
     def shard_batch(self, batch: Any) -> Any:
