@@ -6,9 +6,10 @@ from lowrank_optax.axes.refresh import adaptive
 from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import matrix_dimension_numbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
-from lowrank_optax.core.matrices import MatrixSpec, SpecTable, matrix_specs
+from lowrank_optax.core.matrices import MatrixSpec, matrix_specs
 from lowrank_optax.core.normalize_neurons import normalize_neurons
 from lowrank_optax.core.per_head import per_head
+from lowrank_optax.core.spec_table import SpecTable
 from lowrank_optax.core.split_kernels import split_kernels
 from lowrank_optax.linalg.dct import dct_columns, dct_matrix
 from lowrank_optax.linalg.newton_schulz import newton_schulz

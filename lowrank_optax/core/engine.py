@@ -11,7 +11,8 @@ from jaxtyping import PRNGKeyArray
 
 from lowrank_optax.core.axes import LowRankState, Parts
 from lowrank_optax.core.halves import Halves, low_rank_zeros
-from lowrank_optax.core.matrices import MatrixTree, SpecTable
+from lowrank_optax.core.matrices import MatrixTree
+from lowrank_optax.core.spec_table import SpecTable
 from lowrank_optax.core.trees import check_belongs, in_own_structure
 from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.linalg.precision import exact_like

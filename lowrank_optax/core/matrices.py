@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Shaped
 
 from lowrank_optax.core.dimension_numbers import DimensionNumbers, Numbers, PerHead, resolve
 from lowrank_optax.core.per_head import in_heads
+from lowrank_optax.core.spec_table import SpecTable
 from lowrank_optax.core.trees import at_paths, leaf_paths
 from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
@@ -118,38 +120,6 @@ class MatrixSpec:
         return self.batch_axes + self.n_axes + self.m_axes
 
 
-@dataclasses.dataclass(frozen=True)
-class SpecTable:
-    """The specification of every leaf of a tree, in `jax.tree.leaves` order; prints as a table.
-
-    Attributes:
-      paths: "/"-joined paths of the leaves.
-      shapes: their shapes.
-      specs: their specifications, None for a leaf that is not a matrix.
-      reasons: why a leaf is not a matrix, "" for one that is.
-    """
-
-    paths: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    specs: tuple[MatrixSpec | None, ...]
-    reasons: tuple[str, ...]
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self.specs)
-
-    def __str__(self) -> str:
-        rows = [("path", "shape", "view (b, n, m)", "compressed", "rank", "not a matrix because")]
-        for path, shape, spec, reason in zip(
-            self.paths, self.shapes, self.specs, self.reasons, strict=True
-        ):
-            if spec is None:
-                rows.append((path, str(shape), "-", "-", "-", reason))
-            else:
-                view = (math.prod(spec.batch), spec.n, spec.m)
-                rows.append((path, str(shape), str(view), spec.side, str(spec.rank), ""))
-        return format_table(rows)
-
-
 class MatrixTree:
     """A pytree's leaves with their specifications; builds and reads trees of the same structure."""
 
@@ -190,16 +160,6 @@ class MatrixTree:
         return self.treedef.unflatten(leaves)
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Align rows of text in columns, the first row being the header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
 def matrix_specs(
     params: Any,
     rank: int | float | RankOf = 128,
@@ -229,10 +189,10 @@ def matrix_specs(
       >>> import jax.numpy as jnp
       >>> import lowrank_optax as lro
       >>> print(lro.matrix_specs({"w": jnp.ones((4, 8)), "b": jnp.ones(8)}, rank=0.5))
-      path  shape   view (b, n, m)  compressed  rank  not a matrix because
-      ----  ------  --------------  ----------  ----  --------------------
-      b     (8,)    -               -           -     1-D
-      w     (4, 8)  (1, 4, 8)       in          2
+      path  shape   view (b, n, m)  compressed  rank  bytes  not a matrix because
+      ----  ------  --------------  ----------  ----  -----  --------------------
+      b     (8,)    -               -           -     32     1-D
+      w     (4, 8)  (1, 4, 8)       in          2     128
     """
     if not callable(rank):
         check_rank(rank)
@@ -247,7 +207,11 @@ def matrix_specs(
         None if number is None else _spec(path, shape, number, rank, side)
         for path, shape, number, side in zip(paths, shapes, numbers, sides, strict=True)
     ]
-    return SpecTable(tuple(paths), tuple(shapes), tuple(specs), tuple(reasons))
+    num_bytes = [
+        math.prod(shape) * jnp.result_type(leaf).itemsize
+        for shape, leaf in zip(shapes, leaves, strict=True)
+    ]
+    return SpecTable(tuple(paths), tuple(shapes), tuple(specs), tuple(reasons), tuple(num_bytes))
 
 
 def _check_side(path: str, side: Any) -> None:

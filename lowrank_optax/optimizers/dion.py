@@ -13,9 +13,10 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.core.axes import LowRankState
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.engine import as_key
-from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, SpecTable, matrix_specs
+from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
+from lowrank_optax.core.spec_table import SpecTable
 from lowrank_optax.core.trees import in_own_structure
 from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
 from lowrank_optax.linalg.devices import mean_over, typed_spec

@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lowrank_optax.core.matrices import format_table
+from lowrank_optax.core.spec_table import format_table
 from lowrank_optax.core.trees import path_string
 from lowrank_optax.linalg.devices import mesh_of, sharding_of
 from lowrank_optax.sharding.owners import state_owners
