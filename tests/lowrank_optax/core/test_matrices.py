@@ -146,11 +146,11 @@ def test_the_table_prints_every_leaf():
     )
     lines = str(table).splitlines()
     assert lines[0].split() == [
-        *["path", "shape", "view", "(b,", "n,", "m)", "compressed", "rank"],
+        *["path", "shape", "view", "(b,", "n,", "m)", "compressed", "rank", "bytes"],
         *["not", "a", "matrix", "because"],
     ]
     assert lines[2].split()[:5] == ["b", "(8,)", "-", "-", "-"]
-    assert lines[3].split() == ["w", "(3,", "4,", "8)", "(3,", "4,", "8)", "in", "2"]
+    assert lines[3].split() == ["w", "(3,", "4,", "8)", "(3,", "4,", "8)", "in", "2", "384"]
 
 
 def test_an_empty_tree_has_an_empty_table():
