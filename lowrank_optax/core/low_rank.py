@@ -49,7 +49,8 @@ def scale_by_low_rank(
         schedule such as `refresh.adaptive()`. A matrix whose gradient is zero then, as behind
         layers that start at zero, waits in its old subspace for the next refresh.
       stagger: spread the leaves' refreshes evenly over the T steps (the first one excepted), so
-        that no step pays for all of them.
+        that no step pays for all of them. Then, as under `adaptive`, every matrix has an inner
+        optimizer of its own: one that couples leaves, as by a global norm, does so no more.
       transport: "keep", "reset", "rotate", "rotate_first", "rotate_moments", or a `Transport`.
       residual: from `residuals`; None discards.
       scale: factor of u; a number or a function of the `MatrixSpec`.
