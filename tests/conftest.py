@@ -35,8 +35,8 @@ settings.load_profile("lowrank_optax")
 
 
 def pytest_configure(config):
-    """Shapes are checked as the quick tests run; the slow ones would take an eighth longer so."""
-    if config.option.markexpr != "slow":
+    """Shapes are checked as the slow tests run; the quick ones would take an eighth longer so."""
+    if config.option.markexpr != "not slow":
         jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
 
 

@@ -1,3 +1,5 @@
+"""That shapes are checked, as the slow tests run."""
+
 import jax.numpy as jnp
 import jaxtyping
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from lowrank_optax.linalg.orthogonalize import canonical_signs
 
 
+@pytest.mark.slow
 def test_an_array_of_another_shape_than_the_signature_says_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError, match="canonical_signs"):
         canonical_signs(jnp.ones(3))

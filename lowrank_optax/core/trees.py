@@ -81,7 +81,7 @@ def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> An
 def check_belongs(state: Any, updates: Any, init: Callable[[Any], Any]) -> None:
     """Raise a ValueError if a state is not of the shapes that `init` makes for such updates."""
     expected, found = (
-        {path_string(path): tuple(leaf.shape) for path, leaf in paths}
+        {path_string(path): tuple(getattr(leaf, "shape", ())) for path, leaf in paths}
         for paths in map(
             jax.tree_util.tree_leaves_with_path, (jax.eval_shape(init, updates), state)
         )

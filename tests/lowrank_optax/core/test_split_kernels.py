@@ -95,6 +95,7 @@ class Attention(nnx.Module):
         return self.qkv(x)
 
 
+@pytest.mark.product(every=2)
 @pytest.mark.parametrize("name", ["tandem", "optax.contrib.muon"])
 def test_two_steps_of_an_nnx_optimizer_with_split_kernels_and_biases(name):
     model = Attention(nnx.Rngs(0))
@@ -108,7 +109,8 @@ def test_two_steps_of_an_nnx_optimizer_with_split_kernels_and_biases(name):
     assert loss(model) < first
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.product(every=2)
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_parts_that_the_devices_do_not_divide_are_gathered(kind):
     tx = lro.split_kernels(lro.trion(0.1, 2), {"qkv": (20, 6, 6)})
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))

@@ -61,6 +61,7 @@ def test_it_propagates_into_its_matrix_and_into_no_other_leaf(name, poison, step
     check_that_it_propagates(optimizer(name), poison, step)
 
 
+@pytest.mark.product(every=3)
 @pytest.mark.parametrize("select", ["l1", "importance", "hybrid"])
 def test_a_row_that_is_not_a_number_is_chosen_and_does_not_wait_in_the_momentum(select):
     check_that_it_propagates(compiled(lro.dion2(1e-2, 2, select=select)), jnp.nan, 2)
