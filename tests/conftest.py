@@ -30,14 +30,12 @@ collect_ignore = [file for file, name in NEEDED.items() if importlib.util.find_s
 # What is imported stays: the collector of garbage need not go through it, now or later.
 gc.disable()
 
+# CI sets it for some of the quick tests: all tests would take a seventh longer by it.
+if os.environ.get("CHECK_SHAPES"):
+    jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
+
 settings.register_profile("lowrank_optax", deadline=None, max_examples=6, derandomize=True)
 settings.load_profile("lowrank_optax")
-
-
-def pytest_configure(config):
-    """Shapes are checked as the slow tests run; the quick ones would take an eighth longer so."""
-    if config.option.markexpr != "not slow":
-        jaxtyping.install_import_hook("lowrank_optax", "shape_checks.checked")
 
 
 @pytest.hookimpl(tryfirst=True)
