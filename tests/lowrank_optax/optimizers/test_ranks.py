@@ -1,4 +1,4 @@
-"""A rank above a matrix's smaller dimension is that dimension, on either side."""
+"""A rank above a matrix's dimensions is the full one, on either side."""
 
 import chex
 import pytest
@@ -31,18 +31,18 @@ def updates(tx, smaller):
 
 @pytest.mark.product(every=2)
 @each_method_with("smaller", SHAPES)
-def test_a_rank_above_the_smaller_dimension_is_that_dimension(name, smaller):
+def test_a_rank_above_both_dimensions_is_the_full_one(name, smaller):
     compress = {side: [side] * len(SHAPES[smaller]) for side in SIDES}
     large = list(updates(make(name, rank=100, compress=compress), smaller))
     chex.assert_tree_all_finite(large)
-    exact = list(updates(make(name, rank=smaller, compress=compress), smaller))
-    chex.assert_trees_all_equal(large, exact)
+    full = list(updates(make(name, rank=1.0, compress=compress), smaller))
+    chex.assert_trees_all_equal(large, full)
 
 
 @pytest.mark.parametrize("rank", [100, 1.0])
 @pytest.mark.parametrize("side", SIDES)
 @each_smaller
-def test_the_table_of_matrices_shows_the_rank_that_is_used(smaller, side, rank):
+def test_the_table_of_matrices_shows_the_rank_of_a_learned_subspace(smaller, side, rank):
     for spec in lro.matrix_specs(kernels(smaller, 0), rank, compress=side):
         assert spec.rank == smaller
         assert spec.side == side
