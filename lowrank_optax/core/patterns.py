@@ -1,7 +1,7 @@
 """What (regular expression, value) pairs say about the leaves of a tree, by their paths."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -29,13 +29,15 @@ def is_pairs(value: Any) -> bool:
     )
 
 
-def matches(tree: Any, pairs: Pairs, name: str) -> dict[int, Any]:
+def matches(
+    tree: Any, pairs: Pairs, name: str, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[int, Any]:
     """From the index of a leaf, for those that an expression is found in the path of, to its value.
 
     Raises:
       ValueError: naming the argument `name`, if an expression matches nothing or two match a leaf.
     """
-    paths = leaf_paths(tree)
+    paths = leaf_paths(tree, is_leaf)
     found: dict[int, Any] = {}
     matched_by: dict[int, str] = {}
     for pattern, value in pairs:

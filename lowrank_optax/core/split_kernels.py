@@ -1,6 +1,5 @@
 """Kernels that are several matrices side by side, such as query, key and value in one."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from lowrank_optax.core.trees import has_masked, in_own_structure, is_none, path_string
+from lowrank_optax.core.patterns import matches
+from lowrank_optax.core.trees import in_own_structure, is_none, path_string
 from lowrank_optax.linalg.devices import has_explicit, mesh_of, typed_spec
 from lowrank_optax.sharding.regions import place, retyped_like
 from lowrank_optax.sharding.types import axes_of, shards
@@ -108,27 +108,14 @@ def _whole(parts: list[Any], axis: int, like: Any) -> Any:
 
 def _sizes_by_path(tree: Any, split_sizes: Sizes, axis: int) -> dict[str, Sequence[int]]:
     """Which leaves are split, and how."""
-    leaves = {
-        path_string(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none)
     found: dict[str, Sequence[int]] = {}
-    for pattern, sizes in split_sizes.items():
-        matched = [path for path in leaves if re.search(pattern, path)]
-        if not matched and not has_masked(tree):
+    for i, sizes in matches(tree, [*split_sizes.items()], "split_sizes", is_leaf=is_none).items():
+        path, leaf = path_string(leaves[i][0]), leaves[i][1]
+        if leaf is not None and sum(sizes) != leaf.shape[axis]:
             raise ValueError(
-                f"split_sizes: {pattern!r} matches none of the parameters {', '.join(leaves)}."
+                f"split_sizes: the sizes {tuple(sizes)} do not add up to axis {axis} of {path} of "
+                f"shape {tuple(leaf.shape)}."
             )
-        for path in matched:
-            if path in found:
-                raise ValueError(f"split_sizes: two expressions match {path}; make one narrower.")
-            found[path] = sizes
-            if leaves[path] is None:
-                continue
-            shape = tuple(leaves[path].shape)
-            if sum(sizes) != shape[axis]:
-                raise ValueError(
-                    f"split_sizes: the sizes {tuple(sizes)} of {pattern!r} do not add up to axis "
-                    f"{axis} of {path} of shape {shape}."
-                )
+        found[path] = sizes
     return found

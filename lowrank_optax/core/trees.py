@@ -13,9 +13,10 @@ def path_string(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaf_paths(tree: Any) -> list[str]:
+def leaf_paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     """The "/"-joined paths of a tree's leaves, in `jax.tree.leaves` order."""
-    return [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return [path_string(path) for path, _ in leaves]
 
 
 def at_paths(

@@ -219,10 +219,11 @@ def save_model(
         model = nnx.merge(structure, state)
     if not is_first():
         return
-    beside = folder.with_name(f"{folder.name}.tmp")
-    temporary = Path(beside if is_local(folder) else tempfile.mkdtemp())
+    local = is_local(folder)
+    temporary = Path(folder.with_name(f"{folder.name}.tmp") if local else tempfile.mkdtemp())
     with writing_to(folder):
-        shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted save
+        if local and temporary.exists():  # left by an interrupted save
+            shutil.rmtree(temporary)
         huggingface.save(model, temporary, eos_token_id=source.tokenizer.eos_id)
         source.save_tokenizer(temporary)
         if prompt is not None:

@@ -20,7 +20,7 @@ _FAILED = 255  # above all signals' numbers
 
 
 class InterruptedRunError(Exception):
-    """A run was stopped by a signal, after its state was saved; the exit status is 128 + that."""
+    """A run was stopped by a signal, after its state was saved; exit status 128 + its number."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)

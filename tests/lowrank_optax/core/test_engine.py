@@ -54,6 +54,7 @@ def test_a_step_that_is_given_the_state_s_buffers_leaves_the_user_s_key(make):
     "tx",
     [
         lro.scale_by_trion(2),
+        lro.frugal(0.1, 2),
         lro.scale_by_low_rank(
             optax.scale_by_adam(), lro.projections.dct(2), transport="reset", update_interval=3
         ),

@@ -54,9 +54,18 @@ def test_equal_sizes_make_every_head_a_matrix():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"qkv": (8, 4)}, r"sizes \(8, 4\) of 'qkv' do not add up to axis -1 of qkv/kernel"),
-        ({"qvk": (8, 8)}, "'qvk' matches none of the parameters gate_up, other, qkv/kernel"),
-        ({"qkv": (8, 8), "kernel": (8, 8)}, "two expressions match qkv/kernel"),
+        (
+            {"qkv": (8, 4)},
+            r"sizes \(8, 4\) do not add up to axis -1 of qkv/kernel of shape \(8, 16\)",
+        ),
+        (
+            {"qvk": (8, 8)},
+            "split_sizes pattern 'qvk' matches no parameter; the paths are gate_up, other, qkv/kern",
+        ),
+        (
+            {"qkv": (8, 8), "kernel": (8, 8)},
+            "qkv/kernel is matched by two split_sizes patterns, 'qkv' and 'kernel'",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_parameter(sizes, message):

@@ -160,16 +160,6 @@ def test_it_combines_with_optax_wrappers(name):
     assert not updates["row"].any()
 
 
-@pytest.mark.parametrize("name", ["trion", "frugal"])
-def test_float32_gradients_of_float64_parameters_keep_every_type(name, float64):
-    del float64
-    params, tx = model(0, "float64"), OPTIMIZERS[name](rank=2, dimension_numbers=NUMBERS)
-    state = tx.init(params)
-    updates, new_state = jax.jit(tx.update)(model(1, "float32"), state, params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
-
-
 @each_optimizer
 def test_empty_trees_and_trees_without_matrices_work(name):
     tx = OPTIMIZERS[name](rank=2)
