@@ -60,7 +60,7 @@ def test_equal_sizes_make_every_head_a_matrix():
         ),
         (
             {"qvk": (8, 8)},
-            "split_sizes pattern 'qvk' matches no parameter; the paths are gate_up, other, qkv/kern",
+            "split_sizes pattern 'qvk' matches no parameter; the paths are gate_up, other, qkv",
         ),
         (
             {"qkv": (8, 8), "kernel": (8, 8)},
