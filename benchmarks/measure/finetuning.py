@@ -72,6 +72,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     "Fira (DCT)": ("fira", {"projection": "dct"}, 0.01),
     "LDAdamW": ("ldadamw", {}, 0.0025),
     "GaLore": ("galore", {}, 0.01),
+    "Tandem": ("tandem", {}, 0.01),
 }
 
 
