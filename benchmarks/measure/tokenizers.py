@@ -32,7 +32,7 @@ from training.steps.mesh import make_mesh
 from training.steps.objective import next_token
 
 TOKENIZERS = ("bytes", "bpe:1024", "bpe:2048", "bpe:4096")
-LEARNING_RATES = (0.01, 0.02, 0.04)
+LEARNING_RATES = (0.01, 0.02, 0.04, 0.08)
 BASE = with_options(
     PretrainConfig(),
     preset="small",

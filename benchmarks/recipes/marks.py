@@ -39,7 +39,7 @@ FORGETFUL_1 = ("normuon at one rate, no memory",)
 
 MARKS = (
     Mark(ONE, 0.01, MUON, "main", ("normuon int8", "muon int8", "tandem n/4")),
-    Mark(ONE, 0.01, MUON, "width 64", ("normuon int8",)),
+    Mark(ONE, 0.01, MUON, "width 64", ("normuon int8", "muon int8")),
     Mark(BELOW, None, ADAMW, "main", QUARTER),
     Mark(BELOW, None, ADAMW, "width 64", QUARTER),
     Mark(BELOW, None, ADAMW, "one rate", QUARTER_1),
