@@ -1,14 +1,13 @@
 """How well a subspace holds a matrix."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lowrank_optax.axes.projections.base import Basis, Choice, Projection, Subspace
 from lowrank_optax.linalg.devices import matrix_by_matrix
-from lowrank_optax.linalg.precision import wide_dtype
+from lowrank_optax.linalg.precision import at_least_float32, wide_dtype
+from lowrank_optax.linalg.products import product
 
 __all__ = [
     "captured_energy",
@@ -98,8 +97,7 @@ def subspace_overlap(
       >>> float(lro.diagnostics.subspace_overlap(I[:, :2], I[:, 1:3]))
       0.5
     """
-    product = jnp.matmul(U.mT, V, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(jnp.square(product), axis=(-2, -1)) / U.shape[-1]
+    return jnp.sum(jnp.square(product(U.mT, V)), axis=(-2, -1)) / U.shape[-1]
 
 
 def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
@@ -114,7 +112,7 @@ def update_spectrum(update: Float[Array, "*batch m n"]) -> Float[Array, "*batch 
       >>> lro.diagnostics.update_spectrum(jnp.diag(jnp.array([1.0, 4.0]))).tolist()
       [1.0, 0.25]
     """
-    values = matrix_by_matrix(functools.partial(jnp.linalg.svd, compute_uv=False), update)
+    values = matrix_by_matrix(jnp.linalg.svdvals, at_least_float32(update))
     largest = values[..., :1]
     return values / jnp.where(largest > 0, largest, 1)
 

@@ -76,6 +76,16 @@ def test_the_spectrum_of_an_orthonormal_update_is_flat():
     np.testing.assert_array_equal(lro.diagnostics.update_spectrum(0 * Q), np.zeros(3))
 
 
+def test_half_precision_is_measured_in_float32():
+    U, V = np.random.default_rng(3).normal(size=(2, 64, 8)).astype(jnp.bfloat16)
+    for measure, arrays in (
+        (lro.diagnostics.update_spectrum, (U,)),
+        (lro.diagnostics.subspace_overlap, (U, V)),
+    ):
+        exact = measure(*(jnp.asarray(array, jnp.float32) for array in arrays))
+        np.testing.assert_allclose(measure(*map(jnp.asarray, arrays)), exact, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("projection", "basis"),
     [
