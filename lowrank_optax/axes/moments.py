@@ -94,8 +94,19 @@ def require_fields(
     missing = [name for name in names if not usable(name)]
     if missing:
         raise ValueError(
-            f"{user} uses the moments {names}, but the state of {inner_name(inner)} has no "
-            f"{missing}; {remedy}, or use an inner optimizer such as optax.scale_by_adam()."
+            f"{user} uses the moments {names}, but the state of {inner_name(inner)} has not one "
+            f"of each of {missing} as a plain array; {remedy}, or use an inner optimizer such as "
+            "optax.scale_by_adam()."
+        )
+
+
+def require_first_moment(user: str, inner: optax.GradientTransformation, remedy: str) -> None:
+    """Raise unless the state has one first moment, Adam's, and counts its steps."""
+    require_fields(user, inner, ("mu", "count"), remedy)
+    if first_moment(template_state(inner)) is None:
+        raise ValueError(
+            f"{user} uses the first moment, but the state of {inner_name(inner)} has several; "
+            f"{remedy}, or use an inner optimizer such as optax.scale_by_adam()."
         )
 
 

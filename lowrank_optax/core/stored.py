@@ -78,8 +78,8 @@ class StoredMoment:
         if self.storage.dtype is not None and first_moment(template_state(parts.inner)) is None:
             raise ValueError(
                 f"mu_dtype={self.storage.dtype!r} does nothing: the state of "
-                f"{inner_name(parts.inner)} has no first moment that is a plain array; leave "
-                "mu_dtype=None."
+                f"{inner_name(parts.inner)} has no first moment that is a plain array, or several; "
+                "leave mu_dtype=None."
             )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lowrank_optax.axes.moments import require_fields
+from lowrank_optax.axes.moments import require_first_moment
 from lowrank_optax.axes.projections.arrays import Coordinates, Matrix
 from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
@@ -173,4 +173,4 @@ class Projection(abc.ABC):
         """Raise if another axis, in the engine's `Parts`, lacks what this projection needs."""
         if self.uses_moment:
             remedy = "let it follow the gradient alone"
-            require_fields(f"the projection {self}", parts.inner, ("mu", "count"), remedy)
+            require_first_moment(f"the projection {self}", parts.inner, remedy)

@@ -87,8 +87,8 @@ class FixedBasis(Projection):
         if self.uses_moment and first_moment(template_state(parts.inner)) is None:
             raise ValueError(
                 f"the selection {self.select} follows a first moment, but the state of "
-                f"{inner_name(parts.inner)} has none; use another selection, or an inner "
-                "optimizer such as optax.trace(0.95)."
+                f"{inner_name(parts.inner)} has none, or several; use another selection, or an "
+                "inner optimizer such as optax.trace(0.95)."
             )
 
     def lift(self, u: Coordinates, columns: "ChosenColumns") -> Matrix:

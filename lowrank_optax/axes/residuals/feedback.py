@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.axes.moments import require_fields
+from lowrank_optax.axes.moments import require_first_moment
 from lowrank_optax.axes.projections.base import Shape, Subspace
 from lowrank_optax.axes.projections.fixed import FixedBasis
 from lowrank_optax.axes.residuals.base import Projected, Residual
@@ -93,9 +93,7 @@ class ErrorFeedback(Residual):
         """Feeding back what the moment lost needs one."""
         _check_orthogonal(self, parts)
         if self.moment_decay is not None:
-            require_fields(
-                f"the residual {self}", parts.inner, ("mu", "count"), "leave the moment out"
-            )
+            require_first_moment(f"the residual {self}", parts.inner, "leave the moment out")
 
 
 def _check_orthogonal(residual: Residual, parts: Any) -> None:

@@ -154,6 +154,23 @@ def test_a_projection_that_needs_the_moment_says_so():
         lro.scale_by_low_rank(optax.scale_by_sign(), projection)
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (optax.trace(0.9), r"the state of chain has several; .*scale_by_adam"),
+        (optax.scale_by_schedule(float), r"has not one of each of \['count'\].*scale_by_adam"),
+    ],
+    ids=["trace", "count"],
+)
+def test_what_follows_the_moment_says_that_it_does_not_know_which(second, message):
+    inner = optax.chain(optax.scale_by_adam(), second)
+    residual = lro.residuals.error_feedback("float32", moment_decay=0.9)
+    with pytest.raises(ValueError, match=message):
+        lro.scale_by_low_rank(inner, lro.projections.power_iteration(2, rho=0.9))
+    with pytest.raises(ValueError, match=message):
+        lro.scale_by_low_rank(inner, lro.projections.svd(2), residual=residual)
+
+
 def test_nesterov_s_momentum_refuses_a_basis_that_it_could_not_decay_by():
     with pytest.raises(ValueError, match=r"nesterov=True needs a fixed basis.*not Svd"):
         lro.low_rank(0.1, projection="svd", residual=lro.residuals.momentum(0.9, nesterov=True))
