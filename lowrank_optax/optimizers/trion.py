@@ -9,12 +9,11 @@ from lowrank_optax.axes import projections, residuals, selection
 from lowrank_optax.core.dimension_numbers import DimensionNumbers
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.linalg.arguments import refuse_renamed, require_static
+from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.optimizers._build import Recipe, arguments_of, optimizer
 from lowrank_optax.optimizers._shape_scale import step_scale
 from lowrank_optax.sharding.synchronise import resolve_sync
 from lowrank_optax.transforms import orthonormalize
-
-NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @refuse_renamed
@@ -26,7 +25,7 @@ def scale_by_trion(
     select: str | selection.Selection = "l1",
     nesterov: bool = False,
     ns_steps: int = 5,
-    ns_coeffs: Any = NS_COEFFICIENTS,
+    ns_coeffs: Any = MUON,
     shape_scale: str = "dion",
     rank_scale: str = "none",
     mu_dtype: Any = None,

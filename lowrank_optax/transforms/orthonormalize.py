@@ -7,11 +7,11 @@ import jax
 import optax
 
 from lowrank_optax.linalg.arguments import require_static
-from lowrank_optax.linalg.newton_schulz import coefficients_by_step, newton_schulz
+from lowrank_optax.linalg.newton_schulz import MUON, coefficients_by_step, newton_schulz
 
 
 def orthonormalize(
-    steps: int = 5, coefficients: Any = (3.4445, -4.7750, 2.0315), eps: float = 1e-7
+    steps: int = 5, coefficients: Any = MUON, eps: float = 1e-7
 ) -> optax.GradientTransformation:
     """Replace every matrix by the nearest one with orthonormal rows or columns, approximately.
 

@@ -9,7 +9,6 @@ import pytest
 import lowrank_optax as lro
 from lowrank_optax.core.low_rank import scale_by_low_rank
 from lowrank_optax.optimizers._shape_scale import step_scale
-from lowrank_optax.optimizers.trion import NS_COEFFICIENTS
 
 LIMITS = {"float64": 1e-5, "float32": 1e-4}
 SHAPE_SCALES = {"none": "none", "dion": "dion", "kj": "muon", "kimi": "rms"}
@@ -27,7 +26,7 @@ def trion(config):
         return lro.trion(config["lr"], config["rank"], **settings)
     return optax.chain(
         scale_by_low_rank(
-            lro.transforms.orthonormalize(5, NS_COEFFICIENTS),
+            lro.transforms.orthonormalize(),
             lro.projections.dct(config["rank"], settings["select"], kind="III"),
             residual=lro.residuals.momentum(config["momentum"]),
             scale=step_scale(settings["shape_scale"]),
