@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lowrank_optax.core.trees import path_string
+from lowrank_optax.core.trees import is_none, path_string
 from lowrank_optax.sharding.owners import state_owners
 
 
@@ -33,7 +33,7 @@ def without_none(tx: optax.GradientTransformation) -> optax.GradientTransformati
         filled = _beside(updates, params, lambda g, p: jnp.zeros_like(p) if g is None else g)
         stepped, new_state = tx.update(filled, state, params, **extra_args)
         stepped = jax.tree.map(
-            lambda g, u: None if g is None else u, updates, stepped, is_leaf=_is_none
+            lambda g, u: None if g is None else u, updates, stepped, is_leaf=is_none
         )
         kept = [
             old if owner is not None and missing[owner] else new
@@ -49,22 +49,18 @@ def without_none(tx: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def _is_none(node: Any) -> bool:
-    return node is None
-
-
 def _beside(updates: Any, params: Any, value: Any) -> Any:
     """`value(gradient, parameter)` at every parameter."""
     at_leaves = lambda g, p: jax.tree.map(lambda leaf: value(g, leaf), p)
-    return jax.tree.map(at_leaves, updates, params, is_leaf=_is_none)
+    return jax.tree.map(at_leaves, updates, params, is_leaf=is_none)
 
 
 def _check_none(tx: optax.GradientTransformation, updates: Any, state: Any) -> None:
     """Raise if a gradient is None whose parameter has state."""
-    leaves = jax.tree_util.tree_leaves_with_path(updates, is_leaf=_is_none)
+    leaves = jax.tree_util.tree_leaves_with_path(updates, is_leaf=is_none)
     if not any(leaf is None for _, leaf in leaves):
         return
-    standing_in = jax.tree.map(lambda g: 0 if g is None else g, updates, is_leaf=_is_none)
+    standing_in = jax.tree.map(lambda g: 0 if g is None else g, updates, is_leaf=is_none)
     for owner in state_owners(tx.init, standing_in, state):
         if owner is not None and leaves[owner][1] is None:
             raise ValueError(

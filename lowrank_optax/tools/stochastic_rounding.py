@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, BFloat16, PRNGKeyArray, Shaped
 
+from lowrank_optax.core.trees import is_none
+
 
 def stochastic_round(x: Shaped[Array, "*shape"], key: PRNGKeyArray) -> BFloat16[Array, "*shape"]:
     """Returns x as bfloat16, each entry one of its two neighbours, with expectation x.
@@ -69,7 +71,6 @@ def apply_updates_stochastic(
     >>> bool(abs(new.astype(jnp.float32).mean() - 1.001) < 1e-4)
     True
     """
-    is_none = lambda leaf: leaf is None
     leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
     steps = jax.tree.leaves(updates, is_leaf=is_none)
     new = [
