@@ -7,7 +7,7 @@ left or right. A JAX kernel (in, out) with in ≤ out is its own view: nothing i
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from lowrank_optax.core.trees import at_paths, leaf_paths
 from lowrank_optax.linalg.arguments import check_rank, resolve_rank
 
 SIDES = ("smallest", "in", "out")
-T = TypeVar("T")
 RankOf: TypeAlias = Callable[[int, int], int]  # from n and m to r
 
 
@@ -108,12 +107,12 @@ class MatrixSpec:
         """Undo `split_heads`."""
         return split.reshape(self.leaf_shape)
 
-    def by_axis(self, entries: Sequence[T], of_width: T) -> tuple[T, ...]:
-        """What is given for every axis of the leaf, for those of `shape`: the heads inherit it."""
+    def by_axis(self, entries: Sequence[Any]) -> tuple[Any, ...]:
+        """Mesh axes of the leaf's axes, for those of `shape`: of heads the number has them."""
         axis = self.heads_axis
         if axis is None:
             return tuple(entries)
-        return (*entries[: axis + 1], of_width, *entries[axis + 1 :])
+        return (*entries[: axis + 1], None, *entries[axis + 1 :])
 
     @property
     def _axes(self) -> tuple[int, ...]:

@@ -124,7 +124,7 @@ def split_heads(leaf: jax.Array, spec: MatrixSpec) -> jax.Array:
 
 def _by_axis(mesh: Any, spec: MatrixSpec, partition: PartitionSpec) -> tuple[Any, ...]:
     """The entries of a leaf's partition for the axes of `spec.shape`."""
-    entries = spec.by_axis(tuple(partition), None)
+    entries = spec.by_axis(tuple(partition))
     axis = spec.heads_axis
     if axis is None or spec.shape[axis] % shards(mesh, axes_of(entries[axis])) == 0:
         return entries

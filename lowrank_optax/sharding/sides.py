@@ -51,7 +51,7 @@ def unsharded_sides(
 def _side(spec: MatrixSpec, sharding: NamedSharding | PartitionSpec) -> str:
     entries = tuple(sharding.spec if isinstance(sharding, NamedSharding) else sharding)
     entries += (None,) * (len(spec.leaf_shape) - len(entries))
-    entries = spec.by_axis(entries, None)
+    entries = spec.by_axis(entries)
     is_split = lambda axes: any(axes_of(entries[axis]) for axis in axes)
     if is_split(spec.n_axes) and not is_split(spec.m_axes):
         return "out" if spec.side == "in" else "in"
