@@ -33,7 +33,8 @@ def online_subspace_descent(
       rank: r as an int, or as a fraction in (0, 1] of the compressed dimension.
       projection_optimizer: optax optimizer of P, learning rate included; None for AdamW at 1/200.
       penalty: λ_P.
-      scale: factor of the low-rank step.
+      scale: factor of the low-rank step; without effect for "lion", before whose sign it is, as
+        published.
       inner: "adam" (with eps added to the uncorrected second moment, as published); "lion", whose
         sign is taken after projecting back, as published; "adafactor", "adam8bit", … or any optax
         transformation.

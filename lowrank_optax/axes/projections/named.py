@@ -47,7 +47,7 @@ def by_name(
     if projection not in BUILDERS:
         raise ValueError(
             f"projection={projection!r} is unknown; use one of {tuple(BUILDERS)} or a projection "
-            "from lowrank_optax.axes.projections."
+            "from lowrank_optax.projections."
         )
     build = BUILDERS[projection]
     if select is None:

@@ -88,7 +88,8 @@ def power_iteration(
       iterations: power iterations per refresh.
       rho: ρ, the weight of the first moment; None to follow A alone.
       b1: decay rate of the inner optimizer's first moment, for its bias correction.
-      orthogonalize: "qr" or "cholesky_qr", as for `linalg.orthogonalize`.
+      orthogonalize: "qr", "cholesky_qr" or "auto", as for `scale_by_dion`; the old basis is kept
+        where "cholesky_qr" has none.
 
     Raises:
       TypeError, ValueError: if an argument is out of range.

@@ -61,11 +61,12 @@ def svd(
       1.0
     """
     check_rank(rank)
-    if selection.resolve(select).follow is not None:
+    chosen = selection.resolve(select)
+    if chosen.follow is not None:
         raise ValueError(
             f"select={select!r} follows the moment's rows in a fixed basis, which svd has not; use "
             "projections.power_iteration(rho=…) to follow the moment."
         )
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {METHODS}.")
-    return Svd(rank, selection.resolve(select), method)
+    return Svd(rank, chosen, method)

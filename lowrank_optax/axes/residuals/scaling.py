@@ -107,9 +107,9 @@ def _limited(
 def _check_one_sided(residual: Residual, parts: Any) -> None:
     if "m" in parts.projection.whole:
         raise ValueError(
-            f"the residual {residual} scales rows, but the projection {parts.projection} mixes "
-            "them; use a one-sided projection, or another residual such as "
-            "residuals.error_feedback()."
+            f"the residual {residual} compares what is inside and outside along an axis that is "
+            f"not compressed, but the projection {parts.projection} compresses both; use a "
+            "one-sided projection, or another residual such as residuals.error_feedback()."
         )
 
 

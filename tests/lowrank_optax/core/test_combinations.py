@@ -176,7 +176,7 @@ def test_nesterov_s_momentum_refuses_a_basis_that_it_could_not_decay_by():
         lro.low_rank(0.1, projection="svd", residual=lro.residuals.momentum(0.9, nesterov=True))
 
 
-def test_a_residual_by_rows_refuses_a_projection_that_mixes_them():
+def test_a_residual_by_vectors_refuses_a_projection_that_compresses_both_sides():
     both = lro.projections.two_sided(lro.projections.dct(2), lro.projections.dct(2))
     with pytest.raises(ValueError, match=r"NormScaling.*TwoSided.*error_feedback"):
         lro.low_rank(0.1, projection=both, residual="norm_scaling")

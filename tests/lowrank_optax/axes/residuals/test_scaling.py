@@ -69,7 +69,7 @@ def test_alice_whitens_the_columns_of_what_is_left_over():
 def test_scaling_needs_a_projection_that_keeps_vectors_apart():
     both = lro.projections.two_sided(lro.projections.dct(2), lro.projections.dct(2))
     for make in (lro.residuals.gradient_scaling, lro.residuals.column_scaling):
-        with pytest.raises(ValueError, match="scales rows, but the projection"):
+        with pytest.raises(ValueError, match="that is not compressed, but the projection"):
             lro.scale_by_low_rank(optax.identity(), both, residual=make())
 
 
