@@ -54,9 +54,7 @@ def measure(n: int, rounds: int) -> dict[str, Any]:
     return {
         "n": n,
         "rows": rows,
-        "auto": {
-            dtype: choose_method(n, dtype, jax.default_backend(), last=True) for dtype in DTYPES
-        },
+        "auto": dict.fromkeys(DTYPES, choose_method(n, jax.default_backend(), last=True)),
         "median_seconds": {name: median(values) for name, values in samples.items()},
         "seconds": samples,
     }

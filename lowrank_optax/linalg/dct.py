@@ -121,18 +121,17 @@ def domain_idct(x: Float[Array, "*batch n m"], dtype: DTypeLike) -> Float[Array,
     return factored_idct(x, dtype, ordered=False)
 
 
-def choose_method(n: int, dtype: DTypeLike, backend: str, *, last: bool = False) -> str:
+def choose_method(n: int, backend: str, *, last: bool = False) -> str:
     """Returns what method="auto" uses for length n: "fft", "factored" or "matmul".
 
     The backend is "cpu", "gpu" or "tpu". Where the last axis is transformed XLA's FFT needs no
-    transposes.
+    transposes. In half precision the choice is the same.
 
-    >>> choose_method(4096, "float32", backend="cpu")
+    >>> choose_method(4096, backend="cpu")
     'factored'
-    >>> choose_method(4096, "float32", backend="cpu", last=True)
+    >>> choose_method(4096, backend="cpu", last=True)
     'fft'
     """
-    del dtype  # in half precision the order is the same
     # Measured by benchmarks/measure/dct.py on two CPU cores. Along the second-to-last axis the
     # factored form takes a third to a fifth of the FFT's time from 96 to 4096, in float32 and
     # bfloat16, and is level with the product up to 64; of lengths without factors the product is
@@ -201,7 +200,7 @@ def _by_platform(
 ) -> Float[Array, "*batch n m"]:
     """The transform by the method for the platform that the program is compiled for."""
     choices = {
-        platform: choose_method(x.shape[-2], x.dtype, backend, last=last)
+        platform: choose_method(x.shape[-2], backend, last=last)
         for platform, backend in _PLATFORMS.items()
     }
     # One function a method: platforms that agree share a branch, and need none if all do.
