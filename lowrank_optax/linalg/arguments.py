@@ -23,6 +23,15 @@ def require_static(name: str, value: Any) -> None:
         )
 
 
+def require_count(name: str, value: Any) -> None:
+    """Raise unless an argument is a Python int of at least 1."""
+    require_static(name, value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={value!r} must be an int.")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1.")
+
+
 def check_fraction(name: str, value: Any) -> None:
     """Raise unless a Python number lies in [0, 1]; arrays, whose value is unknown, pass."""
     if value is None:

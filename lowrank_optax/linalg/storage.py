@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from lowrank_optax.linalg.arguments import require_count
 from lowrank_optax.linalg.codes import BITS
 from lowrank_optax.linalg.precision import wide_dtype
 from lowrank_optax.linalg.quantization import dequantize, quantize, quantized_zeros
@@ -66,7 +67,7 @@ def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "neares
         entries' own size); signs know only the first.
 
     Raises:
-      ValueError: if an argument is unknown.
+      TypeError, ValueError: if an argument is unknown or out of range.
 
     Example:
       >>> import lowrank_optax as lro
@@ -76,6 +77,7 @@ def storage(dtype: Any = None, *, block_size: int = 256, rounding: str = "neares
         return dtype
     if rounding not in ("nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is unknown; use 'nearest' or 'stochastic'.")
+    require_count("block_size", block_size)
     stored = Storage(dtype, block_size, rounding == "stochastic")
     if dtype is not None and not stored.is_quantized and not _is_floating(dtype):
         raise ValueError(

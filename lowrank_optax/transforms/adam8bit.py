@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from lowrank_optax.core.trees import in_own_structure
-from lowrank_optax.linalg.arguments import check_b2, check_fraction, require_static
+from lowrank_optax.linalg.arguments import check_b2, check_fraction, require_count, require_static
 from lowrank_optax.linalg.devices import mesh_of, typed_spec
 from lowrank_optax.linalg.dynamic_quantization import (
     Quantized8,
@@ -57,7 +57,7 @@ def scale_by_adam8bit(
       min_size: arrays with fewer entries, or with one column, keep unquantised moments.
 
     Raises:
-      TypeError: block_size or min_size came as a JAX array.
+      TypeError: block_size is no int, or it or min_size came as a JAX array.
       ValueError: an argument is out of range.
 
     Reference:
@@ -75,12 +75,10 @@ def scale_by_adam8bit(
     """
     check_fraction("b1", b1)
     check_b2(b2)
-    require_static("block_size", block_size)
+    require_count("block_size", block_size)
     require_static("min_size", min_size)
-    if block_size < 1 or min_size < 0:
-        raise ValueError(
-            f"block_size={block_size} must be at least 1 and min_size={min_size} at least 0."
-        )
+    if min_size < 0:
+        raise ValueError(f"min_size={min_size} must be at least 0.")
     if isinstance(eps, int | float) and eps <= 0:
         raise ValueError(
             f"eps={eps} must be positive: where all gradients were zero, it is what is divided by."

@@ -10,7 +10,7 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Columns
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
-from lowrank_optax.linalg.arguments import check_fraction, check_rank
+from lowrank_optax.linalg.arguments import check_fraction, check_rank, require_count
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
 from lowrank_optax.linalg.products import product
 from lowrank_optax.linalg.singular import right_singular_vectors
@@ -103,8 +103,7 @@ def power_iteration(
       2
     """
     check_rank(rank)
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations} must be at least 1.")
+    require_count("iterations", iterations)
     if orthogonalize not in METHODS:
         raise ValueError(f"orthogonalize={orthogonalize!r} is unknown; use one of {METHODS}.")
     if rho is not None:

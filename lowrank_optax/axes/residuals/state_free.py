@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.residuals.base import Residual, Step
-from lowrank_optax.linalg.arguments import require_static
+from lowrank_optax.linalg.arguments import require_count
 from lowrank_optax.linalg.newton_schulz import MUON
 from lowrank_optax.transforms.orthonormalize import orthonormalizer
 
@@ -91,7 +91,7 @@ def orthonormal(
       ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
 
     Raises:
-      ValueError: if `blocks` is not positive.
+      TypeError, ValueError: if `blocks` is no positive int, or Newton–Schulz cannot be so.
 
     Reference:
       arXiv 2412.13148 (SWAN) orthonormalises the whole gradient, without state and in one block.
@@ -108,9 +108,7 @@ def orthonormal(
       >>> tx.update(params, tx.init(params))[0]["w"].shape
       (4, 8)
     """
-    require_static("blocks", blocks)
-    if blocks < 1:
-        raise ValueError(f"blocks={blocks} must be at least 1.")
+    require_count("blocks", blocks)
     orthonormalizer(ns_steps, ns_coeffs)  # what is wrong with them is said here
     return Orthonormal(blocks, scale, ns_steps, ns_coeffs)
 
@@ -127,7 +125,7 @@ def sinkhorn(rounds: int = 3, scale: Any = 1.0) -> Residual:
       scale: length of this part's step relative to the subspace's.
 
     Raises:
-      ValueError: if `rounds` is not positive.
+      TypeError, ValueError: if `rounds` is no positive int.
 
     Reference:
       arXiv 2502.06742 (SinkGD), where the whole gradient is the rest.
@@ -137,7 +135,5 @@ def sinkhorn(rounds: int = 3, scale: Any = 1.0) -> Residual:
       >>> lro.residuals.sinkhorn(rounds=5)
       Sinkhorn(rounds=5, scale=1.0)
     """
-    require_static("rounds", rounds)
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds} must be at least 1.")
+    require_count("rounds", rounds)
     return Sinkhorn(rounds, scale)

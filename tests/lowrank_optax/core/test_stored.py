@@ -168,6 +168,12 @@ def test_what_is_no_way_to_store_a_moment_is_refused(mu_dtype):
         lro.scale_by_low_rank(optax.trace(0.9), ALL, mu_dtype=mu_dtype)
 
 
+@pytest.mark.parametrize(("block_size", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_a_block_of_no_size_is_refused_where_it_is_given(block_size, error):
+    with pytest.raises(error, match=f"block_size={block_size} must be"):
+        lro.storage("int8", block_size=block_size)
+
+
 def test_an_inner_optimizer_without_a_first_moment_has_nothing_to_store():
     with pytest.raises(ValueError, match="mu_dtype='int8' does nothing: the state of a stateless"):
         lro.scale_by_low_rank(optax.identity(), ALL, mu_dtype="int8")

@@ -164,7 +164,7 @@ def test_it_works_in_a_chain_under_injected_hyperparameters():
         ({"b2": -1}, r"b2=-1 must lie in \[0, 1\]"),
         ({"eps": 0.0}, "eps=0.0 must be positive"),
         ({"block_size": 0}, "block_size=0 must be at least 1"),
-        ({"min_size": -1}, "min_size=-1 at least 0"),
+        ({"min_size": -1}, "min_size=-1 must be at least 0"),
     ],
 )
 def test_wrong_arguments_are_named(settings, message):

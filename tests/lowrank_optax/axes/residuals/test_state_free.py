@@ -108,3 +108,10 @@ def test_no_size_of_a_gradient_makes_the_rest_non_finite(residual, size):
 def test_counts_below_one_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [lro.residuals.orthonormal, lro.residuals.sinkhorn])
+@pytest.mark.parametrize("count", [2.0, True])
+def test_what_is_no_count_is_refused_where_it_is_given(make, count):
+    with pytest.raises(TypeError, match=rf"={count} must be an int"):
+        make(count)
