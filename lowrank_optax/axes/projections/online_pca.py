@@ -11,7 +11,7 @@ from lowrank_optax.axes._value import axis_value
 from lowrank_optax.axes.projections.arrays import Columns, Coordinates, Matrix
 from lowrank_optax.axes.projections.base import Choice, Shape
 from lowrank_optax.axes.projections.learned import LearnedBasis
-from lowrank_optax.linalg.arguments import check_rank
+from lowrank_optax.linalg.arguments import check_rank, require_kind
 from lowrank_optax.linalg.orthogonalize import canonical_signs, keep_finite
 from lowrank_optax.linalg.products import product
 from lowrank_optax.linalg.singular import right_singular_vectors
@@ -112,7 +112,7 @@ def online_pca(
       penalty: λ.
 
     Raises:
-      TypeError, ValueError: if the rank is out of range.
+      TypeError, ValueError: if the rank is out of range, or the optimizer none of optax's.
 
     Reference:
       arXiv 2408.12857, equation 5.
@@ -124,4 +124,7 @@ def online_pca(
       0.0
     """
     check_rank(rank)
-    return OnlinePca(rank, optimizer or optax.adamw(1 / 200, weight_decay=0.01), penalty)
+    if optimizer is None:
+        optimizer = optax.adamw(1 / 200, weight_decay=0.01)
+    require_kind("optimizer", optimizer, optax.GradientTransformation, "optax.sgd(0.1)")
+    return OnlinePca(rank, optimizer, penalty)

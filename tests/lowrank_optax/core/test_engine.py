@@ -89,6 +89,10 @@ def test_float32_gradients_of_float64_parameters_keep_every_type(tx, float64):
             r"residual='discard' must be a Residual, such as lro.residuals.discard\(\)",
         ),
         (lambda: lro.muon(0.1, fallback="adamw"), r"fallback='adamw' .* such as optax.adamw"),
+        (
+            lambda: lro.online_subspace_descent(0.1, 2, projection_optimizer="sgd"),
+            r"optimizer='sgd' .* such as optax.sgd",
+        ),
     ],
 )
 def test_parts_of_another_kind_are_refused_as_they_are_given(make, message):
