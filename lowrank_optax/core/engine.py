@@ -13,7 +13,7 @@ from lowrank_optax.core.axes import LowRankState, Parts
 from lowrank_optax.core.halves import Halves, low_rank_zeros
 from lowrank_optax.core.matrices import MatrixTree
 from lowrank_optax.core.spec_table import SpecTable
-from lowrank_optax.core.trees import check_belongs, in_own_structure
+from lowrank_optax.core.trees import blaming_the_state, in_own_structure
 from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.linalg.precision import exact_like
 from lowrank_optax.sharding.placement import Placement
@@ -42,12 +42,9 @@ class Engine:
     ) -> tuple[Any, LowRankState]:
         if params is not None:
             updates = jax.tree.map(exact_like, updates, params)
-        try:
+        with blaming_the_state(state, updates, self._start_state):
             state = in_own_structure(state, updates, self._start_state)
             return self._step(updates, state, params, **extra_args)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            check_belongs(state, updates, self._start_state)
-            raise
 
     def _step(
         self, updates: Any, state: LowRankState, params: Any, **extra_args: Any

@@ -1,7 +1,8 @@
 """Trees that belong to each other by path."""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,7 +80,17 @@ def in_own_structure(state: Any, updates: Any, init: Callable[[Any], Any]) -> An
     return jax.tree_util.tree_map_with_path(lambda path, _: found[path_string(path)], template)
 
 
-def check_belongs(state: Any, updates: Any, init: Callable[[Any], Any]) -> None:
+@contextlib.contextmanager
+def blaming_the_state(state: Any, updates: Any, init: Callable[[Any], Any]) -> Iterator[None]:
+    """Where a step fails, name what of the state is not as `init` makes it, if something is."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError):
+        _check_belongs(state, updates, init)
+        raise
+
+
+def _check_belongs(state: Any, updates: Any, init: Callable[[Any], Any]) -> None:
     """Raise a ValueError if a state is not of the shapes that `init` makes for such updates."""
     expected, found = (
         {path_string(path): tuple(getattr(leaf, "shape", ())) for path, leaf in paths}

@@ -17,7 +17,7 @@ from lowrank_optax.core.matrices import MatrixSpec, MatrixTree, matrix_specs
 from lowrank_optax.core.missing import without_none
 from lowrank_optax.core.order import once
 from lowrank_optax.core.spec_table import SpecTable
-from lowrank_optax.core.trees import in_own_structure
+from lowrank_optax.core.trees import blaming_the_state, in_own_structure
 from lowrank_optax.linalg.arguments import check_fraction, refuse_renamed
 from lowrank_optax.linalg.devices import mean_over, typed_spec
 from lowrank_optax.linalg.orthogonalize import METHODS, keep_finite, orthonormal_columns
@@ -144,8 +144,11 @@ class Dion:
         self, updates: Any, state: LowRankState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LowRankState]:
         del params, extra_args
+        with blaming_the_state(state, updates, self._start_state):
+            return self._update(updates, in_own_structure(state, updates, self._start_state))
+
+    def _update(self, updates: Any, state: LowRankState) -> tuple[Any, LowRankState]:
         placement = self._placement(updates)
-        state = in_own_structure(state, updates, self._start_state)
 
         def step(dion: Dion, updates: Any, basis: Any, residual: Any, key: Any) -> Any:
             tree = placement.tree.of(updates)

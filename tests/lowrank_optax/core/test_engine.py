@@ -20,6 +20,12 @@ PARAMS = {"b": jnp.ones(6), "w": draw((8, 6))}
             r"basis/w is of shape \(6, 4\) and must be .*6, 2",
         ),
         (lro.trion(0.1, 2), lro.galore(0.1, 2), r"is of shape .* and must be of shape"),
+        (lro.dion(0.1, 2), lro.trion(0.1, 2), r"basis/w is of shape \(2,\) and must be .*6, 2"),
+        (
+            lro.dion(0.1, 2, mu_dtype="int4"),
+            lro.dion(0.1, 2),
+            r"residual/w/codes is absent and must be .* another method, rank, mu_dty",
+        ),
         (lro.galore(0.1, 2), lro.trion(0.1, 2), r"basis/w is of shape \(2,\) and must be"),
         (
             lro.muon(0.1, mu_dtype="int8"),
