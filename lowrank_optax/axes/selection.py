@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lowrank_optax.axes._value import axis_value
-from lowrank_optax.linalg.arguments import require_key
+from lowrank_optax.linalg.arguments import require_count, require_key
 from lowrank_optax.linalg.devices import largest
 
 __all__ = ["Following", "Hybrid", "Importance", "Sampling", "Selection", "Top", "Uniform"]
@@ -187,7 +187,7 @@ def importance(norm: str = "l1", candidates: int | None = None) -> Selection:
       candidates: draw among this many columns of largest score, at least r; None for all.
 
     Raises:
-      ValueError: if an argument is out of range.
+      TypeError, ValueError: if an argument is out of range.
 
     Reference:
       I3S: Importance Sampling Subspace Selection; Gumbel-top-k: arXiv 1903.06059.
@@ -200,7 +200,8 @@ def importance(norm: str = "l1", candidates: int | None = None) -> Selection:
       [1, 3]
     """
     check_norm(norm)
-    _check_candidates(candidates)
+    if candidates is not None:
+        require_count("candidates", candidates)
     return Importance(norm, candidates)
 
 
@@ -214,7 +215,7 @@ def hybrid(r0: int | float = 0.5, norm: str = "l1", candidates: int | None = Non
         all.
 
     Raises:
-      ValueError: if an argument is out of range.
+      TypeError, ValueError: if an argument is out of range.
 
     Reference:
       I3S: Importance Sampling Subspace Selection, its hybrid of dominant and random subspaces.
@@ -227,7 +228,8 @@ def hybrid(r0: int | float = 0.5, norm: str = "l1", candidates: int | None = Non
       True
     """
     check_norm(norm)
-    _check_candidates(candidates)
+    if candidates is not None:
+        require_count("candidates", candidates)
     if r0 < 0 or (not isinstance(r0, numbers.Integral) and r0 > 1):
         raise ValueError(
             f"r0={r0} must be the number of best columns, at least 0, or a fraction in [0, 1] of r."
@@ -264,13 +266,6 @@ def following(weight: Any = 0.95, select: str | Selection = "l1") -> Selection:
       >>> tx = lro.scale_by_low_rank(optax.trace(0.9), projection, transport="rotate")
     """
     return Following(resolve(select), weight)
-
-
-def _check_candidates(candidates: int | None) -> None:
-    if candidates is not None and candidates < 1:
-        raise ValueError(
-            f"candidates={candidates} must be at least 1, or None to draw among all columns."
-        )
 
 
 def resolve(select: str | Selection) -> Selection:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Shaped, UInt8
 
+from lowrank_optax.linalg.arguments import require_count
 from lowrank_optax.linalg.blocks import join_blocks, split_blocks
 from lowrank_optax.linalg.precision import at_least_float32
 
@@ -48,8 +49,7 @@ def quantize_dynamic(
     [-0.0, -3.0, 0.99609, 0.00114]
     """
     x = jnp.asarray(x)
-    if block_size < 1:
-        raise ValueError(f"block_size={block_size} must be at least 1.")
+    require_count("block_size", block_size)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if x.ndim == 0 or x.shape[-1] == 0:

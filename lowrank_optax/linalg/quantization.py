@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int8, PRNGKeyArray, Shaped, UInt8
 
+from lowrank_optax.linalg.arguments import require_count
 from lowrank_optax.linalg.blocks import flatten, join_blocks, split_blocks
 from lowrank_optax.linalg.codes import BITS, nearest_codes
 from lowrank_optax.linalg.packing import bytes_of, pack, packed_bits, unpack
@@ -62,7 +63,7 @@ def quantize(
         default rounds to nearest.
 
     Raises:
-      TypeError: x is not real floating.
+      TypeError: x is not real floating, or block_size no int.
       ValueError: x has no such axis or it is empty, or another argument is not among its choices.
 
     Reference:
@@ -78,8 +79,7 @@ def quantize(
     """
     x = jnp.asarray(x)
     _check_storage(storage)
-    if block_size < 1:
-        raise ValueError(f"block_size={block_size} must be at least 1.")
+    require_count("block_size", block_size)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"only real floating arrays can be quantised, not {x.dtype.name}.")
     if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:

@@ -233,7 +233,8 @@ def test_names_stand_for_selections():
     ("build", "message"),
     [
         (lambda: selection.importance("l3"), "norm='l3' is unknown; use one of"),
-        (lambda: selection.importance(candidates=0), "candidates=0 must be at least 1, or None"),
+        (lambda: selection.importance(candidates=0), "candidates=0 must be at least 1"),
+        (lambda: selection.hybrid(1, candidates=2.5), "candidates=2.5 must be an int"),
         (lambda: selection.hybrid(-1), "r0=-1 must be the number of best columns"),
         (lambda: selection.hybrid(1.5), "r0=1.5 must be .* or a fraction in"),
         (
@@ -243,5 +244,5 @@ def test_names_stand_for_selections():
     ],
 )
 def test_bad_arguments_of_random_selections_are_explained(build, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()
