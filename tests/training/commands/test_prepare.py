@@ -22,27 +22,42 @@ from training.data import tokenization
 from training.data.corpus import load_corpus
 from training.errors import TrainingFailedError, UserError
 
-# Prepares as the command line does, and kills itself at the n-th time that it opens, renames or
-# removes a file of the output folder.
+# Prepares as the command line does, once undisturbed and then once for every given part of the way:
+# there the process kills itself, as it opens, renames or removes a file of the output folder. What
+# takes longest, the imports, the processes share.
 KILLED = """
-import os, signal, sys
+import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from rich.console import Console
 from training.commands.prepare import PrepareConfig, prepare
 
-data, tokenizer, out, last = sys.argv[1:]
-left = int(last)
+def moments(out, last, answer):
+    passed = 0
 
-def count(event, arguments):
-    global left
-    if event in ("open", "os.rename", "os.remove", "os.rmdir") and out in str(arguments[0]):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def count(event, arguments):
+        nonlocal passed
+        if event in ("open", "os.rename", "os.remove", "os.rmdir") and str(out) in str(arguments[0]):
+            passed += 1
+            if passed == last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(count)
-prepare(PrepareConfig(data=data, tokenizer=tokenizer, out=Path(out)), Console(quiet=True))
-print(int(last) - left)
+    sys.addaudithook(count)
+    prepare(PrepareConfig(data=data, tokenizer=tokenizer, out=out), Console(quiet=True))
+    answer.send(passed)
+
+def exit_code(out, last):
+    process = fork.Process(target=moments, args=(out, last, answer))
+    process.start()
+    process.join()
+    return process.exitcode
+
+data, tokenizer, folder, *parts = sys.argv[1:]
+fork = multiprocessing.get_context("fork")
+question, answer = fork.Pipe(duplex=False)
+codes = [exit_code(Path(folder, "undisturbed"), None)]
+of_all = question.recv()
+codes += [exit_code(Path(folder, part), max(1, round(float(part) * of_all))) for part in parts]
+print(json.dumps(codes))
 """
 
 
@@ -113,26 +128,22 @@ def test_the_manifest_says_what_was_made_of_what(source, tmp_path):
     assert ends == [split["documents"] - 1 for split in splits]
 
 
-def kill_at(source, out, tokenizer, moment):
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, str(source), tokenizer, str(out), str(moment)],
-        cwd=Path(train.__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
 def test_a_preparation_that_is_killed_ends_as_an_undisturbed_one(source, tmp_path, tokenizer):
     run(source, tmp_path / "trained", tokenizer=tokenizer)  # the BPE, found in the cache afterwards
-    done = kill_at(source, tmp_path / "undisturbed", tokenizer, 10**6)
-    moments = int(done.stdout)
-    for part in (0.02, 0.3, 0.55, 0.8, 0.97, 1) if tokenizer == "bytes" else (0.3, 0.97):
-        out = tmp_path / str(part)
-        killed = kill_at(source, out, tokenizer, max(1, round(part * moments)))
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    parts = ("0.02", "0.3", "0.55", "0.8", "0.97", "1") if tokenizer == "bytes" else ("0.3", "0.97")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(source), tokenizer, str(tmp_path), *parts],
+        cwd=Path(train.__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0] + [-signal.SIGKILL] * len(parts), done.stderr
+    for part in parts:
+        out = tmp_path / part
         run(source, out, tokenizer=tokenizer)
         assert contents(out) == contents(tmp_path / "undisturbed")
         assert not out.with_name(out.name + ".unfinished").exists()
