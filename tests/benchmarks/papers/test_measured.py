@@ -71,23 +71,6 @@ def test_energies_come_from_errors():
     assert set(verdicts(reviewers.sketches(results))) == {HOLDS}
 
 
-def test_one_seed_of_fine_tuning_decides_nothing():
-    run = lambda method, rank, accuracy, rate=0.02, chosen=True: {
-        "method": method,
-        "rank": rank,
-        "accuracy": accuracy,
-        "learning_rate": rate,
-        "chosen": chosen,
-    }
-    runs = [run("AdamW", None, 0.9), run("Trion", 16, 1.0)]
-    (outcome,) = trion.fine_tuning({"runs": runs})
-    here = "100.0% against 90.0%, one seed"
-    assert (outcome.here, outcome.verdict) == (f"{here}, rate not tuned", UNDECIDED)
-    runs += [run("Trion", 16, 0.8, rate, chosen=False) for rate in (0.01, 0.04)]
-    (outcome,) = trion.fine_tuning({"runs": runs})
-    assert (outcome.here, outcome.verdict) == (here, UNDECIDED)
-
-
 def test_overlaps_and_ranks_are_compared_seed_by_seed():
     dominant, sampled = FREQUENT
     run = lambda early, late, rank: {"overlaps": [early] * 3 + [late] * 3, "rank": rank}
