@@ -78,6 +78,13 @@ PAPER = Paper(
                     compare("galore", "i3s-{preset}", "--rank 0.25 --select importance"),
                 ),
             ),
+            note="A likely reason, of APOLLO: its step is the whole gradient, whose channels are "
+            "scaled by what a subspace says, while DCT-AdamW's lies in its columns. FRUGAL and "
+            "Fira, which step outside the same columns too, are 0.11 and 0.14 below DCT-AdamW "
+            "(dct_in_frugal_and_fira). It is not that the columns hold half of the best subspace's "
+            "energy: APOLLO's random ones hold a quarter (sketches_at_matched_rank). Adam's b2 is "
+            "another: with its published 0.999 DCT-AdamW's loss is 2.183 "
+            "([`recipes.md`](recipes.md)), which three seeds do not tell from APOLLO's at 0.95.",
         ),
         Claim(
             "principal_angles",
@@ -93,6 +100,10 @@ PAPER = Paper(
             "Newton–Schulz is less of Trion's update than of Muon's",
             ASKED,
             Figures("papers/share", parts.share, parts.measure_share, minutes=2),
+            note=f"One matrix of {parts.HIDDEN} × {parts.INTERMEDIATE}. Newton–Schulz is timed as "
+            "a program of its own, of the same products but with buffers of its own, where the "
+            "update reuses those that it is given. So a share can exceed 100 %: of Muon's update "
+            "it is nearly all.",
         ),
         Claim(
             "beside_zero",
