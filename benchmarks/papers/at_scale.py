@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import benchmarks.papers.methods  # noqa: F401  makes the papers' methods known
 import lowrank_optax as lro
-from benchmarks.papers.claims import Claim, Losses
+from benchmarks.papers.claims import AtScale, Claim, Losses
 from benchmarks.papers.memory import RATE, parameters, size
 from benchmarks.recipes.methods import METHODS
 from benchmarks.tables import markdown_table
@@ -39,14 +39,31 @@ def finetune(optimizer: str, options: str) -> tuple[str, str]:
     )
 
 
+def on_accelerator(part: str) -> str:
+    """The command that measures a part of what an accelerator should answer."""
+    return f"python -m benchmarks.accelerator --part {part}"
+
+
+UPDATES = AtScale(
+    ("350m", "1b"),
+    (on_accelerator("updates-{preset}"),),
+    ("adamw", "trion 1/4", "dion 1/4", "dct_adamw", "ldadamw"),
+    then="The memory is a whole model's; the command measures times, state and temporaries of one "
+    "layer's matrices, at r/n = 1/4 alone. Other ranks are timed by the claim's own command, at "
+    "its own width.",
+)
+"""Updates of matrices of these sizes, which are timed and weighed but not trained."""
+
+
 def describe(claim: Claim) -> str:
     """Commands and memory of every preset, and how they decide the claim."""
     if claim.at_scale is None:
-        return "measured as it is, and not trained at a scale"
+        return "measured as it is: no command measures it at another size"
     at_scale = claim.at_scale
     parts = [PREPARE] if any(" --data prepared " in line for line in at_scale.commands) else []
+    parts += [line for line in at_scale.commands if "{preset}" not in line]
     for preset in at_scale.presets:
-        parts += [command.format(preset=preset) for command in at_scale.commands]
+        parts += [line.format(preset=preset) for line in at_scale.commands if "{preset}" in line]
         table = memory_table(preset, methods_of(claim))
         parts.append(f"\n{preset}, in gigabytes, activations apart:\n{table}\n")
     return "\n".join([*parts, *filter(None, [at_scale.then])])

@@ -96,7 +96,7 @@ class AtScale:
     """The paper's own sizes, for who has the hardware.
 
     Attributes:
-        presets: of models/configs.py.
+        presets: of models/configs.py; none where nothing is of a model.
         commands: with {preset} where that goes.
         methods: whose memory is told, beside those that the evidence compares.
         then: what decides the claim, where that is no loss in the commands' tables.
@@ -118,7 +118,7 @@ class Claim:
         says: in our words.
         published: a figure that could be verified, or the direction in words.
         evidence: what decides it here.
-        at_scale: what to run for the paper's sizes; None where the evidence has no size.
+        at_scale: what to run for the paper's sizes; None where no command does.
         note: how to read it; why it fails, where that was found.
     """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.measure import subspaces
 from benchmarks.papers import columns, memory, parts
-from benchmarks.papers.at_scale import compare, finetune
+from benchmarks.papers.at_scale import UPDATES, compare, finetune, on_accelerator
 from benchmarks.papers.claims import (
     MATCHES,
     AtScale,
@@ -125,6 +125,7 @@ PAPER = Paper(
             f"the FFT is faster than the product with the DCT matrix, from n = {LARGE} on",
             "O(n² log n) against O(n³) “for large layers” (abstract)",
             Figures("dct", fft_against_matmul, command="python -m benchmarks.measure.dct"),
+            AtScale((), (on_accelerator("transforms"),), then="Of matrices of the tables' sizes."),
             note="On two CPU cores; no accelerator was measured.",
         ),
         Claim(
@@ -207,6 +208,7 @@ PAPER = Paper(
             f"{parts.GROWTH:g} times from r = n/8, Dion's and LDAdamW's more",
             "“rank-independent running time” (abstract)",
             Figures("papers/ranks", parts.growth, parts.measure_ranks),
+            UPDATES,
             note="The limit is ours. The seven matrices of a layer of width 512. Only the choice "
             "of the subspace is independent of the rank: Trion also orthonormalises m × r numbers, "
             "in some m r² operations.",
@@ -217,6 +219,7 @@ PAPER = Paper(
             "Trion's update is faster than Dion's, DCT-AdamW's faster than LDAdamW's",
             "“faster runtime” (abstract)",
             Figures("optimizers", faster, command="python -m benchmarks.measure.optimizers"),
+            UPDATES,
         ),
         Claim(
             "memory",
@@ -233,6 +236,7 @@ PAPER = Paper(
                 memory.measure,
                 minutes=2,
             ),
+            UPDATES,
             note="Exact, from shapes; activations are not in it.",
         ),
     ),

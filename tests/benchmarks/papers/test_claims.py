@@ -1,6 +1,7 @@
 """The claims: all are there, verdicts follow from intervals, and the page is the results'."""
 
 import dataclasses
+import importlib
 import shlex
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import train
 from benchmarks.papers import __main__ as command
 from benchmarks.papers import report
-from benchmarks.papers.at_scale import PREPARE, describe, memory_table, methods_of
+from benchmarks.papers.at_scale import PREPARE, UPDATES, describe, memory_table, methods_of
 from benchmarks.papers.claims import (
     FAILS,
     HOLDS,
@@ -99,13 +100,14 @@ def test_a_claim_holds_if_all_does_and_fails_with_anything(verdicts, verdict):
     assert together(verdicts) == verdict
 
 
-LINES = [
+LINES = {
     line for claim in command.CLAIMS.values() if claim.at_scale for line in claim.at_scale.commands
-]
+}
+OF_TRAIN = sorted(line for line in LINES if line.startswith("python train.py"))
 
 
 @pytest.mark.product(every=8)
-@pytest.mark.parametrize("line", [PREPARE, *LINES])
+@pytest.mark.parametrize("line", [PREPARE, *OF_TRAIN])
 def test_commands_for_the_papers_sizes_are_commands_of_train(line):
     config = train.parse(shlex.split(line.format(preset="60m"))[2:])
     if line.startswith("python train.py compare"):
@@ -115,13 +117,25 @@ def test_commands_for_the_papers_sizes_are_commands_of_train(line):
         check_accepted(flat(config), [config.run.optimizer])
 
 
+@pytest.mark.parametrize("line", sorted(LINES.difference(OF_TRAIN)))
+def test_other_commands_for_the_papers_sizes_measure_a_part_on_an_accelerator(line):
+    accelerator = importlib.import_module("benchmarks.accelerator.__main__")
+    for preset in UPDATES.presets:
+        *start, option, part = shlex.split(line.format(preset=preset))
+        assert start == ["python", "-m", "benchmarks.accelerator"]
+        assert accelerator.parse([option, part]).part == [part]
+
+
+MEASURED = {"fft_against_matmul", "rank_independence", "faster_updates", "memory"}
+
+
 def test_what_is_trained_has_commands_for_the_papers_sizes():
     trained = {
         claim.name
         for claim in command.CLAIMS.values()
         if isinstance(claim.evidence, Losses) or claim.evidence.file == "papers/trajectories"
     }
-    assert trained == {c.name for c in command.CLAIMS.values() if c.at_scale}
+    assert trained | MEASURED == {c.name for c in command.CLAIMS.values() if c.at_scale}
 
 
 def test_memory_at_scale_is_told_of_every_method():
@@ -144,7 +158,16 @@ def test_a_description_has_the_commands_the_memory_and_how_they_decide():
         "subspace_overlap in",
     ):
         assert part in text
-    assert "trained" in describe(command.CLAIMS["faster_updates"])
+    assert "no command" in describe(command.CLAIMS["column_norms"])
+
+
+def test_what_is_measured_has_the_accelerators_command_and_the_memory():
+    transforms = describe(command.CLAIMS["fft_against_matmul"])
+    assert transforms.startswith("python -m benchmarks.accelerator --part transforms\n")
+    small = dataclasses.replace(UPDATES, presets=("small",))
+    text = describe(dataclasses.replace(command.CLAIMS["memory"], at_scale=small))
+    assert text.startswith("python -m benchmarks.accelerator --part updates-small\n")
+    assert all(f" {name} |" in text for name in UPDATES.methods)
 
 
 def test_a_misspelt_claim_is_answered_with_the_names(capsys, monkeypatch):
@@ -159,3 +182,8 @@ def test_a_misspelt_claim_is_answered_with_the_names(capsys, monkeypatch):
 def test_the_tables_of_the_page_are_those_of_the_results():
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.render(page) == page
+
+
+def test_the_page_names_the_grid_of_momenta():
+    page = " ".join(report.PAGE.read_text(encoding="utf-8").split())
+    assert ", ".join(f"{value:g}" for value in GRIDS["momentum"]) in page
