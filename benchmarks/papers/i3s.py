@@ -59,8 +59,9 @@ PAPER = Paper(
             STOPS,
             Figures("papers/trajectories", trajectories.overlaps, trajectories.measure, minutes=10),
             looked_into("Overlaps of neighbours are subspace_overlap in RUN/diagnostics.jsonl."),
-            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds, both at one "
-            "learning rate that was not tuned. Sampled subspaces change less in time too.",
+            note="GaLore at width 64, 100 steps, a new subspace every 10; three seeds, at the "
+            "learning rates in the table, tuned for importance_against_dominant: 300 steps and a "
+            "new subspace every 50.",
         ),
         Claim(
             "spectrum_of_the_change",
@@ -71,7 +72,9 @@ PAPER = Paper(
             looked_into(
                 "Spectra are lro.diagnostics.update_spectrum of the last weights less the first."
             ),
-            note="The same trainings; the effective rank is exp(entropy of singular values) / n.",
+            note="The same trainings; the effective rank is exp(entropy of singular values) / n. "
+            "Singular values are shares of the largest, the one below 1/8 of them, and so on: "
+            "means over all matrices.",
         ),
     ),
 )

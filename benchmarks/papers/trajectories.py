@@ -1,5 +1,6 @@
 """What sampling a subspace does to a training: overlap of neighbours, spectrum of the change."""
 
+import dataclasses
 import pathlib
 import statistics
 from typing import Any
@@ -12,8 +13,8 @@ import lowrank_optax as lro
 from benchmarks.papers.claims import Outcome, above
 from benchmarks.papers.columns import effective_share
 from benchmarks.papers.methods import FREQUENT, FREQUENT_INTERVAL
+from benchmarks.papers.training import read_tuned
 from benchmarks.recipes import task
-from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.report import interval
 from benchmarks.recipes.search import SEEDS
 from benchmarks.recipes.task import Setting
@@ -21,8 +22,12 @@ from models.llama import matrix_dimension_numbers
 
 SETTING = Setting(width=64, steps=100)
 DOMINANT, SAMPLED = FREQUENT
+TUNED_AS = {DOMINANT: "galore 1/4", SAMPLED: "galore 1/4, importance"}
+"""Whose tuned numbers they take: the same methods, whose subspace is kept for longer."""
 THIRD = 3
 """Overlaps of the nine at either end."""
+POSITIONS = {"1/8": 1 / 8, "1/4": 1 / 4, "1/2": 1 / 2, "3/4": 3 / 4}
+"""Shares of a matrix' singular values that are larger than the one kept."""
 
 
 def measure(data: pathlib.Path) -> dict[str, Any]:
@@ -30,15 +35,16 @@ def measure(data: pathlib.Path) -> dict[str, Any]:
 
     Returns:
         By method and seed: "overlaps" of every subspace with the one before, over all matrices;
-        "rank", the effective rank of W − W₀ by that of a full matrix.
+        and of W − W₀ what `spectrum_of_change` says.
     """
     runs = {name: [follow(name, seed, data) for seed in SEEDS] for name in FREQUENT}
     return {"steps": SETTING.steps, "interval": FREQUENT_INTERVAL, "seeds": SEEDS, "runs": runs}
 
 
 def follow(method: str, seed: int, data: pathlib.Path) -> dict[str, Any]:
-    """One training, at the numbers from which a search would start."""
-    numbers, steps = dict(METHODS[method].start), task.compiled(method, SETTING)
+    """One training, at the numbers that the search found."""
+    numbers = read_tuned()["toy", TUNED_AS[method]]["numbers"]
+    steps = task.compiled(method, SETTING)
     arrays = {name: jnp.float32(number) for name, number in numbers.items()}
     # Twice, as a step takes its parameters' memory.
     first, params = steps.parameters(seed), steps.parameters(seed)
@@ -52,40 +58,72 @@ def follow(method: str, seed: int, data: pathlib.Path) -> dict[str, Any]:
                 pairs = zip(before, bases, strict=True)
                 overlaps.append(float(np.mean([np.mean(overlap(U, V)) for U, V in pairs])))
             before = bases
-    return {"numbers": numbers, "overlaps": overlaps, "rank": rank_of_change(first, params)}
+    return {"numbers": numbers, "overlaps": overlaps} | spectrum_of_change(first, params)
 
 
 overlap = jax.jit(lro.diagnostics.subspace_overlap)
 
 
-def rank_of_change(first: Any, last: Any) -> float:
-    """How many directions a training moved the matrices in, as a share of all: their mean."""
+def spectrum_of_change(first: Any, last: Any) -> dict[str, Any]:
+    """What a training moved the matrices by: means over all of them.
+
+    Returns:
+        "rank", the effective rank as a share of a full matrix'; "singular_values" by their
+        positions, as shares of the largest.
+    """
     specs = lro.matrix_specs(first, dimension_numbers=matrix_dimension_numbers)
     leaves = zip(specs, jax.tree.leaves(first), jax.tree.leaves(last), strict=True)
-    spectra = [
+    stacks = [
         np.asarray(lro.diagnostics.update_spectrum(spec.to_matrix(after - before)), float)
         for spec, before, after in leaves
         if spec is not None
     ]
-    return statistics.mean(effective_share(values) for one in spectra for values in one)
+    spectra = [values for stack in stacks for values in stack]
+    return {
+        "rank": statistics.mean(map(effective_share, spectra)),
+        "singular_values": {
+            label: statistics.mean(float(values[int(share * len(values))]) for values in spectra)
+            for label, share in POSITIONS.items()
+        },
+    }
 
 
 def overlaps(results: dict[str, Any]) -> list[Outcome]:
     """Whether the leading subspace changes less and less, and a sampled one more than it."""
     early, late = _third(results, slice(None, THIRD)), _third(results, slice(-THIRD, None))
-    return [
-        _paired(
-            f"overlap of neighbours: {DOMINANT}, late > early", late[DOMINANT], early[DOMINANT]
-        ),
-        _paired(f"late overlap: {DOMINANT} > {SAMPLED}", late[DOMINANT], late[SAMPLED]),
-    ]
+    dominant, sampled = _named(results)
+    changes = _paired(
+        f"overlap of neighbours: {dominant}, late > early", late[DOMINANT], early[DOMINANT]
+    )
+    apart = _paired(f"late overlap: {dominant} > {sampled}", late[DOMINANT], late[SAMPLED])
+    before = f"; the latter's early {statistics.mean(early[SAMPLED]):.3f}"
+    return [changes, dataclasses.replace(apart, here=apart.here + before)]
 
 
 def spectra(results: dict[str, Any]) -> list[Outcome]:
     """Whether sampling moves the weights in more directions."""
+    dominant, sampled = _named(results)
     ranks = {name: [run["rank"] for run in runs] for name, runs in results["runs"].items()}
-    what = f"effective rank of the weights' change: {SAMPLED} > {DOMINANT}"
-    return [_paired(what, ranks[SAMPLED], ranks[DOMINANT])]
+    what = f"effective rank of the weights' change: {sampled} > {dominant}"
+    found = _paired(what, ranks[SAMPLED], ranks[DOMINANT])
+    if "singular_values" in results["runs"][DOMINANT][0]:  # not in what was made before they were
+        shown = " against ".join(
+            _singular_values(results["runs"][name]) for name in (SAMPLED, DOMINANT)
+        )
+        here = f"{found.here}; singular values at {', '.join(POSITIONS)}: {shown}"
+        found = dataclasses.replace(found, here=here)
+    return [found]
+
+
+def _named(results: dict[str, Any]) -> list[str]:
+    """Both methods with their learning rates."""
+    runs = results["runs"]
+    return [f"{name}, at {runs[name][0]['numbers']['learning_rate']:g}" for name in FREQUENT]
+
+
+def _singular_values(runs: list[dict[str, Any]]) -> str:
+    means = (statistics.mean(run["singular_values"][label] for run in runs) for label in POSITIONS)
+    return ", ".join(f"{value:.3f}" for value in means)
 
 
 def _third(results: dict[str, Any], part: slice) -> dict[str, list[float]]:

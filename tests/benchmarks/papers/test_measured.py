@@ -13,6 +13,7 @@ from benchmarks.papers import (
     online_subspace_descent,
     parts,
     reviewers,
+    training,
     trajectories,
     trion,
 )
@@ -73,13 +74,23 @@ def test_energies_come_from_errors():
 
 def test_overlaps_and_ranks_are_compared_seed_by_seed():
     dominant, sampled = FREQUENT
-    run = lambda early, late, rank: {"overlaps": [early] * 3 + [late] * 3, "rank": rank}
+    run = lambda early, late, rank: {
+        "numbers": {"learning_rate": rank / 10},
+        "overlaps": [early] * 3 + [late] * 3,
+        "rank": rank,
+        "singular_values": dict.fromkeys(trajectories.POSITIONS, rank / 2),
+    }
     runs = {
         dominant: [run(0.4, 0.8, 0.2), run(0.5, 0.9, 0.2), run(0.4, 0.8, 0.2)],
         sampled: [run(0.3, 0.3, 0.6)] * 3,
     }
     assert verdicts(trajectories.overlaps({"runs": runs})) == [HOLDS, HOLDS]
-    assert verdicts(trajectories.spectra({"runs": runs})) == [HOLDS]
+    (outcome,) = trajectories.spectra({"runs": runs})
+    assert outcome.verdict == HOLDS
+    assert outcome.what.endswith(f"{sampled}, at 0.06 > {dominant}, at 0.02")
+    assert outcome.here.endswith(
+        "at 1/8, 1/4, 1/2, 3/4: 0.300, 0.300, 0.300, 0.300 against 0.100, 0.100, 0.100, 0.100"
+    )
     still = runs | {dominant: [run(0.8, 0.8, 0.7)] * 3}
     assert verdicts(trajectories.overlaps({"runs": still})) == [UNDECIDED, HOLDS]
     assert verdicts(trajectories.spectra({"runs": still})) == [FAILS]
@@ -95,6 +106,9 @@ def test_a_training_is_followed_from_its_first_subspace_to_its_last(tmp_path, mo
     assert len(run["overlaps"]) == 2  # of the subspaces of steps 1, 11 and 21
     assert all(0 < each <= 1 for each in run["overlaps"])
     assert 0 < run["rank"] < 1
+    assert run["numbers"] == training.read_tuned()["toy", "galore 1/4"]["numbers"]
+    values = list(run["singular_values"].values())
+    assert 1 > values[0] > values[1] > values[2] > values[3] > 0
 
 
 def test_the_effective_share_counts_what_is_alike():
