@@ -11,7 +11,7 @@ from benchmarks.tables import Table, captioned_tables
 
 DOCS = ROOT / "docs"
 CLAIMS, SCALE = "papers.md", "toy"
-"""The page of the papers' claims, and which of its scales other pages quote."""
+"""The page of the papers' claims, and which of its scales most pages quote."""
 
 
 def read_results(name: str) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def generated(page: str, section: str) -> str:
     return found[1] if found else ""
 
 
-def tuned_in_claims() -> Table:
+def tuned_in_claims(scale: str = SCALE) -> Table:
     """The methods that the papers' claims tuned at one scale, as their tables of losses together.
 
     Raises:
@@ -58,13 +58,13 @@ def tuned_in_claims() -> Table:
     rows: dict[str, list[str]] = {}
     text = (DOCS / CLAIMS).read_text(encoding="utf-8")
     for caption, (names, *lines) in captioned_tables(text):
-        if caption == tuned_caption(SCALE):
+        if caption == tuned_caption(scale):
             header = names
             for line in lines:
                 if rows.setdefault(line[0], line) != line:
                     raise SystemExit(f"{CLAIMS} has two results of {line[0]}")
     if not rows:
-        raise SystemExit(f"{CLAIMS} has no table {tuned_caption(SCALE)!r}")
+        raise SystemExit(f"{CLAIMS} has no table {tuned_caption(scale)!r}")
     return [header, *rows.values()]
 
 

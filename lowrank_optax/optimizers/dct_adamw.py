@@ -26,6 +26,8 @@ def dct_adamw(
     With matrices (n, m), the compressed axis first: A = G + E; on a refresh I = the r rows of
     DCT(A) = Qᵀ A of largest norm, and the moments move with their rows; a = DCT(A)[I];
     E ← A − Q[:, I] a; W ← (1 − η λ) W − η Q[:, I] Adam(a).
+    In 300 steps of a small Llama neither a b2 of 0.95 helped nor, beside it, to leave out the error
+    feedback (`docs/recipes.md`).
 
     Args:
       {learning_rate}

@@ -106,6 +106,8 @@ def trion(*, sync: str | None = None, sync_axis: str = "data", **own: Any) -> Re
 
     W ← (1 − η λ) W − η · scale · Q[:, I] NewtonSchulz(b), with b the r rows of largest norm of
     the momentum's DCT; see `scale_by_trion`. With `sync` the fallback averages whole gradients.
+    In 300 steps of a small Llama `nesterov=True` and a `residual_decay` that is the momentum's
+    lowered the loss by 0.118 ± 0.036 at 0.95 and by 0.261 ± 0.102 at 0.8 (`docs/recipes.md`).
 
     Args:
       {learning_rate}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import lowrank_optax as lro
-from benchmarks.pages import methods
+from benchmarks.pages import generated, methods
 
 METHODS = methods.methods()
 DIFFERENCE = re.compile(r"Differs (from|in|as) |As published|This library's own")
@@ -51,3 +51,9 @@ def test_the_state_is_that_of_the_formula_but_for_indices_and_a_number_per_row_a
     report = lro.memory_report(getattr(lro, name)(1e-3, **options), params)
     beside = report.total_bytes / 4 - numbers(METHODS[name].state)
     assert 0 <= beside <= 2 * (M + N)
+
+
+def test_a_gain_that_a_docstring_states_is_in_the_table_of_arguments():
+    gains = re.findall(r"\d\.\d+ ± \d\.\d+", inspect.getdoc(lro.trion))
+    assert len(gains) == 2
+    assert all(f" -{gain} " in generated("recipes.md", "arguments") for gain in gains)

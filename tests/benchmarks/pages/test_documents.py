@@ -67,6 +67,19 @@ def test_every_method_that_was_measured_has_rows_on_its_page():
 
 
 @pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("trion", "What two arguments change"),
+        ("dct_adamw", "What two arguments change"),
+        ("normuon", "Fine-tuning at width 64"),
+        *((name, "fine-tuning at width 64") for name in ("trion", "dct_adamw", "galore", "fira")),
+    ],
+)
+def test_a_page_of_a_method_has_its_arguments_and_its_fine_tuning(name, title):
+    assert any(title in text for text in methods.measurements(name))
+
+
+@pytest.mark.parametrize(
     ("name", "column"),
     [
         *((name, "validation loss") for name in ("apollo", "dion", "galore", "ldadamw", "fira")),
