@@ -36,7 +36,9 @@ def moments(out, last, answer):
 
     def count(event, arguments):
         nonlocal passed
-        if event in ("open", "os.rename", "os.remove", "os.rmdir") and str(out) in str(arguments[0]):
+        if event not in ("open", "os.rename", "os.remove", "os.rmdir"):
+            return
+        if str(out) in str(arguments[0]):
             passed += 1
             if passed == last:
                 os.kill(os.getpid(), signal.SIGKILL)
