@@ -24,7 +24,6 @@ MEASURED = {
         "arguments": "What two arguments change at width 64, embeddings at 0.003",
     },
     "results.md": {
-        "compare": "At the best rates found, 500 steps",
         "optimizers": "Time and memory of one update",
         "winners": "Time and memory of one update, in another run",
     },
@@ -45,8 +44,6 @@ ALIASES = {"osd": "online_subspace_descent"}
 """Names in tables to those of the library."""
 ALSO = {"trion": "scale_by_trion", "dion": "scale_by_dion"}
 """The building block that a method is documented together with."""
-ANOTHER = {("compare", "muon")}
-"""Sections and the names there that are not this library's: the trainer's Muon is optax's."""
 
 
 class Line(NamedTuple):
@@ -96,21 +93,20 @@ def render(name: str, line: Line) -> str:
 
 def measurements(name: str) -> Iterator[str]:
     """The method's rows of the generated tables, with AdamW's beside them."""
-    for page, section, title, table in tables():
-        kept = None if (section, name) in ANOTHER else rows_of(name, table)
-        if kept:
+    for page, title, table in tables():
+        if kept := rows_of(name, table):
             yield f"{title} ([all of it](../{page})):"
             yield markdown_table(kept[0], kept[1:])
 
 
-def tables() -> Iterator[tuple[str, str, str, Table]]:
-    """Page, section, title and content of every table that says something of methods."""
+def tables() -> Iterator[tuple[str, str, Table]]:
+    """Page, title and content of every table that says something of methods."""
     for scale, title in TUNED.items():
-        yield CLAIMS, "", title, tuned_in_claims(scale)
+        yield CLAIMS, title, tuned_in_claims(scale)
     for page, sections in MEASURED.items():
         for section, title in sections.items():
             for caption, table in captioned_tables(generated(page, section)):
-                yield page, section, ", ".join(filter(None, (title, caption))), table
+                yield page, ", ".join(filter(None, (title, caption))), table
 
 
 def rows_of(name: str, table: Table) -> Table | None:

@@ -12,21 +12,8 @@ from benchmarks.measure import dct as transform
 from benchmarks.measure import optimizers, subspaces, svd
 from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.tables import markdown_table
-from training.reports.results import caption
-from training.reports.results import markdown_table as comparison_table
 
 PAGE = DOCS / "results.md"
-TIMES = ("| Training time", "| Tokens per second")
-
-
-def compare(results: dict[str, Any]) -> str:
-    """The comparison at equal tokens, and the command that made it.
-
-    Without the times of training, which say how busy the machine was.
-    """
-    rows = comparison_table(results["runs"]).splitlines(keepends=True)
-    kept = "".join(row for row in rows if not row.startswith(TIMES))
-    return f"{kept}\n{caption(results)}"
 
 
 def dct(results: dict[str, Any]) -> str:
@@ -44,7 +31,6 @@ def dct(results: dict[str, Any]) -> str:
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "compare": compare,
     "subspaces": lambda results: subspaces.table(results, "gradient"),
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]

@@ -52,7 +52,6 @@ GRADIENTS = (
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "communication.json": (*UPDATE, "lowrank_optax/sharding"),
-    "compare.json": TRAINED,
     "dct.json": ("lowrank_optax/linalg",),
     "faults.json": (
         "training/checkpoints",
@@ -112,7 +111,8 @@ def results() -> Iterator[Made]:
         commits = collections.Counter(_commits(path))
         for commit, count in commits.items():
             runs = count if commits.total() > 1 else 0
-            yield Made(file, runs, commit.removesuffix("+"), _clean(path, commit))
+            clean = "with changes that no commit holds" if commit.endswith("+") else "yes"
+            yield Made(file, runs, commit.removesuffix("+"), clean)
 
 
 def _commits(path: pathlib.Path) -> list[str]:
@@ -124,12 +124,6 @@ def _commits(path: pathlib.Path) -> list[str]:
     contents = json.loads(text)
     records = contents.get("measurements", [contents])
     return [record.get("environment", record)["git_commit"] for record in records]
-
-
-def _clean(path: pathlib.Path, commit: str) -> str:
-    if path.suffix == ".json" and "provenance" in json.loads(path.read_text(encoding="utf-8")):
-        return "an uncommitted snapshot; the commit only read its runs"
-    return "with changes that no commit holds" if commit.endswith("+") else "yes"
 
 
 def table(until: str) -> str:
