@@ -17,8 +17,8 @@ from training.runs.folder import check_run_folder
 from training.runs.metrics import MetricsLog
 
 FULL_DISKS = {
-    "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
     "metrics.jsonl later": (),
+    "metrics.jsonl as it is opened": (training.runs.metrics, "write_text"),
     "loss.png": (training.runs.loop, "plot_run"),
     "summary.json": (training.runs.loop, "write_json"),
 }

@@ -218,10 +218,13 @@ def _same_place(array, sharding):
 def test_a_checkpoint_of_eight_devices_is_continued_by_one_two_and_four(
     trainer, tmp_path, one_device
 ):
-    def config(mesh):
-        return trainer.config(tmp_path, optimizer="trion", mesh=mesh, **TINY)
+    # A learned basis, which changes between the steps, and is split over devices by --zero.
+    def config(mesh, zero=False):
+        return trainer.config(
+            tmp_path, optimizer="galore", update_interval=2, mesh=mesh, zero=zero, **TINY
+        )
 
-    eight = config("data=4,fsdp=2")
+    eight = config("data=4,fsdp=2", zero=True)
     first_state, one_device_losses = one_device(eight)
     state = trainer.steps(eight).init(eight.variant)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), first_state)
