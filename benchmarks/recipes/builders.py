@@ -56,7 +56,9 @@ def ours(make: Callable[..., Any], start: Any, /, **options: Any) -> Method:
     return Method(build, start)
 
 
-def at_one_rate(make: Callable[..., Any], /, start: Any, **options: Any) -> Method:
+def at_one_rate(
+    make: Callable[..., Any], /, start: Any, shape_scale: str = "rms", **options: Any
+) -> Method:
     """Embeddings, head and norms at the matrices' rate too, as if it were AdamW in one line."""
 
     def build(
@@ -67,7 +69,7 @@ def at_one_rate(make: Callable[..., Any], /, start: Any, **options: Any) -> Meth
             rate,
             dimension_numbers=dimension_numbers,
             fallback_learning_rate=rate,
-            shape_scale="rms",
+            shape_scale=shape_scale,
             **options,
             **numbers,
         )

@@ -183,9 +183,10 @@ TWO_RATES = (
 IN_THE_README = {
     "normuon int2, embeddings at 0.003": ours(
         lro.normuon, {"learning_rate": 0.02}, momentum=0.8, mu_dtype="int2"
-    )
+    ),
+    "tandem as it stands": _one_rate(lro.tandem, start={"learning_rate": 0.04}, shape_scale="dion"),
 }
-"""Its first example."""
+"""Its first example, and `lro.tandem` with a rate and nothing else."""
 
 _small = functools.partial(
     _one_rate, lro.tandem, rank=QUARTER, mu_dtype="int8", start={"learning_rate": 0.02}
@@ -197,6 +198,8 @@ ATTEMPTS = {"tandem n/4 int8 at one rate": ONE_RATE["tandem n/4 int8 at one rate
         "rest with momentum 0.5": {"rest": Remembering(0.5)},
         "rest with momentum 0.9": {"rest": Remembering(0.9)},
         "rest with momentum 0.5 in int2": {"rest": Remembering(0.5, "int2")},
+        "blocks 1": {"blocks": 1},
+        "rest with momentum 0.9, blocks 1": {"rest": Remembering(0.9, blocks=1)},
         "every 50": {"update_interval": 50},
         "no neurons": {"neuron_decay": None},
     }.items()

@@ -24,6 +24,7 @@ class Remembering(lro.residuals.Residual):
 
     momentum: float = dataclasses.field(metadata=STATIC)
     storage: Any = dataclasses.field(default=None, metadata=STATIC)
+    blocks: int = dataclasses.field(default=BLOCKS, metadata=STATIC)
 
     def init(self, shape: Any, dtype: Any) -> Any:
         """Zeros."""
@@ -34,7 +35,7 @@ class Remembering(lro.residuals.Residual):
         stored, E = lro.storage(self.storage), step.outside()
         M = stored.unpack(state, E.shape[-2], E.dtype)
         M = self.momentum * step.subspace.reweight(M, step.subspace.project(M), 0.0, 1.0) + E
-        rest = lro.residuals.orthonormal(BLOCKS).rest(self.momentum * M + E)
+        rest = lro.residuals.orthonormal(self.blocks).rest(self.momentum * M + E)
         return step.with_rest(rest, 1.0), stored.pack(M)
 
 
