@@ -64,7 +64,9 @@ def tandem(
         projection's default.
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
       ns_steps, ns_coeffs: of Newton–Schulz, as for `transforms.orthonormalize`.
-      shape_scale, rank_scale: as for `scale_by_trion`.
+      shape_scale: as for `scale_by_trion`.
+      rank_scale: as for `scale_by_trion`, where the rest is dropped. With a rest the step has all n
+        columns at every r, and is as long without it.
       mu_dtype: of M: "int8", "int4", "int2", "sign", a floating dtype, a `storage`; None for the
         parameters', but at least float32. With r = n/2 in 4 bits the state is 1/32 of AdamW's,
         scales and neurons apart, and the loss lower than with r = n/4 in 8 bits.
@@ -88,11 +90,11 @@ def tandem(
       (4, 8)
     """
     require_static("ns_steps", ns_steps)
-    memory, transport, stored = optax.identity(), "keep", storage(mu_dtype)
-    if momentum is None:
-        if getattr(select, "follow", None) is not None:
-            raise ValueError(f"select={select} follows a momentum, but momentum=None keeps none.")
-    else:
+    outside, stored = _residual(rest, blocks, ns_steps, ns_coeffs), storage(mu_dtype)
+    memory, transport = optax.identity(), "keep"
+    if momentum is None and getattr(select, "follow", None) is not None:
+        raise ValueError(f"select={select} follows a momentum, but momentum=None keeps none.")
+    if momentum is not None:
         check_fraction("momentum", momentum)
         memory, transport = optax.trace(momentum, nesterov), "rotate"
         if projection in FIXED and getattr(select, "follow", None) is None:
@@ -102,8 +104,8 @@ def tandem(
         by_name(projection, rank, select),
         update_interval=update_interval,
         transport=transport,
-        residual=_residual(rest, blocks, ns_steps, ns_coeffs),
-        scale=step_scale(shape_scale, rank_scale),
+        residual=outside,
+        scale=step_scale(shape_scale, rank_scale, outside),
         mu_dtype=None if momentum is None else stored,
     )
     return with_neurons(recipe, neuron_decay)

@@ -117,6 +117,11 @@ class Residual:
         """The step in weight space, by default P u, and what is stored."""
         return step.lifted(), state
 
+    @property
+    def steps_outside(self) -> bool:
+        """Whether `finish` makes more of a step than P u."""
+        return type(self).finish is not Residual.finish
+
     def check(self, parts: Any) -> None:
         """Raise if another axis lacks what this residual needs.
 
