@@ -29,8 +29,8 @@ def agree(got, expected, tolerance=2e-5):
 
 
 def newton_schulz(x):
-    """Five steps of Muon's quintic on rows that are no longer than columns."""
-    x = x / np.linalg.norm(x)
+    """Five steps of Muon's quintic, on a matrix that is not tall; zeros stay zeros."""
+    x = x / (np.linalg.norm(x) or 1)
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x

@@ -59,7 +59,8 @@ def tandem(
       nesterov: orthonormalise μ M + G[I]; else M.
       neuron_decay: of the mean squares of each neuron's step; None not to normalise neurons.
       projection: "identity" (rows of the gradient itself), "dct" or another name of
-        `projections.by_name`, or a projection, whose own rank and selection then hold.
+        `projections.by_name`, or a projection, whose own rank and selection then hold. Outside a
+        learned one every row has a rest: steps are √(1 + r/n) as long as in a fixed basis, nearly.
       select: "l1" or "l2", the norm that ranks columns, or another selection; None for the
         projection's default.
       update_interval: T, refreshing where count % T == 0, or a schedule as for `scale_by_low_rank`.
