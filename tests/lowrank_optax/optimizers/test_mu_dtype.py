@@ -88,6 +88,7 @@ ALSO = {
     for name, own in {
         "muon": {},
         "normuon": {},
+        "trion": {"rank": 2},
         "dion": {"rank": 2},
         "dion2": {"rank": 2},
         "dion3": {"rank": 2},
@@ -95,8 +96,13 @@ ALSO = {
         "alice0": {"rank": 2},
     }.items()
 }
-LIMITS = {"bfloat16": 0.01, "int8": 0.02}
-IN_OTHER_ORDER = {("dion2", "int8"): 0.1, ("dion3", "int8"): 0.1, ("alice0", "int8"): 0.05}
+LIMITS = {"bfloat16": 0.01, "int8": 0.02, "int4": 0.2}
+IN_OTHER_ORDER = {
+    ("dion2", "int8"): 0.1,
+    ("dion3", "int8"): 0.1,
+    ("alice0", "int8"): 0.05,
+    **{(name, "int4"): 0.4 for name in ("trion", "dion2", "dion3")},
+}
 """Where a row is chosen a step earlier or later, or what has nearly no length is scaled up."""
 
 
