@@ -11,7 +11,7 @@ from lowrank_optax.axes import residuals, transports
 from lowrank_optax.axes.moments import first_moment, only
 from lowrank_optax.axes.projections.base import Choice, Moment, Projection, Subspace, Transition
 from lowrank_optax.core.axes import LowRankState, Parts
-from lowrank_optax.core.matrices import MatrixTree
+from lowrank_optax.core.matrices import MatrixSpec, MatrixTree
 from lowrank_optax.core.order import once
 from lowrank_optax.linalg.devices import typed_spec
 from lowrank_optax.linalg.precision import step_operands, wide_dtype
@@ -62,6 +62,7 @@ class Halves:
             G = self.placement.to_work(i, once(done, tree.matrix(i), self.placement.mesh))
             S = projection.analyze(G, wide_dtype(tree.dtype(i)))
             old[i] = projection.subspace(previous[i], spec.view)
+            _check_rank(projection, spec, old[i], S)
             A[i] = residual.accumulate(S, stored[i], old[i])
             due[i] = schedule.due(state.count, remembered[i], position, len(tree.matrices))
             choice = Choice(
@@ -213,6 +214,13 @@ def low_rank_zeros(tree: MatrixTree, projection: Projection) -> Any:
         return jnp.zeros(projection.low_rank_shape(spec.view, spec.rank), wide_dtype(tree.dtype(i)))
 
     return tree.build(zeros)
+
+
+def _check_rank(projection: Projection, spec: MatrixSpec, old: Subspace, S: Array) -> None:
+    """Raise where the state's subspace is of another rank, with which some methods could go on."""
+    found = jax.eval_shape(old.project, S).shape
+    if found != projection.low_rank_shape(spec.view, spec.rank):
+        raise ValueError(f"{spec.path}: its subspace is not of rank {spec.rank}.")
 
 
 def _refresh(projection: Projection, choice: Choice, due: Any) -> Any:

@@ -154,7 +154,9 @@ class Dion:
             tree = placement.tree.of(updates)
             Q, M, steps = tree.read(basis), tree.read(residual), {}
             done: Any = None
-            for i in tree.matrices:
+            for i, spec in tree.matrices.items():
+                if Q[i].shape[-1] != spec.rank:
+                    raise ValueError(f"{spec.path}: its subspace is not of rank {spec.rank}.")
                 G = once(done, tree.matrix(i), placement.mesh)
                 done = dion._step(placement, i, G, Q[i], M[i], jax.random.fold_in(key, i))
                 steps[i], Q[i], M[i] = done

@@ -39,6 +39,18 @@ def test_the_state_of_another_optimizer_is_named_with_what_differs(tx, other, me
         tx.update(PARAMS, other.init(PARAMS), PARAMS)
 
 
+@pytest.mark.product(every=6)
+@pytest.mark.parametrize(
+    "name", ["trion", "dion", "dion2", "tandem", "galore", "golore", "apollo", "frugal"]
+)
+def test_the_state_of_another_rank_is_refused_also_where_a_step_could_be_taken(name):
+    make = getattr(lro, name)
+    state = make(0.1, 2).init(PARAMS)
+    for update in (make(0.1, 4).update, jax.jit(make(0.1, 4).update)):
+        with pytest.raises(ValueError, match=r"basis/w is of shape .*2\D* and must be .*4.* rank"):
+            update(PARAMS, state, PARAMS)
+
+
 def test_the_state_of_other_parameters_is_named_with_the_shapes():
     tx = lro.ldadamw(0.1, 2)
     others = PARAMS | {"w": draw((8, 7))}
