@@ -39,6 +39,11 @@ class Switch(LearnedBasis):
         first, second = self.first.refresh, self.second.refresh
         return jax.lax.cond(choice.count < self.step, lambda: first(choice), lambda: second(choice))
 
+    def check(self, parts: Any) -> None:
+        """Raise if another axis lacks what one of the two needs."""
+        self.first.check(parts)
+        self.second.check(parts)
+
 
 def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:
     """`first` for refreshes before a step, then `second`.
@@ -48,7 +53,7 @@ def switch(first: LearnedBasis, second: LearnedBasis, step: Any) -> Switch:
       step: the first step, counted from 0, of which a refresh is by `second`.
 
     Raises:
-      TypeError: if one has no such basis.
+      TypeError: if one has no such basis, or changes it between refreshes.
       ValueError: if their ranks differ.
 
     Example:
@@ -103,6 +108,10 @@ class ScheduledRank(LearnedBasis):
         kept = jnp.arange(choice.rank) < self.rank_at(refreshes)
         return ScheduledBasis(P * kept.astype(P.dtype), optax.safe_increment(refreshes))
 
+    def check(self, parts: Any) -> None:
+        """Raise if another axis lacks what the projection needs."""
+        self.projection.check(parts)
+
 
 def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) -> ScheduledRank:
     """Use fewer columns of a learned basis than it has, as many as a schedule says.
@@ -117,7 +126,7 @@ def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) 
       rank_at: function of the int32 number of refreshes so far to the rank.
 
     Raises:
-      TypeError: if the projection has no such basis.
+      TypeError: if the projection has no such basis, or changes it between refreshes.
 
     Example:
       >>> import lowrank_optax as lro
@@ -130,11 +139,17 @@ def scheduled_rank(projection: LearnedBasis, rank_at: Callable[[Array], Array]) 
 
 
 def _require_plain(user: str, projection: Any) -> None:
-    """Raise unless what a projection remembers is its matrix P."""
+    """Raise unless what a projection remembers is its matrix P, which it changes at refreshes."""
     if not isinstance(projection, LearnedBasis) or (
         type(projection).matrix is not LearnedBasis.matrix
     ):
         raise TypeError(
             f"{user}: {projection!r} does not remember a plain matrix P alone; use "
             "projections.svd, random, or power_iteration."
+        )
+    # Which of two made P is not known any more, and columns that a schedule leaves out are zero.
+    if type(projection).settle is not LearnedBasis.settle:
+        raise TypeError(
+            f"{user}: {projection!r} learns from every step, but {user} changes a basis at "
+            "refreshes only; use projections.svd, random, or power_iteration."
         )

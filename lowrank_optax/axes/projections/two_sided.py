@@ -57,6 +57,11 @@ class TwoSided(Projection):
     def is_orthogonal(self) -> bool:
         return self.left.is_orthogonal and self.right.is_orthogonal
 
+    def check(self, parts: Any) -> None:
+        """Raise if another axis lacks what a side needs."""
+        self.left.check(parts)
+        self.right.check(parts)
+
     def _left_rank(self, shape: Shape) -> int:
         return self.left.rank_of(shape[-1], shape[-2])
 

@@ -11,6 +11,7 @@ from drawing import draw
 from methods import compiled
 
 import lowrank_optax as lro
+from lowrank_optax.axes._value import axis_value
 
 projections = lro.projections
 N, M, RANK = 6, 10, 2
@@ -119,3 +120,52 @@ def test_without_a_part_of_the_contract_it_cannot_be_made():
 
     with pytest.raises(TypeError, match=r"abstract.*init.*subspace"):
         Partial()
+
+
+@axis_value()
+class Needing(projections.LearnedBasis):
+    """A basis of one's own that needs another axis to be something."""
+
+    rank: int
+
+    def refresh(self, choice):
+        return choice.basis
+
+    def check(self, parts):
+        raise ValueError(f"{self} was asked about {parts.residual}")
+
+
+@axis_value()
+class Learning(projections.LearnedBasis):
+    """One that changes between refreshes."""
+
+    rank: int
+
+    def refresh(self, choice):
+        return choice.basis
+
+    def settle(self, basis, A, a, refreshed):
+        return basis + A @ a.mT
+
+
+COMBINED = {
+    "first": lambda one: projections.switch(one, projections.svd(RANK), 3),
+    "second": lambda one: projections.switch(projections.svd(RANK), one, 3),
+    "scheduled": lambda one: projections.scheduled_rank(one, abs),
+}
+SIDES = {
+    "left": lambda one: projections.two_sided(one, projections.svd(RANK)),
+    "right": lambda one: projections.two_sided(projections.svd(RANK), one),
+}
+
+
+@pytest.mark.parametrize("name", COMBINED | SIDES)
+def test_what_is_combined_is_asked_what_it_needs_of_other_axes(name):
+    with pytest.raises(ValueError, match=r"Needing\(rank=2\) was asked about Discard"):
+        lro.scale_by_low_rank(optax.scale_by_adam(), (COMBINED | SIDES)[name](Needing(RANK)))
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_what_learns_from_every_step_is_not_combined(name):
+    with pytest.raises(TypeError, match=r"Learning\(rank=2\) learns from every step"):
+        COMBINED[name](Learning(RANK))
