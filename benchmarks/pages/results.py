@@ -8,8 +8,8 @@ Run from the repository's root: ``python -m benchmarks.pages.results``.
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.measure import blocks, optimizers, subspaces, svd
 from benchmarks.measure import dct as transform
-from benchmarks.measure import optimizers, subspaces, svd
 from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.tables import markdown_table
 
@@ -32,6 +32,7 @@ def dct(results: dict[str, Any]) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "subspaces": lambda results: subspaces.table(results, "gradient"),
+    "blocks": blocks.table,
     "optimizers": lambda results: "\n\n".join(
         optimizers.table(result) for result in results["ranks"]
     ),

@@ -51,6 +51,7 @@ GRADIENTS = (
 """Of projections of a model's gradients."""
 
 SOURCES: dict[str, tuple[str, ...]] = {
+    "blocks.json": GRADIENTS,
     "communication.json": (*UPDATE, "lowrank_optax/sharding"),
     "dct.json": ("lowrank_optax/linalg",),
     "faults.json": (
