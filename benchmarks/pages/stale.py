@@ -80,7 +80,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "subspaces.json": GRADIENTS,
     "svd.json": ("lowrank_optax/linalg/singular.py",),
     "synchronisation.json": (*TASK, "lowrank_optax/sharding"),
-    "tokenizers.json": TRAINED,
     "winners.json": UPDATE,
 }
 """A file of results to the code whose change makes it older than what it measures.

@@ -5,7 +5,7 @@ Run from the repository's root: ``python -m benchmarks.pages.training``.
 
 from typing import Any
 
-from benchmarks.measure import finetuning, reading, tokenizers
+from benchmarks.measure import finetuning, reading
 from benchmarks.measure.loop import overhead
 from benchmarks.pages import DOCS, fill, read_results, rewrite
 from benchmarks.timing import median
@@ -48,7 +48,6 @@ def render(page: str) -> str:
     return fill(
         page,
         {
-            "tokenizers": tokenizers.table(read_results("tokenizers")["tokenizers"]),
             "finetuning": finetuning.table(read_results("finetuning")),
             "faults": faults(read_results("faults")),
             "reading": reading.sentence(read_results("reading")),
