@@ -7,8 +7,8 @@ blocks of rows. Prints a table and writes benchmarks/results/blocks.json.
 
 from typing import Any
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
 from benchmarks.measure.subspaces import STEPS, Matrices, train
 from benchmarks.record import begin, command_line, write_json
@@ -18,19 +18,19 @@ BLOCKS = (2, 4, 8)
 """Numbers of blocks; `lro.tandem` has 4."""
 
 
-def orthonormal(matrix: Float[Array, "*batch n m"]) -> Float[Array, "*batch n m"]:
+def orthonormal(matrix: Float[np.ndarray, "*batch n m"]) -> Float[np.ndarray, "*batch n m"]:
     """U Vᵀ of the singular value decomposition U S Vᵀ."""
-    U, _, Vt = jnp.linalg.svd(matrix, full_matrices=False)
+    U, _, Vt = np.linalg.svd(matrix, full_matrices=False)
     return U @ Vt
 
 
-def in_blocks(matrix: Float[Array, "n m"], blocks: int) -> Float[Array, "n m"]:
+def in_blocks(matrix: Float[np.ndarray, "n m"], blocks: int) -> Float[np.ndarray, "n m"]:
     """The rows in so many blocks of equal size, each orthonormalised by itself."""
     n, m = matrix.shape
     return orthonormal(matrix.reshape(blocks, n // blocks, m)).reshape(n, m)
 
 
-def shared(matrix: Float[Array, "n m"], blocks: int) -> dict[str, float]:
+def shared(matrix: Float[np.ndarray, "n m"], blocks: int) -> dict[str, float]:
     """How far blocks that are orthonormalised by themselves are from a step that is orthonormal.
 
     Args:
@@ -44,7 +44,7 @@ def shared(matrix: Float[Array, "n m"], blocks: int) -> dict[str, float]:
         orthonormalised.
     """
     step = in_blocks(matrix, blocks)
-    energy = jnp.linalg.svd(step, compute_uv=False) ** 2
+    energy = np.linalg.svd(step, compute_uv=False) ** 2
     n = matrix.shape[0]
     return {
         "largest": float(energy[0]),
@@ -57,7 +57,9 @@ def measure(kept: dict[str, dict[int, Matrices]], step: int) -> dict[str, Any]:
     """Kind to number of blocks to matrix to what `shared` finds at a step."""
     return {
         kind: {
-            str(blocks): {name: shared(matrix, blocks) for name, matrix in found.items()}
+            str(blocks): {
+                name: shared(np.asarray(matrix), blocks) for name, matrix in found.items()
+            }
             for blocks in BLOCKS
         }
         for kind, found in ((kind, steps[step]) for kind, steps in kept.items())

@@ -28,6 +28,7 @@ def test_what_a_result_declares_is_code_that_exists(file):
 def test_the_page_lists_every_result_with_its_commit():
     ((_, (_, *rows)),) = captioned_tables(generated("results.md", "provenance"))
     assert [tuple(row[:3]) for row in rows] == [stale.told(made) for made in stale.results()]
+    assert {made.clean for made in stale.results()} == {"yes"}
 
 
 @pytest.mark.slow
