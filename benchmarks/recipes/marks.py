@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.pages import read_results
 from benchmarks.recipes.stages import STAGES
+from benchmarks.recipes.task import Setting
 from benchmarks.tables import markdown_table
 
 Row = dict[str, Any]
@@ -26,9 +27,8 @@ class Mark(NamedTuple):
 
 ONE = "1 byte: within 0.01 of Muon"
 BELOW = "1/4 byte: three standard deviations below AdamW"
-NEAR = "1/4 byte, 300 steps: within 0.05 of Muon"
-NEAR_LARGE = "1/4 byte, batches of 8k tokens: within 0.05 of Muon"
-HALF = "1/4 byte, 1000 steps: half of Muon's lead over AdamW"
+NEAR = "1/4 byte, in 300 steps or less: within 0.05 of Muon"
+HALF = "1/4 byte, in 1000 steps: half of Muon's lead over AdamW"
 SMALL = "1/16 byte: not above AdamW"
 MUON, ADAMW = ("muon",), ("adamw",)
 MUON_1, ADAMW_2 = ("muon at one rate",), ("adamw, two rates",)
@@ -36,28 +36,32 @@ QUARTER, QUARTER_1 = ("tandem n/4 int8",), ("tandem n/4 int8 at one rate",)
 SMALLEST, SMALLEST_1 = ("tandem n/16 int8",), ("tandem n/16 int8 at one rate",)
 OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
+WIDER, LARGE, LONG, TUNED = "one rate, width 128", "large batch", "long", "fine-tuning"
+WIDEST = "width 256"
 
 MARKS = (
     Mark(ONE, 0.01, MUON, "main", ("normuon int8", "muon int8", "tandem n/4")),
     Mark(ONE, 0.01, MUON, "width 64", ("normuon int8", "muon int8")),
+    Mark(ONE, 0.01, MUON_1, "one rate", ("normuon int4 at one rate",)),
     Mark(BELOW, None, ADAMW, "main", QUARTER),
     Mark(BELOW, None, ADAMW, "width 64", QUARTER),
     Mark(BELOW, None, ADAMW, "one rate", QUARTER_1),
     Mark(BELOW, None, ADAMW_2, "one rate", QUARTER_1),
+    *(Mark(BELOW, None, ADAMW, stage, OTHERS_1) for stage in (WIDER, LARGE, LONG, TUNED)),
+    Mark(BELOW, None, ADAMW, WIDEST, OTHERS_1[:1]),
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
     Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
-    Mark(NEAR, 0.05, MUON_1, "one rate, width 128", OTHERS_1),
-    Mark(NEAR_LARGE, 0.05, MUON_1, "large batch", OTHERS_1),
-    Mark(HALF, 0.0, MUON_1 + ADAMW, "long", QUARTER_1 + OTHERS_1),
+    *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, TUNED)),
+    Mark(NEAR, 0.05, MUON_1, WIDEST, OTHERS_1[:1]),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "width 64", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "one rate", SMALLEST_1),
     Mark(SMALL, 0.0, ADAMW_2, "one rate", SMALLEST_1),
-    Mark(SMALL, 0.0, ADAMW, "one rate, width 128", FORGETFUL_1),
-    Mark(SMALL, 0.0, ADAMW, "large batch", FORGETFUL_1),
-    Mark(SMALL, 0.0, ADAMW, "long", SMALLEST_1 + FORGETFUL_1),
+    Mark(SMALL, 0.0, ADAMW, LONG, SMALLEST_1),
+    *(Mark(SMALL, 0.0, ADAMW, stage, FORGETFUL_1) for stage in (WIDER, LARGE, LONG, TUNED)),
 )
 """Each for the methods it names and for others of as many bytes."""
 
@@ -80,15 +84,29 @@ def table(found: Mapping[str, list[Row]], interval: Callable[[list[float]], floa
       found: the rows of every stage, each with the "losses" of its seeds.
       interval: half the width of a mean's confidence interval.
     """
-    header = ("mark", "width", "steps", "method", "above", "found", "at most", "")
+    header = ("mark", "in", "method", "above", "found", "at most", "")
     rows = []
     for mark in MARKS:
         losses = {row["method"]: row["losses"] for row in found.get(mark.stage, ())}
-        setting = STAGES[mark.stage].setting
+        task = described(STAGES[mark.stage].setting)
         for method in mark.methods:
-            names = mark.mark, setting.width, setting.steps, method, " and ".join(mark.rivals)
+            names = mark.mark, task, method, " and ".join(mark.rivals)
             rows.append((*names, *_judged(mark, method, losses, interval)))
     return markdown_table(header, rows)
+
+
+def described(setting: Setting) -> str:
+    """A task in few words.
+
+    >>> described(Setting(width=64, steps=200, batch_size=32))
+    'width 64, 200 steps of 8k tokens'
+    """
+    words = f"width {setting.width}, {setting.steps} steps"
+    if setting.base_steps is not None:
+        words += " of fine-tuning"
+    elif setting.batch_size != Setting.batch_size:
+        words += f" of {setting.batch_size * setting.seq_len // 1024}k tokens"
+    return words
 
 
 def _judged(
