@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -201,8 +202,8 @@ def run(
         data: the tokens, for which `prepare` has been called.
 
     Returns:
-        The validation losses on both halves, the last training losses' mean, and the bytes of the
-        matrices' optimizer state by entry of a matrix.
+        The validation losses on both halves, the last training losses' mean, the bytes of the
+        matrices' optimizer state by entry of a matrix, and what made them.
     """
     text, steps = text_of(setting, data), compiled(method, setting, vocabulary_size(data))
     numbers = {name: jnp.float32(number) for name, number in numbers.items()}
@@ -211,7 +212,10 @@ def run(
     params, losses = _trained(training_steps(steps, setting, numbers, seed, text, params))
     record = {part: _evaluate(steps, params, text[part], setting) for part in PARTS}
     final = jnp.stack(losses[-max(1, setting.steps // 20) :])
-    return record | {"training": float(final.mean()), "bytes_per_entry": size}
+    device = f"{jax.devices()[0].device_kind} ({platform.machine()})"
+    made_with = f"{device}, jax {jax.__version__}, optax {optax.__version__}"
+    record |= {"training": float(final.mean()), "bytes_per_entry": size}
+    return record | {"made_with": made_with}
 
 
 PARTS = ("tuning", "reported")
