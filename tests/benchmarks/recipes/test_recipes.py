@@ -230,8 +230,8 @@ def test_a_mark_is_judged_by_differences_of_equal_seeds_and_says_where_it_is_not
     rows = [{"method": name, "losses": losses} for name, losses in main.items()]
     cells = {}
     for line in marks.table({"main": rows}, report.interval).splitlines()[2:]:
-        mark, width, _, method, _, *found = (cell.strip() for cell in line[1:-1].split("|"))
-        if width == "128":
+        mark, where, method, _, *found = (cell.strip() for cell in line[1:-1].split("|"))
+        if where == "width 128, 300 steps":
             cells[mark.partition(":")[0], method] = found
     assert cells["1 byte", "normuon int8"] == ["-0.100 ± 0.000", "+0.010", "met"]
     assert cells["1 byte", "tandem n/4"] == ["+0.100 ± 0.657", "+0.010", "not met, not settled"]
