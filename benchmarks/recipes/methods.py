@@ -185,8 +185,11 @@ IN_THE_README = {
         lro.normuon, {"learning_rate": 0.02}, momentum=0.8, mu_dtype="int2"
     ),
     "tandem as it stands": _one_rate(lro.tandem, start={"learning_rate": 0.04}, shape_scale="dion"),
+    "muon at one rate, dion": _one_rate(
+        lro.muon, start={"learning_rate": 0.04}, shape_scale="dion", momentum=0.8
+    ),
 }
-"""Its first example, and `lro.tandem` with a rate and nothing else."""
+"""Its first example, `lro.tandem` with a rate and nothing else, and Muon scaled like that."""
 
 _small = functools.partial(
     _one_rate, lro.tandem, rank=QUARTER, mu_dtype="int8", start={"learning_rate": 0.02}
