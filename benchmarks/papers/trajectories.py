@@ -106,13 +106,11 @@ def spectra(results: dict[str, Any]) -> list[Outcome]:
     ranks = {name: [run["rank"] for run in runs] for name, runs in results["runs"].items()}
     what = f"effective rank of the weights' change: {sampled} > {dominant}"
     found = _paired(what, ranks[SAMPLED], ranks[DOMINANT])
-    if "singular_values" in results["runs"][DOMINANT][0]:  # not in what was made before they were
-        shown = " against ".join(
-            _singular_values(results["runs"][name]) for name in (SAMPLED, DOMINANT)
-        )
-        here = f"{found.here}; singular values at {', '.join(POSITIONS)}: {shown}"
-        found = dataclasses.replace(found, here=here)
-    return [found]
+    shown = " against ".join(
+        _singular_values(results["runs"][name]) for name in (SAMPLED, DOMINANT)
+    )
+    here = f"{found.here}; singular values at {', '.join(POSITIONS)}: {shown}"
+    return [dataclasses.replace(found, here=here)]
 
 
 def _named(results: dict[str, Any]) -> list[str]:
