@@ -188,8 +188,15 @@ IN_THE_README = {
     "muon at one rate, dion": _one_rate(
         lro.muon, start={"learning_rate": 0.04}, shape_scale="dion", momentum=0.8
     ),
+    "normuon int2 at one rate, dion": _one_rate(
+        lro.normuon,
+        start={"learning_rate": 0.04},
+        shape_scale="dion",
+        momentum=0.8,
+        mu_dtype="int2",
+    ),
 }
-"""Its first example, `lro.tandem` with a rate and nothing else, and Muon scaled like that."""
+"""Its first example, `lro.tandem` with a rate and nothing else, and others scaled like that."""
 
 _small = functools.partial(
     _one_rate, lro.tandem, rank=QUARTER, mu_dtype="int8", start={"learning_rate": 0.02}
