@@ -36,6 +36,7 @@ QUARTER, QUARTER_1 = ("tandem n/4 int8",), ("tandem n/4 int8 at one rate",)
 SMALLEST, SMALLEST_1 = ("tandem n/16 int8",), ("tandem n/16 int8 at one rate",)
 OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
+AS_IT_STANDS = ("tandem as it stands",)
 WIDER, LARGE, LONG, TUNED = "one rate, width 128", "large batch", "long", "fine-tuning"
 WIDEST = "width 256"
 
@@ -48,12 +49,15 @@ MARKS = (
     Mark(BELOW, None, ADAMW, "one rate", QUARTER_1),
     Mark(BELOW, None, ADAMW_2, "one rate", QUARTER_1),
     *(Mark(BELOW, None, ADAMW, stage, OTHERS_1) for stage in (WIDER, LARGE, LONG, TUNED)),
+    Mark(BELOW, None, ADAMW, WIDER, AS_IT_STANDS),
     Mark(BELOW, None, ADAMW, WIDEST, OTHERS_1[:1]),
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
     Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
     *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, TUNED)),
+    Mark(NEAR, 0.05, MUON_1, WIDER, AS_IT_STANDS),
+    Mark(NEAR, 0.05, ("muon at one rate, dion",), WIDER, AS_IT_STANDS),
     Mark(NEAR, 0.05, MUON_1, WIDEST, OTHERS_1[:1]),
     Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),

@@ -46,6 +46,7 @@ SETTINGS = {
     "long": "width 64, 1000 steps of 2k tokens",
 }
 """What is drawn; more panels could not be read in the README."""
+SHORT = {"tandem as it stands": "tandem", "tandem at one rate": "tandem, rms"}
 TICKS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 TIME = "update / adamw's"
 SENT = "sent per entry"
@@ -219,8 +220,8 @@ def render_readme(page: str) -> str:
 
 
 def short(method: str) -> str:
-    """A method's name where all have one rate."""
-    return method.replace(" at one rate", "")
+    """A method's name where all have one rate, and "rms" where that is not its default."""
+    return SHORT.get(method, method.replace(" at one rate", ""))
 
 
 def main() -> None:
