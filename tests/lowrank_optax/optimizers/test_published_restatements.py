@@ -1,8 +1,8 @@
 """Published methods, by their calls in docs/published.md, against their equations in NumPy.
 
 What the page's last column says of a method is so here too. Subspaces change at every second step,
-where the page has every 200. SUMO's equations are its paper's and SNSM's its published code's; those
-of NuMuon, Orth-Dion and Grass are as others summarise them, and GreedyLore's as the page does.
+where the page has every 200. SUMO's equations are its paper's and SNSM's its published code's;
+those of NuMuon, Orth-Dion and Grass are as others summarise them, GreedyLore's as the page does.
 """
 
 import pathlib
