@@ -8,8 +8,11 @@ from benchmarks.record import git
 
 
 def known(commit: str) -> bool:
-    """Whether the history here holds a commit; a shallow clone's and an archive's may not."""
-    return git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+    """Whether the history of what is checked out holds a commit.
+
+    A shallow clone's and an archive's may not, and no clone's holds a commit that was amended.
+    """
+    return git("merge-base", "--is-ancestor", commit, "HEAD") is not None
 
 
 def changed_since(commit: str, until: str, paths: Iterable[str]) -> list[str]:

@@ -33,9 +33,9 @@ class Repository:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def commit(self):
+    def commit(self, *options):
         self._git("add", "--all", ".")
-        self._git("-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "a commit")
+        self._git("-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "a commit", *options)
         return self._git("rev-parse", "HEAD").strip()
 
     def changed(self, *paths):
@@ -88,3 +88,12 @@ def test_a_file_that_is_gone_has_changed(repository):
 def test_a_commit_of_another_history_is_not_known(repository):
     assert history.known(repository.first)
     assert not history.known("0" * 40)
+
+
+def test_a_commit_that_was_amended_is_not_known(repository):
+    repository.write("notes.txt", "a note\n")
+    before = repository.commit()
+    repository.write("notes.txt", "another\n")
+    after = repository.commit("--amend")
+    assert history.known(after)
+    assert not history.known(before)
