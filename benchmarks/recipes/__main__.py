@@ -15,6 +15,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 from benchmarks.recipes.methods import METHODS
 from benchmarks.recipes.search import SEEDS, Numbers, Runs, read_lines, tune
@@ -28,7 +29,7 @@ def compare(runs: Runs, name: str, stage: Stage, method: str) -> None:
     path = runs.path.with_name("tuned.jsonl")
     start = None
     if stage.start is not None:
-        start = best_of_main(path, stage.start or method)
+        start = best_of(path, stage.found_in, stage.start or method)
     numbers = tune(runs, method, stage.setting, start, stage.only)
     reported = runs.losses(method, stage.setting, [numbers], SEEDS, "reported")
     line = {"stage": name, "method": method, "numbers": numbers, "reported": reported}
@@ -37,18 +38,16 @@ def compare(runs: Runs, name: str, stage: Stage, method: str) -> None:
     print(f"== {name}: {method} {numbers} {sum(reported) / len(reported):.4f}", flush=True)
 
 
-TUNED_IN = ("main", "few bits", "one rate")
-"""The stages that tune all numbers; what the first of them found counts."""
-
-
-def best_of_main(path: pathlib.Path, method: str) -> Numbers:
-    """What these stages found for a method, as a line of the file of tuned numbers."""
+def best_of(path: pathlib.Path, stages: Sequence[str], method: str) -> Numbers:
+    """What the first of these stages that has it found for a method, of a file's last line."""
     lines = read_lines(path) if path.exists() else []
-    for stage in TUNED_IN:
+    for stage in stages:
         own = [line for line in lines if line["stage"] == stage and line["method"] == method]
         if own:
             return own[-1]["numbers"]
-    raise SystemExit(f"this stage starts from what main found for {method!r}: run main first")
+    raise SystemExit(
+        f"this stage starts from what {stages[0]} found for {method!r}: run {stages[0]} first"
+    )
 
 
 def command_line() -> argparse.ArgumentParser:

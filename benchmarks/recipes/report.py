@@ -32,7 +32,15 @@ YARDSTICKS = {
     "attempts": "tandem n/4 int8 at one rate",
     "blocks": "tandem n/2 int4",
 } | dict.fromkeys(
-    ("one rate", "one rate, width 128", "width 256", "long", "large batch", "fine-tuning"),
+    (
+        "one rate",
+        "one rate, width 128",
+        "width 256",
+        "long",
+        "longer",
+        "large batch",
+        "fine-tuning",
+    ),
     "muon at one rate",
 )
 """What a stage's methods are compared with, where that is not Muon."""

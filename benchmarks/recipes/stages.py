@@ -39,6 +39,8 @@ FEW_BITS = (
 AT_ONE_RATE = ("adamw", *ONE_RATE)
 LATER = tuple(name for name in AT_ONE_RATE if name != "trion at one rate")
 """What goes on to other lengths, batches and texts, and to another width."""
+LONGER = ("adamw", "muon at one rate", "tandem at one rate")
+"""What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
     "adamw",
     "muon",
@@ -58,15 +60,18 @@ class Stage:
     Attributes:
         setting: the task.
         methods: what is compared.
-        start: the method in "main" whose best numbers the tuning starts from; None for each its own
-            start, "" for its own best numbers there.
-        only: the numbers that are tuned, of those that a method has; None for all.
+        start: the method whose best numbers in `found_in` the tuning starts from; None for each its
+            own start, "" for its own best numbers there.
+        only: the numbers that are tuned, of those that a method has; None for all, () for none.
+        found_in: earlier stages, of which the first that has the method counts; by default those
+            that tune all numbers.
     """
 
     setting: Setting
     methods: tuple[str, ...]
     start: str | None = None
     only: tuple[str, ...] | None = None
+    found_in: tuple[str, ...] = ("main", "few bits", "one rate")
 
 
 RATE_ONLY = ("learning_rate",)
@@ -89,6 +94,7 @@ STAGES = {
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), LATER, "", RATE_ONLY),
+    "longer": Stage(Setting(width=64, steps=2000), LONGER, "", (), ("long",)),
     "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),
     "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), LATER, "", RATE_ONLY),
 }

@@ -1,6 +1,7 @@
 """The search over recipes: tuned until the best is interior, every run once, bytes as they are."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -128,9 +129,23 @@ def test_runs_recorded_before_a_setting_had_a_field_are_not_made_again(tmp_path)
     runs = Runs(stages.FOLDER / "runs.jsonl", tmp_path / "no tokens", 1, pinned=False)
     found = tune(runs, "adamw", stages.STAGES["main"].setting, None, None)
     path = stages.FOLDER / "tuned.jsonl"
-    assert found == command.best_of_main(path, "adamw")
+    assert found == command.best_of(path, ["main"], "adamw")
     assert Setting().key.keys() == {"width", "steps", "batch_size", "seq_len"}
     assert Setting(base_steps=9).key["base_steps"] == 9
+
+
+def test_a_stage_starts_from_the_first_that_has_the_method(tmp_path):
+    path = tmp_path / "tuned.jsonl"
+    lines = [
+        {"stage": "long", "method": "muon", "numbers": {"learning_rate": 0.01}},
+        {"stage": "main", "method": "muon", "numbers": {"learning_rate": 0.02}},
+        {"stage": "long", "method": "adamw", "numbers": {"learning_rate": 0.005}},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert command.best_of(path, ["main", "long"], "muon") == {"learning_rate": 0.02}
+    assert command.best_of(path, ["main", "long"], "adamw") == {"learning_rate": 0.005}
+    with pytest.raises(SystemExit, match="from what main found for 'lion': run main first"):
+        command.best_of(path, ["main", "long"], "lion")
 
 
 @pytest.mark.slow
