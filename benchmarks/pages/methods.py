@@ -19,6 +19,7 @@ MEASURED = {
         "one rate": "The same at width 64",
         "width 256": "The same at width 256",
         "long": "The same at width 64, 1000 steps",
+        "longer": "The same at width 64, 2000 steps",
         "large batch": "The same at width 64, batches four times as large",
         "fine-tuning": "Fine-tuning at width 64, the rate tuned",
         "arguments": "What two arguments change at width 64, embeddings at 0.003",

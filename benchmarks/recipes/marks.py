@@ -28,7 +28,7 @@ class Mark(NamedTuple):
 ONE = "1 byte: within 0.01 of Muon"
 BELOW = "1/4 byte: three standard deviations below AdamW"
 NEAR = "1/4 byte, in 300 steps or less: within 0.05 of Muon"
-HALF = "1/4 byte, in 1000 steps: half of Muon's lead over AdamW"
+HALF = "1/4 byte, in 1000 steps or more: half of Muon's lead over AdamW"
 SMALL = "1/16 byte: not above AdamW"
 MUON, ADAMW = ("muon",), ("adamw",)
 MUON_1, ADAMW_2 = ("muon at one rate",), ("adamw, two rates",)
@@ -38,7 +38,7 @@ OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
 AS_IT_STANDS = ("tandem as it stands",)
 WIDER, LARGE, LONG, TUNED = "one rate, width 128", "large batch", "long", "fine-tuning"
-WIDEST = "width 256"
+WIDEST, LONGER = "width 256", "longer"
 
 MARKS = (
     Mark(ONE, 0.01, MUON, "main", ("normuon int8", "muon int8", "tandem n/4")),
@@ -50,7 +50,7 @@ MARKS = (
     Mark(BELOW, None, ADAMW_2, "one rate", QUARTER_1),
     *(Mark(BELOW, None, ADAMW, stage, OTHERS_1) for stage in (WIDER, LARGE, LONG, TUNED)),
     Mark(BELOW, None, ADAMW, WIDER, AS_IT_STANDS),
-    Mark(BELOW, None, ADAMW, WIDEST, OTHERS_1[:1]),
+    *(Mark(BELOW, None, ADAMW, stage, OTHERS_1[:1]) for stage in (WIDEST, LONGER)),
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
@@ -60,6 +60,7 @@ MARKS = (
     Mark(NEAR, 0.05, ("muon at one rate, dion",), WIDER, AS_IT_STANDS),
     Mark(NEAR, 0.05, MUON_1, WIDEST, OTHERS_1[:1]),
     Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONGER, OTHERS_1[:1]),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "width 64", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "one rate", SMALLEST_1),
