@@ -47,6 +47,7 @@ YARDSTICKS = {
 ALSO = {
     "width 64": ("few bits", "competitors"),
     "one rate": ("two rates",),
+    "longer": ("longer, AdamW",),
     "one rate, width 128": ("README",),
 }
 """Other stages of the same setting that a stage's table shows too."""

@@ -39,7 +39,7 @@ FEW_BITS = (
 AT_ONE_RATE = ("adamw", *ONE_RATE)
 LATER = tuple(name for name in AT_ONE_RATE if name != "trion at one rate")
 """What goes on to other lengths, batches and texts, and to another width."""
-LONGER = ("adamw", "muon at one rate", "tandem at one rate")
+LONGER = ("muon at one rate", "tandem at one rate")
 """What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
     "adamw",
@@ -77,6 +77,7 @@ class Stage:
 RATE_ONLY = ("learning_rate",)
 WITH_MOMENTUM = ("learning_rate", "momentum")
 NARROW = Setting(width=64, steps=300)
+LONGEST = Setting(width=64, steps=2000)
 
 STAGES = {
     "main": Stage(Setting(steps=300), COMPETITORS),
@@ -94,7 +95,8 @@ STAGES = {
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), LATER, "", RATE_ONLY),
-    "longer": Stage(Setting(width=64, steps=2000), LONGER, "", (), ("long",)),
+    "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
+    "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
     "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),
     "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), LATER, "", RATE_ONLY),
 }
