@@ -99,11 +99,6 @@ def ratio(samples: Mapping[str, Sequence[float]], slower: str, faster: str) -> S
     return spread([a / b for a, b in pairs])
 
 
-def read_ratio(value: float | Sequence[float]) -> float | Spread:
-    """A ratio out of a JSON: a spread, or the median alone where no samples had been kept."""
-    return value if isinstance(value, float | int) else Spread(*value)
-
-
 def _seconds(function: Callable[[], Any], calls: int, queued: bool) -> float:
     start = time.perf_counter()
     for _ in range(calls):

@@ -18,7 +18,7 @@ import lowrank_optax as lro
 from benchmarks.methods import EVERY_STEP, METHODS
 from benchmarks.record import begin, command_line, write_json
 from benchmarks.tables import markdown_table
-from benchmarks.timing import Spread, interleaved_seconds, median, ratio, read_ratio
+from benchmarks.timing import Spread, interleaved_seconds, median, ratio
 
 LAYERS, HIDDEN, INTERMEDIATE = 4, 512, 1376
 RANK_FRACTIONS = (1 / 4, 1 / 16)
@@ -118,7 +118,7 @@ def table(result: dict[str, Any]) -> str:
         (
             name,
             f"{1e3 * row['median_seconds']:.0f}",
-            *(f"{read_ratio(row[key]):.1f}" for key in ratios),
+            *(f"{Spread(*row[key]):.1f}" for key in ratios),
             f"{row['compile_seconds']:.1f}",
             f"{row['temporary_bytes'] / 1e6:.0f}",
             f"{row['state_bytes'] / 1e6:.1f}",

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 
 from benchmarks.record import begin, command_line, write_json
-from benchmarks.timing import interleaved_seconds, median, ratio, read_ratio
+from benchmarks.timing import Spread, interleaved_seconds, median, ratio
 from training.data.documents import find_sources, read_documents
 
 FILES = 400
@@ -108,7 +108,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def sentence(results: dict[str, Any]) -> str:
     """The results in words, for docs/training.md."""
-    times = {kind: read_ratio(row) for kind, row in results["datasets_over_hand"].items()}
+    times = {kind: Spread(*row) for kind, row in results["datasets_over_hand"].items()}
     importing, python = (median(results["seconds"][x]) for x in ("import datasets", "start Python"))
     changed = not results["same_text"]["text by datasets"]
     refused = not results["takes_a_late_field"]["by datasets"]

@@ -12,7 +12,7 @@ import jax
 
 from benchmarks.record import begin, command_line, write_json
 from benchmarks.tables import markdown_table
-from benchmarks.timing import interleaved_seconds, median, ratio, read_ratio
+from benchmarks.timing import Spread, interleaved_seconds, median, ratio
 from lowrank_optax.linalg.singular import right_singular_vectors
 
 METHODS = ("exact", "gram", "randomized")
@@ -54,7 +54,7 @@ def table(results: dict[str, Any]) -> str:
         (
             f"{row['m']} × {row['n']}",
             f"{1e3 * row['median_seconds']['exact']:.0f}",
-            *(f"{read_ratio(row['exact_over'][method]):.1f}" for method in ("gram", "randomized")),
+            *(f"{Spread(*row['exact_over'][method]):.1f}" for method in ("gram", "randomized")),
         )
         for row in results["shapes"]
     ]
