@@ -226,9 +226,14 @@ def render(page: str) -> str:
 
 def render_readme(page: str) -> str:
     """The README with its table made anew."""
-    shown = [row for row in read()[HEADLINE] if row["method"] not in LEFT_OUT]
-    rows = [row | {"method": short(row["method"])} for row in shown]
+    rows = [row | {"method": short(row["method"])} for row in shown(HEADLINE, read())]
     return fill(page, {"headline": table(rows, short(yardstick_of(HEADLINE)), [SENT])})
+
+
+def shown(stage: str, found: Mapping[str, list[Row]]) -> list[Row]:
+    """A stage's rows but those that the README leaves to the page, whose labels would collide."""
+    left_out = LEFT_OUT if stage == HEADLINE else ()
+    return [row for row in found[stage] if row["method"] not in left_out]
 
 
 def short(method: str) -> str:
@@ -253,7 +258,7 @@ def main() -> None:
         return
     PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")
     README.write_text(render_readme(README.read_text("utf-8")), "utf-8")
-    drawn = {stage: found[stage] for stage in SETTINGS if stage in found}
+    drawn = {stage: shown(stage, found) for stage in SETTINGS if stage in found}
     draw(drawn, PICTURE)
     missing = set(METHODS) - {row["method"] for rows in found.values() for row in rows}
     print("not yet run:", "; ".join(sorted(missing)) or "nothing")
