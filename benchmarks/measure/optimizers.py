@@ -131,7 +131,14 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measures, prints and writes."""
     parser = command_line(__doc__, "optimizers")
-    parser.add_argument("--methods", nargs="+", choices=BUILDS, default=list(BUILDS))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=BUILDS,
+        default=list(BUILDS),
+        metavar="METHOD",
+        help="by default all; an unknown name lists them",
+    )
     arguments = begin(parser)
     results = []
     for fraction in RANK_FRACTIONS:

@@ -182,7 +182,14 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = command_line(__doc__, "passes")
     parser.set_defaults(rounds=COMPILATIONS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="METHOD",
+        help="by default all; an unknown name lists them",
+    )
     arguments = begin(parser)
     results: dict[str, Any] = {
         "rank": RANK,

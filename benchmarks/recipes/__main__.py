@@ -53,9 +53,17 @@ def best_of(path: pathlib.Path, stages: Sequence[str], method: str) -> Numbers:
 def command_line() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="+", choices=STAGES)
+    parser.add_argument(
+        "stages", nargs="+", choices=STAGES, metavar="STAGE", help="; ".join(STAGES)
+    )
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="gpu: a model of 130m")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default the stages' own")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help="by default the stages' own; an unknown name lists them all",
+    )
     parser.add_argument("--workers", type=int, help="processes; by default two, on a gpu one")
     parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("runs/recipes.npz"))
     parser.add_argument("--tokens", type=pathlib.Path, help=".npy file of ids to train on instead")

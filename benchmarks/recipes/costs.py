@@ -164,7 +164,13 @@ def main() -> None:
     """Measures and writes."""
     parser = command_line(__doc__, "recipes/costs")
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default those reported")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help="by default those reported; an unknown name lists them all",
+    )
     arguments = begin(parser)
     jax.config.update("jax_platforms", "cpu")
     if arguments.part == "sent":

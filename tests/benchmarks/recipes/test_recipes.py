@@ -180,6 +180,16 @@ def test_own_tokens_are_split_and_say_how_many_ids_there_are(tmp_path):
         texts.tokens(tmp_path / "wrong.npy")
 
 
+def test_the_help_names_the_stages_and_an_unknown_method_the_methods(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # words with a hyphen are not broken
+    told = command.command_line().format_help()
+    assert "; ".join(stages.STAGES) in told
+    assert "alice0" not in told
+    with pytest.raises(SystemExit):
+        command.command_line().parse_args(["main", "--methods", "alice"])
+    assert "invalid choice: 'alice' (choose from" in capsys.readouterr().err
+
+
 def test_results_of_another_scale_or_text_are_apart(tmp_path):
     own = tmp_path / "own.npy"
     folders = {
