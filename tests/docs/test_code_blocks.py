@@ -28,8 +28,8 @@ def run(page):
     return names
 
 
-# It takes a step with every recipe; what they are made of has tests of its own.
-SLOW = ("cookbook",)
+# Steps with every recipe and layout; what they are made of has tests of its own.
+SLOW = ("cookbook", "sharding")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class Attention(nnx.Module):
         return self.qkv(x)
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tandem", "optax.contrib.muon"])
 def test_two_steps_of_an_nnx_optimizer_with_split_kernels_and_biases(name):
     model = Attention(nnx.Rngs(0))
@@ -118,7 +118,7 @@ def test_two_steps_of_an_nnx_optimizer_with_split_kernels_and_biases(name):
     assert loss(model) < first
 
 
-@pytest.mark.product(every=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_parts_that_the_devices_do_not_divide_are_gathered(kind):
     tx = lro.split_kernels(lro.trion(0.1, 2), {"qkv": (20, 6, 6)})

@@ -106,7 +106,7 @@ IN_OTHER_ORDER = {
 """Where a row is chosen a step earlier or later, or what has nearly no length is scaled up."""
 
 
-@pytest.mark.product(every=7)
+@pytest.mark.product(every=14)
 @pytest.mark.parametrize("mu_dtype", LIMITS)
 @pytest.mark.parametrize("name", ALSO)
 def test_a_stored_moment_leads_to_nearly_the_same_parameters(name, mu_dtype):

@@ -34,7 +34,7 @@ def last_step(make, gradients, **settings):
     return np.asarray(step)
 
 
-@pytest.mark.product(every=4)
+@pytest.mark.product(every=7)
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)], ids=str)
 @pytest.mark.parametrize("rank", [1 / 4, 1 / 2, 1.0])
 @pytest.mark.parametrize("name", MAKES)
