@@ -46,7 +46,7 @@ YARDSTICKS = {
 """What a stage's methods are compared with, where that is not Muon."""
 ALSO = {
     "width 64": ("few bits", "competitors"),
-    "one rate": ("two rates",),
+    "one rate": ("two rates", "as it stands"),
     "longer": ("longer, AdamW",),
     "one rate, width 128": ("README",),
 }

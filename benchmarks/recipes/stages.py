@@ -25,21 +25,20 @@ BLOCKS = (
     "tandem n/2 int4, blocks 2",
     "tandem n/2 int4, blocks 1",
 )
-FEW_BITS = (
-    "normuon int2",
-    "normuon sign",
-    "normuon, no memory",
-    "tandem n/2 int4, blocks 1",
-    "tandem n/2 int2, blocks 1",
-    "tandem n/4 int4, blocks 1",
-    "tandem n/2 sign, blocks 1",
-    "tandem n/4 int2, blocks 1",
-    "tandem n/16 int2, blocks 1",
-)
+FEW_BITS = ("normuon int2", "normuon sign", "normuon, no memory", "tandem n/2 sign, blocks 1")
 AT_ONE_RATE = ("adamw", *ONE_RATE)
-LATER = tuple(name for name in AT_ONE_RATE if name != "trion at one rate")
-"""What goes on to other lengths, batches and texts, and to another width."""
-LONGER = ("muon at one rate", "tandem at one rate")
+AS_IT_STANDS = ("tandem as it stands",)
+LATER = (
+    "adamw",
+    "muon at one rate",
+    "tandem at one rate",
+    *AS_IT_STANDS,
+    "normuon int2 at one rate",
+    "normuon at one rate, no memory",
+)
+"""What goes on to other widths, lengths, batches and texts."""
+SMALLER = ("tandem n/4 int8 at one rate", "tandem n/16 int8 at one rate")
+LONGER = ("muon at one rate", "tandem at one rate", *AS_IT_STANDS)
 """What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
     "adamw",
@@ -48,6 +47,19 @@ FINALISTS = (
     "normuon int2",
     "normuon, no memory",
     "tandem n/2 int4",
+    "tandem n/4 int8",
+    "tandem n/16 int8",
+)
+MAIN = (
+    "adamw",
+    "muon",
+    "muon int4",
+    "normuon int8",
+    "normuon int4",
+    "trion 1/4",
+    "tandem n/2 int8",
+    "tandem n/2 int4",
+    "tandem n/4",
     "tandem n/4 int8",
     "tandem n/16 int8",
 )
@@ -64,14 +76,14 @@ class Stage:
             own start, "" for its own best numbers there.
         only: the numbers that are tuned, of those that a method has; None for all, () for none.
         found_in: earlier stages, of which the first that has the method counts; by default those
-            that tune all numbers.
+            that tune all numbers, and then the README's.
     """
 
     setting: Setting
     methods: tuple[str, ...]
     start: str | None = None
     only: tuple[str, ...] | None = None
-    found_in: tuple[str, ...] = ("main", "few bits", "one rate")
+    found_in: tuple[str, ...] = ("main", "few bits", "one rate", "README")
 
 
 RATE_ONLY = ("learning_rate",)
@@ -80,21 +92,22 @@ NARROW = Setting(width=64, steps=300)
 LONGEST = Setting(width=64, steps=2000)
 
 STAGES = {
-    "main": Stage(Setting(steps=300), COMPETITORS),
+    "main": Stage(Setting(steps=300), MAIN),
     "width 64": Stage(NARROW, FINALISTS, "", RATE_ONLY),
     "competitors": Stage(NARROW, COMPETITORS),
     "ablations": Stage(NARROW, ABLATIONS, "tandem n/4", RATE_ONLY),
     "blocks": Stage(NARROW, BLOCKS, "tandem n/2 int4", RATE_ONLY),
     "few bits": Stage(NARROW, FEW_BITS),
     "one rate": Stage(NARROW, AT_ONE_RATE, None, WITH_MOMENTUM),
-    "one rate, width 128": Stage(Setting(steps=300), AT_ONE_RATE, "", RATE_ONLY),
+    "as it stands": Stage(NARROW, AS_IT_STANDS, None, RATE_ONLY),
+    "one rate, width 128": Stage(Setting(steps=300), LATER, "", RATE_ONLY),
     "README": Stage(Setting(steps=300), tuple(IN_THE_README), None, RATE_ONLY),
     "ablations at one rate": Stage(NARROW, tuple(CHANGES_AT_ONE_RATE), None, RATE_ONLY),
     "attempts": Stage(NARROW, tuple(ATTEMPTS), None, RATE_ONLY),
     "arguments": Stage(NARROW, tuple(ARGUMENTS), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
-    "long": Stage(Setting(width=64, steps=1000), LATER, "", RATE_ONLY),
+    "long": Stage(Setting(width=64, steps=1000), LATER + SMALLER, "", RATE_ONLY),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
     "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),

@@ -109,7 +109,7 @@ def test_every_method_of_every_stage_is_known_and_starts_on_the_grids():
 
 
 @pytest.mark.product(every=99)
-@pytest.mark.parametrize("name", COMPETITORS)
+@pytest.mark.parametrize("name", sorted({*COMPETITORS, *stages.MAIN}))
 def test_every_competitor_takes_its_tuned_numbers_as_arguments_of_its_step(name):
     before, after = shapes_of_a_step(name, TINY)
     assert after == before
