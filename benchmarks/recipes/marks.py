@@ -37,36 +37,44 @@ SMALLEST, SMALLEST_1 = ("tandem n/16 int8",), ("tandem n/16 int8 at one rate",)
 OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
 AS_IT_STANDS = ("tandem as it stands",)
-WIDER, LARGE, LONG, TUNED = "one rate, width 128", "large batch", "long", "fine-tuning"
-WIDEST, LONGER = "width 256", "longer"
+NARROW, WIDER, WIDEST = "one rate", "one rate, width 128", "width 256"
+LARGE, SMALL_BATCH, TUNED = "large batch", "small batch", "fine-tuning"
+LONG, LONGER = "long", "longer"
+EVERYWHERE = (NARROW, WIDER, WIDEST, LARGE, SMALL_BATCH, TUNED, LONG, LONGER)
 
 MARKS = (
-    Mark(ONE, 0.01, MUON, "main", ("normuon int8", "muon int8", "tandem n/4")),
+    Mark(ONE, 0.01, MUON, "main", ("normuon int8", "tandem n/4")),
     Mark(ONE, 0.01, MUON, "width 64", ("normuon int8", "muon int8")),
     Mark(ONE, 0.01, MUON_1, "one rate", ("normuon int4 at one rate",)),
     Mark(BELOW, None, ADAMW, "main", QUARTER),
     Mark(BELOW, None, ADAMW, "width 64", QUARTER),
     Mark(BELOW, None, ADAMW, "one rate", QUARTER_1),
     Mark(BELOW, None, ADAMW_2, "one rate", QUARTER_1),
-    *(Mark(BELOW, None, ADAMW, stage, OTHERS_1) for stage in (WIDER, LARGE, LONG, TUNED)),
-    Mark(BELOW, None, ADAMW, WIDER, AS_IT_STANDS),
+    *(Mark(BELOW, None, ADAMW, stage, AS_IT_STANDS) for stage in EVERYWHERE),
+    *(
+        Mark(BELOW, None, ADAMW, stage, OTHERS_1)
+        for stage in (WIDER, LARGE, SMALL_BATCH, LONG, TUNED)
+    ),
     *(Mark(BELOW, None, ADAMW, stage, OTHERS_1[:1]) for stage in (WIDEST, LONGER)),
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
     Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
-    *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, TUNED)),
-    Mark(NEAR, 0.05, MUON_1, WIDER, AS_IT_STANDS),
+    *(Mark(NEAR, 0.05, MUON_1, stage, AS_IT_STANDS) for stage in EVERYWHERE[:-2]),
+    *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, SMALL_BATCH, TUNED)),
     Mark(NEAR, 0.05, ("muon at one rate, dion",), WIDER, AS_IT_STANDS),
     Mark(NEAR, 0.05, MUON_1, WIDEST, OTHERS_1[:1]),
-    Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1),
-    Mark(HALF, 0.0, MUON_1 + ADAMW, LONGER, OTHERS_1[:1]),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1 + AS_IT_STANDS),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONGER, OTHERS_1[:1] + AS_IT_STANDS),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "width 64", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "one rate", SMALLEST_1),
     Mark(SMALL, 0.0, ADAMW_2, "one rate", SMALLEST_1),
     Mark(SMALL, 0.0, ADAMW, LONG, SMALLEST_1),
-    *(Mark(SMALL, 0.0, ADAMW, stage, FORGETFUL_1) for stage in (WIDER, LARGE, LONG, TUNED)),
+    *(
+        Mark(SMALL, 0.0, ADAMW, stage, FORGETFUL_1)
+        for stage in (WIDER, LARGE, SMALL_BATCH, LONG, TUNED)
+    ),
 )
 """Each for the methods it names and for others of as many bytes."""
 
@@ -110,7 +118,8 @@ def described(setting: Setting) -> str:
     if setting.base_steps is not None:
         words += " of fine-tuning"
     elif setting.batch_size != Setting.batch_size:
-        words += f" of {setting.batch_size * setting.seq_len // 1024}k tokens"
+        tokens = setting.batch_size * setting.seq_len
+        words += f" of {tokens} tokens" if tokens < 1024 else f" of {tokens // 1024}k tokens"
     return words
 
 

@@ -39,6 +39,7 @@ YARDSTICKS = {
         "long",
         "longer",
         "large batch",
+        "small batch",
         "fine-tuning",
     ),
     "muon at one rate",

@@ -107,6 +107,7 @@ STAGES = {
     "arguments": Stage(NARROW, tuple(ARGUMENTS), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
+    "small batch": Stage(Setting(width=64, steps=600, batch_size=2), LATER, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), LATER + SMALLER, "", RATE_ONLY),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),

@@ -260,7 +260,7 @@ def test_a_mark_is_judged_by_differences_of_equal_seeds_and_says_where_it_is_not
             cells[mark.partition(":")[0], method] = found
     assert cells["1 byte", "normuon int8"] == ["-0.100 ± 0.000", "+0.010", "met"]
     assert cells["1 byte", "tandem n/4"] == ["+0.100 ± 0.657", "+0.010", "not met, not settled"]
-    assert cells["1 byte", "muon int8"] == ["not run", "", ""]
+    assert cells["1/16 byte", "tandem n/16 int8"] == ["not run", "", ""]
     # Both deviations are 1, that of the difference √2.
     assert cells["1/4 byte", "tandem n/4 int8"] == ["-1.000 ± 0.000", "-4.243", "not met"]
 
