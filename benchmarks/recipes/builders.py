@@ -17,7 +17,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "learning_rate": RATES,
     "embedding_rate": RATES,
     "momentum": (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99),
-    "b2": (0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9995),
+    "b2": (0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9995, 0.9999, 0.99999),
 }
 """The values that every method's numbers are taken from."""
 
