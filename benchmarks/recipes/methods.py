@@ -62,8 +62,6 @@ METHODS: dict[str, Method] = {
     "sinkhorn": _tandem(rank=1, rest="sinkhorn", mu_dtype=None),
 }
 
-_SVD = lro.projections.svd(QUARTER, method="gram")
-
 CHANGES: dict[str, dict[str, Any]] = {
     "no neurons": {"neuron_decay": None},
     "no nesterov": {"nesterov": False},
@@ -77,8 +75,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dct": {"projection": "dct"},
     "hadamard": {"projection": "hadamard"},
     "power iteration": {"projection": "power_iteration"},
-    "svd": {"projection": _SVD},
-    "svd, every 50": {"projection": _SVD, "update_interval": 50},
+    "svd": {"projection": lro.projections.svd(QUARTER, method="gram")},
     "every 50": {"update_interval": 50},
     "uniform, every 50": {"select": "uniform", "update_interval": 50},
 }

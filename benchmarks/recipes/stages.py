@@ -38,7 +38,14 @@ LATER = (
 )
 """What goes on to other widths, lengths, batches and texts."""
 SMALLER = ("tandem n/4 int8 at one rate", "tandem n/16 int8 at one rate")
-LONGER = ("muon at one rate", "tandem at one rate", *AS_IT_STANDS)
+WIDEST = (
+    "adamw",
+    "muon at one rate",
+    "muon at one rate, dion",
+    "tandem at one rate",
+    *AS_IT_STANDS,
+)
+LONGER = ("muon at one rate", "tandem at one rate")
 """What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
     "adamw",
@@ -111,7 +118,7 @@ STAGES = {
     "long": Stage(Setting(width=64, steps=1000), LATER + SMALLER, "", RATE_ONLY),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
-    "width 256": Stage(Setting(width=256, steps=300), LATER, "", RATE_ONLY),
+    "width 256": Stage(Setting(width=256, steps=300), WIDEST, "", RATE_ONLY),
     "fine-tuning": Stage(dataclasses.replace(NARROW, base_steps=1000), LATER, "", RATE_ONLY),
 }
 
