@@ -80,6 +80,7 @@ OURS: dict[str, Build] = {
     "tandem (int4)": _ours(lro.tandem),
     "tandem (int8)": _ours(lro.tandem, mu_dtype="int8"),
     "muon": _at_its_own_rank(lro.muon),
+    "normuon (int8)": _at_its_own_rank(lro.normuon, mu_dtype="int8"),
     "normuon (int2)": _at_its_own_rank(lro.normuon, mu_dtype="int2"),
     "normuon (int2, 3 iterations)": _at_its_own_rank(lro.normuon, mu_dtype="int2", ns_steps=3),
     "normuon (no momentum)": _at_its_own_rank(lro.normuon, momentum=None),

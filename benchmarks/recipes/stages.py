@@ -37,6 +37,7 @@ LATER = (
     "normuon at one rate, no memory",
 )
 """What goes on to other widths, lengths, batches and texts."""
+SMALL_BATCHES = tuple(name for name in LATER if name != "tandem at one rate")
 SMALLER = ("tandem n/4 int8 at one rate", "tandem n/16 int8 at one rate")
 WIDEST = (
     "adamw",
@@ -114,7 +115,7 @@ STAGES = {
     "arguments": Stage(NARROW, tuple(ARGUMENTS), None, RATE_ONLY),
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
-    "small batch": Stage(Setting(width=64, steps=600, batch_size=2), LATER, "", RATE_ONLY),
+    "small batch": Stage(Setting(width=64, steps=600, batch_size=2), SMALL_BATCHES, "", RATE_ONLY),
     "long": Stage(Setting(width=64, steps=1000), LATER + SMALLER, "", RATE_ONLY),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
