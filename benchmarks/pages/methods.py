@@ -21,6 +21,7 @@ MEASURED = {
         "long": "The same at width 64, 1000 steps",
         "longer": "The same at width 64, 2000 steps",
         "large batch": "The same at width 64, batches four times as large",
+        "small batch": "The same at width 64, batches a quarter as large, 600 steps",
         "fine-tuning": "Fine-tuning at width 64, the rate tuned",
         "arguments": "What two arguments change at width 64, embeddings at 0.003",
     },
