@@ -4,6 +4,7 @@ Run from the repository's root: ``python -m benchmarks.recipes.report``.
 """
 
 import argparse
+import math
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +23,12 @@ PAGE = ROOT / "docs" / "recipes.md"
 README = ROOT / "README.md"
 HEADLINE = "one rate, width 128"
 """The stage that the README shows."""
-LEFT_OUT = ("tandem at one rate", "normuon int2 at one rate, dion")
-"""What the README leaves to the page: it shows these with the scale of their own defaults."""
+LEFT_OUT = (
+    "tandem at one rate",
+    "tandem n/2 int4, two rates",
+    "normuon int2 at one rate, dion",
+)
+"""What the README and the picture leave to the page: they show these as they stand."""
 PICTURE = ROOT / "docs" / "recipes.png"
 YARDSTICKS = {
     "ablations": "tandem n/4",
@@ -161,7 +166,8 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
     """Loss against bytes, one panel a stage, and the front: what nothing smaller beats."""
     figure, axes = plt.subplots(1, len(stages), figsize=(5.5 * len(stages), 4.5), squeeze=False)
     for axis, (stage, rows) in zip(axes[0], stages.items(), strict=True):
-        for row, above in zip(rows, [*rows[1:], None], strict=True):
+        for place, row in enumerate(rows):
+            low = any(_collide(row, above) for above in rows[place + 1 :])
             ours = row["method"].startswith("tandem")
             axis.errorbar(
                 max(row["bytes"], 0.01),
@@ -174,7 +180,7 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
                 short(row["method"]),
                 (max(row["bytes"], 0.01), row["loss"]),
                 fontsize=7,
-                xytext=(4, -9 if above and _collide(row, above) else 3),
+                xytext=(4, -9 if low else 3),
                 textcoords="offset points",
             )
         front: list[Row] = []
@@ -199,8 +205,9 @@ def draw(stages: Mapping[str, list[Row]], path: pathlib.Path) -> None:
 
 
 def _collide(row: Row, above: Row) -> bool:
-    """Whether two labels of neighbours in loss would be drawn over each other."""
-    return abs(row["bytes"] / above["bytes"] - 1) < 1 / 4 and above["loss"] - row["loss"] < 0.03
+    """Whether two labels, about 2½ ticks wide, would lie on each other."""
+    ticks = abs(math.log2(row["bytes"] / above["bytes"]))
+    return ticks < 2.5 and above["loss"] - row["loss"] < 0.04
 
 
 def read(scale: str = "cpu", tokens: pathlib.Path | None = None) -> dict[str, list[Row]]:
@@ -232,9 +239,8 @@ def render_readme(page: str) -> str:
 
 
 def shown(stage: str, found: Mapping[str, list[Row]]) -> list[Row]:
-    """A stage's rows but those that the README leaves to the page, whose labels would collide."""
-    left_out = LEFT_OUT if stage == HEADLINE else ()
-    return [row for row in found[stage] if row["method"] not in left_out]
+    """A stage's rows but those that are left to the page, whose labels would collide."""
+    return [row for row in found[stage] if row["method"] not in LEFT_OUT]
 
 
 def short(method: str) -> str:

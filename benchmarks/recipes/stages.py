@@ -39,6 +39,7 @@ LATER = (
 """What goes on to other widths, lengths, batches and texts."""
 SMALL_BATCHES = tuple(name for name in LATER if name != "tandem at one rate")
 SMALLER = ("tandem n/4 int8 at one rate", "tandem n/16 int8 at one rate")
+ON_AN_ACCELERATOR = (*LATER, *SMALLER, "normuon int4 at one rate")
 WIDEST = (
     "adamw",
     "muon at one rate",
@@ -128,10 +129,13 @@ LARGE = Setting(width=768, steps=2000, batch_size=64, seq_len=512, preset="130m"
 SCALES = {
     "cpu": STAGES,
     "gpu": {
-        "main": Stage(LARGE, LATER),
-        "long": Stage(dataclasses.replace(LARGE, steps=10_000), LATER, "", RATE_ONLY),
+        "main": Stage(LARGE, ON_AN_ACCELERATOR),
+        "long": Stage(dataclasses.replace(LARGE, steps=10_000), ON_AN_ACCELERATOR, "", RATE_ONLY),
         "large batch": Stage(
-            dataclasses.replace(LARGE, steps=1000, batch_size=256), LATER, "", RATE_ONLY
+            dataclasses.replace(LARGE, steps=1000, batch_size=256),
+            ON_AN_ACCELERATOR,
+            "",
+            RATE_ONLY,
         ),
     },
 }

@@ -116,7 +116,7 @@ def test_every_competitor_takes_its_tuned_numbers_as_arguments_of_its_step(name)
 
 
 @pytest.mark.product(every=9)
-@pytest.mark.parametrize("name", stages.LATER)
+@pytest.mark.parametrize("name", stages.ON_AN_ACCELERATOR)
 def test_at_the_accelerators_scale_a_step_is_of_130m_parameters_in_bfloat16(name):
     before, after = shapes_of_a_step(name, stages.LARGE)
     assert after == before
