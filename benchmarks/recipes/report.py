@@ -36,6 +36,7 @@ YARDSTICKS = {
     "arguments": "trion 1/4 as published",
     "attempts": "tandem n/4 int8 at one rate",
     "blocks": "tandem n/2 int4",
+    "long attempts": "tandem n/4 int8 at one rate",
 } | dict.fromkeys(
     (
         "one rate",

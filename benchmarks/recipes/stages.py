@@ -47,6 +47,18 @@ WIDEST = (
     "tandem at one rate",
     *AS_IT_STANDS,
 )
+LONG_ATTEMPTS = (
+    "tandem n/4 int8 at one rate",
+    *(
+        f"tandem n/4 int8 at one rate, {change}"
+        for change in (
+            "rest with momentum 0.9",
+            "blocks 1",
+            "rest with momentum 0.9, blocks 1",
+        )
+    ),
+)
+"""Whether in more steps a memory of the rest hurts, in four blocks and in one."""
 LONGER = ("muon at one rate", "tandem at one rate")
 """What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
@@ -98,6 +110,7 @@ class Stage:
 RATE_ONLY = ("learning_rate",)
 WITH_MOMENTUM = ("learning_rate", "momentum")
 NARROW = Setting(width=64, steps=300)
+LONG = Setting(width=64, steps=1000)
 LONGEST = Setting(width=64, steps=2000)
 
 STAGES = {
@@ -117,7 +130,8 @@ STAGES = {
     "two rates": Stage(NARROW, tuple(TWO_RATES), None, ("embedding_rate", "learning_rate")),
     "large batch": Stage(Setting(width=64, steps=200, batch_size=32), LATER, "", RATE_ONLY),
     "small batch": Stage(Setting(width=64, steps=600, batch_size=2), SMALL_BATCHES, "", RATE_ONLY),
-    "long": Stage(Setting(width=64, steps=1000), LATER + SMALLER, "", RATE_ONLY),
+    "long": Stage(LONG, LATER + SMALLER, "", RATE_ONLY),
+    "long attempts": Stage(LONG, LONG_ATTEMPTS, "", RATE_ONLY, ("attempts",)),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
     "width 256": Stage(Setting(width=256, steps=300), WIDEST, "", RATE_ONLY),
