@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.pages import read_results
-from benchmarks.recipes.stages import STAGES
+from benchmarks.recipes.stages import AS_IT_STANDS, STAGES
 from benchmarks.recipes.task import Setting
 from benchmarks.tables import markdown_table
 
@@ -36,7 +36,6 @@ QUARTER, QUARTER_1 = ("tandem n/4 int8",), ("tandem n/4 int8 at one rate",)
 SMALLEST, SMALLEST_1 = ("tandem n/16 int8",), ("tandem n/16 int8 at one rate",)
 OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
-AS_IT_STANDS = ("tandem as it stands",)
 NARROW, WIDER, WIDEST = "one rate", "one rate, width 128", "width 256"
 LARGE, SMALL_BATCH, TUNED = "large batch", "small batch", "fine-tuning"
 LONG, LONGER = "long", "longer"
