@@ -46,6 +46,7 @@ WIDEST = (
     "muon at one rate, dion",
     "tandem at one rate",
     *AS_IT_STANDS,
+    "normuon int2 at one rate",
 )
 LONG_ATTEMPTS = (
     "tandem n/4 int8 at one rate",
@@ -59,7 +60,12 @@ LONG_ATTEMPTS = (
     ),
 )
 """Whether in more steps a memory of the rest hurts, in four blocks and in one."""
-LONGER = ("muon at one rate", "tandem at one rate")
+LONGER = (
+    "muon at one rate",
+    "tandem at one rate",
+    *AS_IT_STANDS,
+    "normuon int2 at one rate",
+)
 """What goes on to the most steps, with the numbers that are the best both in 300 and in 1000."""
 FINALISTS = (
     "adamw",
@@ -132,6 +138,13 @@ STAGES = {
     "small batch": Stage(Setting(width=64, steps=600, batch_size=2), SMALL_BATCHES, "", RATE_ONLY),
     "long": Stage(LONG, LATER + SMALLER, "", RATE_ONLY),
     "long attempts": Stage(LONG, LONG_ATTEMPTS, "", RATE_ONLY, ("attempts",)),
+    "long, width 128": Stage(
+        Setting(steps=1000),
+        ("adamw", "muon at one rate", *AS_IT_STANDS),
+        "",
+        RATE_ONLY,
+        ("one rate, width 128", "README"),
+    ),
     "longer": Stage(LONGEST, LONGER, "", (), ("long",)),
     "longer, AdamW": Stage(LONGEST, ("adamw",), "", RATE_ONLY, ("long",)),
     "width 256": Stage(Setting(width=256, steps=300), WIDEST, "", RATE_ONLY),
