@@ -19,6 +19,7 @@ MEASURED = {
         "one rate": "The same at width 64",
         "width 256": "The same at width 256",
         "long": "The same at width 64, 1000 steps",
+        "long, width 128": "The same at width 128, 1000 steps",
         "longer": "The same at width 64, 2000 steps",
         "large batch": "The same at width 64, batches four times as large",
         "small batch": "The same at width 64, batches a quarter as large, 600 steps",

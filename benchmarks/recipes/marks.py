@@ -38,8 +38,9 @@ OTHERS_1 = ("tandem at one rate", "normuon int2 at one rate")
 FORGETFUL_1 = ("normuon at one rate, no memory",)
 NARROW, WIDER, WIDEST = "one rate", "one rate, width 128", "width 256"
 LARGE, SMALL_BATCH, TUNED = "large batch", "small batch", "fine-tuning"
-LONG, LONGER = "long", "longer"
-EVERYWHERE = (NARROW, WIDER, WIDEST, LARGE, SMALL_BATCH, TUNED, LONG)
+LONG, LONG_WIDER, LONGER = "long", "long, width 128", "longer"
+SHORT = (NARROW, WIDER, WIDEST, LARGE, SMALL_BATCH, TUNED)
+LASTING = (LONG, LONG_WIDER, LONGER)
 
 MARKS = (
     Mark(ONE, 0.01, MUON, "main", ("normuon int8", "tandem n/4")),
@@ -49,24 +50,26 @@ MARKS = (
     Mark(BELOW, None, ADAMW, "width 64", QUARTER),
     Mark(BELOW, None, ADAMW, "one rate", QUARTER_1),
     Mark(BELOW, None, ADAMW_2, "one rate", QUARTER_1),
-    *(Mark(BELOW, None, ADAMW, stage, AS_IT_STANDS) for stage in EVERYWHERE),
-    *(Mark(BELOW, None, ADAMW, stage, OTHERS_1) for stage in (WIDER, LARGE, LONG, TUNED)),
+    *(Mark(BELOW, None, ADAMW, stage, AS_IT_STANDS) for stage in SHORT + LASTING),
+    *(
+        Mark(BELOW, None, ADAMW, stage, OTHERS_1)
+        for stage in (WIDER, LARGE, LONG, TUNED, WIDEST, LONGER)
+    ),
     Mark(BELOW, None, ADAMW, SMALL_BATCH, OTHERS_1[1:]),
-    *(Mark(BELOW, None, ADAMW, stage, OTHERS_1[:1]) for stage in (WIDEST, LONGER)),
     Mark(NEAR, 0.05, MUON, "main", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON, "width 64", (*QUARTER, "tandem n/2 int4")),
     Mark(NEAR, 0.05, MUON_1, "one rate", QUARTER_1 + OTHERS_1),
     Mark(NEAR, 0.05, ("muon, two rates",), "one rate", ("tandem n/2 int4, two rates",)),
-    *(Mark(NEAR, 0.05, MUON_1, stage, AS_IT_STANDS) for stage in EVERYWHERE[:-1]),
-    *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, TUNED)),
+    *(Mark(NEAR, 0.05, MUON_1, stage, AS_IT_STANDS) for stage in SHORT),
+    *(Mark(NEAR, 0.05, MUON_1, stage, OTHERS_1) for stage in (WIDER, LARGE, TUNED, WIDEST)),
     Mark(NEAR, 0.05, MUON_1, SMALL_BATCH, OTHERS_1[1:]),
     *(
         Mark(NEAR, 0.05, ("muon at one rate, dion",), stage, AS_IT_STANDS)
         for stage in (WIDER, WIDEST)
     ),
-    Mark(NEAR, 0.05, MUON_1, WIDEST, OTHERS_1[:1]),
     Mark(HALF, 0.0, MUON_1 + ADAMW, LONG, QUARTER_1 + OTHERS_1 + AS_IT_STANDS),
-    Mark(HALF, 0.0, MUON_1 + ADAMW, LONGER, OTHERS_1[:1]),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONG_WIDER, AS_IT_STANDS),
+    Mark(HALF, 0.0, MUON_1 + ADAMW, LONGER, OTHERS_1 + AS_IT_STANDS),
     Mark(SMALL, 0.0, ADAMW, "main", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "width 64", SMALLEST),
     Mark(SMALL, 0.0, ADAMW, "one rate", SMALLEST_1),

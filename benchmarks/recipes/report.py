@@ -43,6 +43,7 @@ YARDSTICKS = {
         "one rate, width 128",
         "width 256",
         "long",
+        "long, width 128",
         "longer",
         "large batch",
         "small batch",
