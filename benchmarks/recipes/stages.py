@@ -50,14 +50,9 @@ WIDEST = (
 )
 LONG_ATTEMPTS = (
     "tandem n/4 int8 at one rate",
-    *(
-        f"tandem n/4 int8 at one rate, {change}"
-        for change in (
-            "rest with momentum 0.9",
-            "blocks 1",
-            "rest with momentum 0.9, blocks 1",
-        )
-    ),
+    "tandem n/4 int8 at one rate, rest with momentum 0.9",
+    "tandem n/4 int8 at one rate, blocks 1",
+    "tandem n/4 int8 at one rate, rest with momentum 0.9, blocks 1",
 )
 """Whether in more steps a memory of the rest hurts, in four blocks and in one."""
 LONGER = (
